@@ -1,0 +1,218 @@
+"""Typed configuration: frozen dataclasses, YAML in, flags over it, the resolved result saved with a run.
+
+A field is declared with `option`, which carries its help text and unit. A field named ``max_duration``
+is the flag ``--max-duration``; underscores are accepted as well. This module imports nothing heavy, so
+``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from couloir.errors import UserError, must_be, unknown_name
+
+T = TypeVar("T")
+Ints = tuple[int, ...]
+Floats = tuple[float, ...]
+
+
+def option(
+    default: Any = dataclasses.MISSING, help: str = "", *, unit: str = "", choices: Sequence[str] = (), hidden: bool = False
+) -> Any:
+    """A configuration field.
+
+    Args:
+        default: its default value; without one the field is required.
+        help: one sentence for ``--help``; unit: its unit ("s", "frames"); choices: the allowed strings.
+        hidden: accepted for compatibility, left out of ``--help``.
+    """
+    metadata = {"help": help, "unit": unit, "choices": tuple(choices), "hidden": hidden}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def to_bool(text: str | bool | int) -> bool:
+    """True/False from True/False/1/0/yes/no/t/f/y/n in any case. Raises ValueError."""
+    word = str(text).strip().lower()
+    if word in ("true", "1", "yes", "t", "y", "on"):
+        return True
+    if word in ("false", "0", "no", "f", "n", "off"):
+        return False
+    raise ValueError(f"must be True or False, but is {text!r}")
+
+
+def _parse_tuple(text: Any, item: type) -> tuple:
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        return (item(text),)
+    parts = text.split(",") if isinstance(text, str) else text
+    return tuple(item(part) for part in parts if str(part).strip() != "")
+
+
+def convert(kind: Any, value: Any) -> Any:
+    """Convert a flag's text or a YAML value to a field's declared type. Raises ValueError or TypeError."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("", "none")):
+            return None
+        return convert(next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        return _parse_tuple(value, args[0])
+    if kind is bool:
+        return to_bool(value)
+    if kind is int and isinstance(value, float) and value != int(value):
+        raise ValueError(f"must be a whole number, but is {value}")
+    if kind is int and isinstance(value, str):
+        return int(value)
+    return kind(value)
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """Field name -> resolved type of a configuration class."""
+    resolved = typing.get_type_hints(cls)
+    return {f.name: resolved[f.name] for f in dataclasses.fields(cls)}
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], base: T | None = None, origin: str = "configuration") -> T:
+    """Build ``cls`` from a mapping of (possibly textual) values laid over ``base`` or the defaults.
+
+    Raises `UserError` for an unknown key (naming the nearest), a value of the wrong type or a contradiction.
+    """
+    kinds = hints(cls)
+    converted: dict[str, Any] = {}
+    for raw_key, value in values.items():
+        key = raw_key.replace("-", "_")
+        if key not in kinds:
+            raise unknown_name(f"key in {origin}:", raw_key, list(kinds))
+        try:
+            converted[key] = convert(kinds[key], value)
+        except (ValueError, TypeError) as error:
+            text = str(error) if str(error).startswith("must") else f"must be {_type_name(kinds[key])}, but is {value!r}"
+            raise UserError(f"`{flag_name(key)}` {text}") from None
+        _check_choice(cls, key, converted[key])
+    return dataclasses.replace(base, **converted) if base is not None else cls(**converted)  # type: ignore[type-var]
+
+
+def _check_choice(cls: type, key: str, value: Any) -> None:
+    choices = next(f for f in dataclasses.fields(cls) if f.name == key).metadata.get("choices", ())
+    if choices and value not in choices:
+        raise must_be(flag_name(key), "one of " + ", ".join(choices), value)
+
+
+def _type_name(kind: Any) -> str:
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        return f"a comma-separated list of {args[0].__name__}"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
+    return names.get(kind, " or ".join(a.__name__ for a in args) or str(kind))
+
+
+def flag_name(field: str) -> str:
+    """``max_duration`` -> ``--max-duration``."""
+    return "--" + field.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser, *classes: type, skip: Iterable[str] = ()) -> None:
+    """Add one flag per field of each class. Flags that are not given stay out of the namespace.
+
+    That is how `given_flags` can tell a flag that was typed from a default, and refuse contradictions.
+    A field name that two classes share is one flag for both.
+    """
+    seen = set(skip)
+    for cls in classes:
+        title, _, text = (cls.__doc__ or cls.__name__).partition("\n")
+        group = parser.add_argument_group(title.rstrip("."), text.split("\n\n")[0].strip() or None)
+        kinds = hints(cls)
+        for field in dataclasses.fields(cls):
+            if field.name in seen:
+                continue
+            seen.add(field.name)
+            names = [flag_name(field.name)] + (["--" + field.name] if "_" in field.name else [])
+            hidden = field.metadata.get("hidden", False)
+            group.add_argument(
+                *names,
+                dest=field.name,
+                default=argparse.SUPPRESS,
+                metavar=field.name.split("_")[-1].upper(),
+                help=argparse.SUPPRESS if hidden else _help(field, kinds[field.name]),
+            )
+
+
+def _help(field: dataclasses.Field, kind: Any) -> str:
+    meta = field.metadata
+    text = meta.get("help", "")
+    if meta.get("unit"):
+        text += f" [{meta['unit']}]"
+    if meta.get("choices"):
+        text += " One of: " + ", ".join(meta["choices"]) + "."
+    if field.default is not dataclasses.MISSING:
+        shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        text += f" (default: {shown})"
+    return text.replace("%", "%%")
+
+
+class TeachingParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line: the nearest flag is named, exit code 2."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(**kwargs)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """As argparse's, but an unknown flag names the nearest known one."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
+            self.error(str(unknown_name("flag", rest[0].split("=")[0], known)) if rest[0].startswith("-") else f"unexpected argument `{rest[0]}`")
+        return parsed
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Print one line and exit with 2."""
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
+def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """The flags of ``cls`` that were typed: field name -> text."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {key: value for key, value in vars(namespace).items() if key in names}
+
+
+def as_plain(config: Any) -> Any:
+    """A configuration as plain YAML-able values (dict, list, str, int, float, bool, None)."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: as_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): as_plain(value) for key, value in config.items()}
+    if isinstance(config, (tuple, list)):
+        return [as_plain(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises `UserError` when the file is missing or is not a mapping."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"configuration file {path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"configuration file {path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise must_be(str(path), "a YAML mapping", type(values).__name__)
+    return values
+
+
+def write_yaml(path: Path, config: Any) -> None:
+    """Write a configuration beside its final name and move it into place."""
+    import yaml
+
+    from couloir.files import atomic_write
+
+    with atomic_write(path, "w") as out:
+        yaml.safe_dump(as_plain(config), out, sort_keys=False, allow_unicode=True)
