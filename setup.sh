@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Make .venv with everything in it, pip only, pinned by constraints.txt. Quick when there is nothing to do.
+# Source it to get $PYTHON as well:  . ./setup.sh
+# Another interpreter: COULOIR_PYTHON=python3.12 ./setup.sh      Another place: COULOIR_VENV=~/envs/couloir ./setup.sh
+couloir_setup() {
+    local root venv wanted python candidate
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+    venv=${COULOIR_VENV:-$root/.venv}
+    PYTHON=$venv/bin/python
+    wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' '-')
+    if [ -x "$PYTHON" ] && [ -f "$venv/.couloir-$wanted" ]; then return 0; fi
+
+    for candidate in ${COULOIR_PYTHON:-python3.11 python3.12 python3.13 python3.10 python3}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            python=$candidate
+            break
+        fi
+    done
+    if [ -z "${python:-}" ]; then
+        echo "error: Python 3.10 to 3.13 with venv is needed, and none was found; set COULOIR_PYTHON=/path/to/python" >&2
+        return 2
+    fi
+    echo "setting up $venv with $("$python" --version) (once; a few minutes)"
+    [ -x "$PYTHON" ] && "$PYTHON" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv" || return 2
+    # One command for all, so that the pinned torch is what every package sees.
+    (cd "$root" && "$PYTHON" -m pip install -q --disable-pip-version-check -c constraints.txt torch -e '.[data,export,graph,test]') || {
+        echo "error: pip could not install the packages of pyproject.toml; see the lines above" >&2
+        return 2
+    }
+    rm -f "$venv"/.couloir-*
+    touch "$venv/.couloir-$wanted"
+}
+couloir_setup || { [ "${BASH_SOURCE[0]}" = "$0" ] && exit 2 || return 2; }

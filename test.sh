@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Set up and run every check: lint, types, import directions, tests.   ./test.sh [--fast] [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./setup.sh
+export OMP_NUM_THREADS=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+fast=()
+if [ "${1:-}" = "--fast" ]; then fast=(-m "not slow"); shift; fi
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check -q .
+"$PYTHON" -m mypy
+"$(dirname "$PYTHON")/lint-imports" --no-cache
+"$PYTHON" -m pytest "${fast[@]}" "$@"
