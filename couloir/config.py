@@ -23,7 +23,12 @@ Floats = tuple[float, ...]
 
 
 def option(
-    default: Any = dataclasses.MISSING, help: str = "", *, unit: str = "", choices: Sequence[str] = (), hidden: bool = False
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    unit: str = "",
+    choices: Sequence[str] = (),
+    hidden: bool = False,
 ) -> Any:
     """A configuration field.
 
@@ -91,7 +96,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], base: T | None = None,
         try:
             converted[key] = convert(kinds[key], value)
         except (ValueError, TypeError) as error:
-            text = str(error) if str(error).startswith("must") else f"must be {_type_name(kinds[key])}, but is {value!r}"
+            text = (
+                str(error) if str(error).startswith("must") else f"must be {_type_name(kinds[key])}, but is {value!r}"
+            )
             raise UserError(f"`{flag_name(key)}` {text}") from None
         _check_choice(cls, key, converted[key])
     return dataclasses.replace(base, **converted) if base is not None else cls(**converted)  # type: ignore[type-var]
@@ -163,12 +170,16 @@ class TeachingParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(**kwargs)
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, but an unknown flag names the nearest known one."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
             known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
-            self.error(str(unknown_name("flag", rest[0].split("=")[0], known)) if rest[0].startswith("-") else f"unexpected argument `{rest[0]}`")
+            self.error(
+                str(unknown_name("flag", rest[0].split("=")[0], known))
+                if rest[0].startswith("-")
+                else f"unexpected argument `{rest[0]}`"
+            )
         return parsed
 
     def error(self, message: str) -> typing.NoReturn:

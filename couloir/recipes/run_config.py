@@ -1,0 +1,162 @@
+"""One configuration per run: sections of typed fields, laid defaults < preset < YAML < flags, saved with the run.
+
+Torch-free, so that ``train.py --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from couloir.config import (
+    TeachingParser,
+    add_flags,
+    as_plain,
+    flag_name,
+    from_mapping,
+    given_flags,
+    option,
+    read_yaml,
+    write_yaml,
+)
+from couloir.data.config import DataConfig
+from couloir.errors import UserError, must_be, unknown_name
+from couloir.features.config import AugmentConfig, FbankConfig
+from couloir.losses.config import LossConfig
+from couloir.models.config import HeadsConfig
+from couloir.models.zipformer.config import PRESETS, ZipformerConfig
+from couloir.optim.config import OptimConfig
+from couloir.training.config import TrainerConfig
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Text: the tokenizer, and what is done to a transcript before it is tokenised."""
+
+    bpe_model: str = option("data/lang/bpe.model", "sentencepiece model, tokens.txt, or a folder that holds one")
+    remove_diacritics: bool = option(False, "remove IPA diacritics from transcripts, as ZIPA's flag of that name does")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All of a run's settings. A field of a section is one flag."""
+
+    zipformer: ZipformerConfig = dataclasses.field(default_factory=ZipformerConfig)
+    heads: HeadsConfig = dataclasses.field(default_factory=HeadsConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    fbank: FbankConfig = dataclasses.field(default_factory=FbankConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        if self.loss.use_cr_ctc and not self.heads.use_ctc:
+            raise UserError("`--use-cr-ctc` needs `--use-ctc True`, but it is False")
+        if self.loss.use_cr_ctc and self.augment.enable_spec_aug:
+            raise UserError("`--use-cr-ctc True` needs `--enable-spec-aug False`: CR-CTC masks its two views itself")
+
+
+SECTIONS: dict[str, type] = {
+    "zipformer": ZipformerConfig,
+    "heads": HeadsConfig,
+    "loss": LossConfig,
+    "augment": AugmentConfig,
+    "fbank": FbankConfig,
+    "data": DataConfig,
+    "text": TextConfig,
+    "optim": OptimConfig,
+    "trainer": TrainerConfig,
+}
+# What a checkpoint's weights depend on: a later program may not contradict these.
+MODEL_SECTIONS = ("zipformer", "heads")
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *extra: type) -> argparse.ArgumentParser:
+    """A parser with a flag for every field of the named sections, of ``extra`` classes, --preset and --config."""
+    parser = TeachingParser(description=description)
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="a model of a known size; flags are laid over it")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="settings by section, laid under the flags")
+    add_flags(parser, *extra, *(SECTIONS[name] for name in sections))
+    return parser
+
+
+def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides) -> RunConfig:
+    """The run's configuration: the recipe's ``defaults`` < --preset < --config < flags.
+
+    Raises `UserError` for an unknown key, a value of the wrong type, or a contradiction.
+    """
+    layers: list[Overrides] = [defaults]
+    if getattr(namespace, "preset", None):
+        layers.append(PRESETS[namespace.preset])
+    if getattr(namespace, "config", None):
+        layers.append(_checked_sections(read_yaml(namespace.config), str(namespace.config)))
+    layers.append({name: given_flags(namespace, cls) for name, cls in SECTIONS.items()})
+    return _overlay(None, layers, recipe)
+
+
+def _checked_sections(values: dict[str, Any], origin: str) -> Overrides:
+    for key, section in values.items():
+        if key not in SECTIONS and key != "recipe":
+            raise unknown_name(f"section in {origin}:", key, list(SECTIONS))
+        if key != "recipe" and not isinstance(section, dict):
+            raise must_be(f"{origin}: {key}", "a mapping of settings", type(section).__name__)
+    return {key: section for key, section in values.items() if key != "recipe"}
+
+
+def _overlay(base: RunConfig | None, layers: Sequence[Overrides], recipe: str) -> RunConfig:
+    sections: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged.update({key.replace("-", "_"): value for key, value in layer.get(name, {}).items()})
+        sections[name] = from_mapping(cls, merged, getattr(base, name) if base else None, origin=f"section `{name}`")
+    return RunConfig(recipe=recipe, **sections)
+
+
+def save_config(config: RunConfig, exp_dir: Path) -> None:
+    """Write the resolved configuration into a run directory."""
+    write_yaml(exp_dir / CONFIG_FILE, config)
+
+
+def config_from_plain(values: Mapping[str, Any], origin: str) -> RunConfig:
+    """A configuration from the plain values of a config.yaml or of a checkpoint's ``config`` entry."""
+    return _overlay(None, [_checked_sections(dict(values), origin)], str(values.get("recipe", "")))
+
+
+def saved_config(exp_dir: Path) -> RunConfig | None:
+    """The configuration saved in a run directory; None where there is none (a foreign checkpoint)."""
+    path = exp_dir / CONFIG_FILE
+    return config_from_plain(read_yaml(path), str(path)) if path.is_file() else None
+
+
+def lay_over_saved(saved: RunConfig, namespace: argparse.Namespace) -> RunConfig:
+    """The saved configuration with a later program's flags over it.
+
+    Raises `UserError`, naming the flag, when one contradicts what the weights were trained with.
+    """
+    config = _overlay(saved, [{name: given_flags(namespace, cls) for name, cls in SECTIONS.items()}], saved.recipe)
+    for section in MODEL_SECTIONS:
+        before, after = as_plain(getattr(saved, section)), as_plain(getattr(config, section))
+        for key in given_flags(namespace, SECTIONS[section]):
+            if not _same(before[key], after[key]) and key not in ("chunk_size", "left_context_frames"):
+                shown = ",".join(map(str, before[key])) if isinstance(before[key], list) else before[key]
+                raise must_be(
+                    flag_name(key), f"{shown} (this run was trained with it)", getattr(namespace, key), "leave it out"
+                )
+    return config
+
+
+def _same(saved: Any, given: Any) -> bool:
+    """Equal, where a list of one element stands for every stack's."""
+    if isinstance(saved, list) and isinstance(given, list) and 1 in (len(saved), len(given)):
+        return set(saved) == set(given)
+    return saved == given
