@@ -51,17 +51,18 @@ def normalize(text: str) -> str:
     and punctuation are dropped, white space becomes single spaces. Letters that the table does not name stay as
     they are. ``normalize(normalize(x)) == normalize(x)``.
     """
-    text = unicodedata.normalize("NFD", _LANGUAGE_SWITCH.sub(" ", text))
+    text = unicodedata.normalize("NFD", _LANGUAGE_SWITCH.sub(" ", text)).translate(_LETTERS)
+    text = unicodedata.normalize("NFD", text)  # what a letter became may bring marks that have to be put in order
     for source, target in _SEQUENCES:
         text = text.replace(source, target)
-    return " ".join(text.translate(_LETTERS).split())
+    return " ".join(text.split())
 
 
 def segment(text: str) -> list[str]:
     """Phones of an IPA text: a letter with its diacritics and length marks, or several letters under ties.
 
-    Source: text is brought to the normal form first. Spaces are dropped; an unknown character is a segment of its
-    own; ``"".join(segment(x)) == normalize(x).replace(" ", "")``.
+    The text is brought to the normal form first. Spaces are dropped; an unknown character is a segment of its own;
+    ``"".join(segment(x)) == normalize(x).replace(" ", "")``.
     """
     return _SEGMENT.findall(normalize(text))
 

@@ -1,0 +1,262 @@
+"""Texts to token ids and back: sentencepiece models, ``tokens.txt`` tables, and how either is made.
+
+All share icefall's layout: ``<blk>`` is 0, ``<sos/eos>`` 1, ``<unk>`` 2. A vocabulary that has no word-boundary
+piece ``▁`` is one of phones, as `train_tokenizer` makes it: its texts are brought to IPA normal form and their
+spaces dropped. A vocabulary that has it (ZIPA's, any icefall BPE) gets its texts as they are.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from couloir.errors import UserError, must_be
+from couloir.files import atomic_write
+from couloir.text.ipa import TIE, normalize, segment
+
+BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
+BOUNDARY = "▁"
+UNK_SURFACE = "⁇"
+KINDS = ("phones", "unigram", "bpe")
+MODEL_NAME, TABLE_NAME = "bpe.model", "tokens.txt"
+
+
+class Tokenizer(ABC):
+    """What every tokenizer has. Plain picklable values, so a loader's workers can carry it."""
+
+    def __init__(self, pieces: list[str], origin: str) -> None:
+        self.pieces = pieces
+        self.blank_id = 0
+        self.unk_id = pieces.index(UNK) if UNK in pieces else -1
+        self.has_boundary = any(BOUNDARY in piece for piece in pieces)
+        self._has_tie = any(TIE in piece for piece in pieces)
+        self._special = {
+            i for i, piece in enumerate(pieces) if piece in (BLANK, SOS_EOS, "<eps>", "<sos>", "<eos>", "<s>", "</s>")
+        }
+        if not pieces or pieces[0] not in (BLANK, "<eps>"):
+            raise must_be(f"piece 0 of {origin}", BLANK, repr(pieces[0]) if pieces else "missing")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, blank included."""
+        return len(self.pieces)
+
+    def prepare(self, text: str) -> str:
+        """The text that is really encoded: for phones the IPA normal form without spaces.
+
+        A tie that the vocabulary never has is dropped, so that ``t͡s`` becomes ``ts`` as in ZIPA's texts.
+        """
+        if not self.has_boundary:
+            text = normalize(text).replace(" ", "")
+        return text if self._has_tie else text.replace(TIE, "")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; what the vocabulary lacks becomes ``unk_id`` (see `unknown_symbols`)."""
+        return [token for token, _ in self._tokens(self.prepare(text))]
+
+    def unknown_symbols(self, text: str) -> set[str]:
+        """The parts of a text that the vocabulary lacks."""
+        return {surface for token, surface in self._tokens(self.prepare(text)) if token == self.unk_id}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; ``<blk>`` and ``<sos/eos>`` are left out, ``<unk>`` is shown as ``⁇``."""
+        return self._join([i for i in ids if i not in self._special])
+
+    def save_tokens(self, path: str | Path) -> None:
+        """Write ``tokens.txt``: a line ``piece id`` for each piece."""
+        with atomic_write(path, "w") as out:
+            out.writelines(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
+
+    @abstractmethod
+    def _tokens(self, text: str) -> list[tuple[int, str]]:
+        """(id, surface) pairs of a prepared text."""
+
+    @abstractmethod
+    def _join(self, ids: list[int]) -> str:
+        """Text of ids that are no special symbols."""
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A sentencepiece model, read as it is: icefall's ``bpe.model``, ZIPA's ``unigram_127.model``, or one made here."""
+
+    def __init__(self, model: bytes, origin: str = "the sentencepiece model") -> None:
+        """Take a serialized model. Raises `UserError` when it is not one or has no ``<blk>`` at 0."""
+        try:
+            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, OSError):
+            raise UserError(f"{origin} is not a sentencepiece model; give a bpe.model or a tokens.txt") from None
+        self.model = model
+        super().__init__([self.processor.id_to_piece(i) for i in range(len(self.processor))], origin)
+        self.unk_id = self.processor.unk_id()
+
+    def save_model(self, path: str | Path) -> None:
+        """Write the sentencepiece model as it was read."""
+        with atomic_write(path) as out:
+            out.write(self.model)
+
+    def _tokens(self, text: str) -> list[tuple[int, str]]:
+        return list(zip(self.processor.encode(text), self.processor.encode(text, out_type=str)))
+
+    def encode(self, text: str) -> list[int]:
+        """As `Tokenizer.encode`."""
+        return self.processor.encode(self.prepare(text))
+
+    def _join(self, ids: list[int]) -> str:
+        return "".join(self.processor.decode(ids).split(" ")) if not self.has_boundary else self.processor.decode(ids)
+
+
+class TokenTable(Tokenizer):
+    """A ``tokens.txt`` without its model: the longest piece that fits is taken, from left to right.
+
+    For phones and single letters that is what sentencepiece does; for a BPE of words it may cut differently, so a
+    ``bpe.model`` is to be preferred where there is one.
+    """
+
+    def __init__(self, pieces: list[str], origin: str = "the token table") -> None:
+        super().__init__(pieces, origin)
+        self._ids = {piece: i for i, piece in enumerate(pieces) if i not in self._special and i != self.unk_id}
+        self._longest = max(map(len, self._ids), default=1)
+
+    def _tokens(self, text: str) -> list[tuple[int, str]]:
+        if self.has_boundary:
+            text = "".join(BOUNDARY + word for word in text.split())
+        found: list[tuple[int, str]] = []
+        at = 0
+        while at < len(text):
+            sizes = range(min(self._longest, len(text) - at), 0, -1)
+            piece = next((text[at : at + n] for n in sizes if text[at : at + n] in self._ids), text[at])
+            at += len(piece)
+            token = self._ids.get(piece, self.unk_id)
+            if (
+                found and token == self.unk_id == found[-1][0]
+            ):  # a run of unknown letters is one token, as in sentencepiece
+                piece = found.pop()[1] + piece
+            found.append((token, piece))
+        if self.unk_id < 0:
+            return [pair for pair in found if pair[0] >= 0]
+        return found
+
+    def _join(self, ids: list[int]) -> str:
+        text = "".join(UNK_SURFACE if i == self.unk_id else self.pieces[i] for i in ids)
+        return text.replace(BOUNDARY, " ").strip()
+
+
+def read_tokens(path: str | Path) -> list[str]:
+    """Pieces of a ``tokens.txt`` in the order of their ids; disambiguation symbols (``#0``) are left out.
+
+    Raises `UserError` naming the file and line when it is not a table of ``piece id`` with ids 0, 1, 2...
+    """
+    by_id: dict[int, str] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise must_be(str(path), "a UTF-8 text of lines `piece id`", "something else") from None
+    for number, line in enumerate(lines, 1):
+        piece, _, index = line.rstrip().rpartition(" ")
+        if not line.strip() or (piece.startswith("#") and piece[1:].isdigit()):
+            continue
+        if not index.isdigit() or not piece.strip():
+            raise must_be(f"line {number} of {path}", "`piece id`", repr(line))
+        if by_id.setdefault(int(index), piece.strip()) != piece.strip():
+            raise must_be(f"line {number} of {path}", f"a new id ({index} is taken)", repr(line))
+    missing = next((i for i in range(len(by_id)) if i not in by_id), None)
+    if missing is not None:
+        raise must_be(str(path), "a table of ids 0, 1, 2, ...", f"without id {missing}")
+    return [by_id[i] for i in range(len(by_id))]
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read a sentencepiece ``.model``, a ``tokens.txt``, or a folder that holds one (the model is preferred).
+
+    Raises `UserError` naming the path when there is none. Nothing in these files can execute code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        models = [path / MODEL_NAME, *sorted(path.glob("*.model"))]
+        found = next((p for p in [*models, path / TABLE_NAME] if p.is_file()), None)
+        if found is None:
+            raise UserError(f"{path} holds neither a *.model nor a {TABLE_NAME}; run prepare.sh's tokenizer stage")
+        path = found
+    if not path.is_file():
+        raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or mend the path")
+    if path.suffix == ".txt":
+        return TokenTable(read_tokens(path), str(path))
+    return SentencePieceTokenizer(path.read_bytes(), str(path))
+
+
+def train_tokenizer(
+    texts: Iterable[str], out_dir: str | Path, vocab_size: int | None = None, kind: str = "phones"
+) -> SentencePieceTokenizer:
+    """Make a vocabulary from training texts and write ``bpe.model`` and ``tokens.txt`` into a folder.
+
+    Args:
+        texts: transcripts; for ``phones`` IPA in any form.
+        out_dir: folder for the two files.
+        vocab_size: number of pieces with the three special ones; for ``phones`` an upper limit (the most frequent
+            phones are kept), None for all of them.
+        kind: ``phones`` (whole IPA segments), ``unigram`` or ``bpe`` (sentencepiece, trained).
+
+    Raises `UserError` for an unknown kind, no text, or a size that the texts cannot fill.
+    """
+    if kind not in KINDS:
+        raise must_be("kind of tokenizer", "one of " + ", ".join(KINDS), repr(kind))
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise UserError("there is no text to make a tokenizer from; are the transcripts of the training set empty?")
+    model = _train_phones(texts, vocab_size) if kind == "phones" else _train_pieces(texts, vocab_size, kind)
+    tokenizer = SentencePieceTokenizer(model, "the new model")
+    tokenizer.save_model(Path(out_dir) / MODEL_NAME)
+    tokenizer.save_tokens(Path(out_dir) / TABLE_NAME)
+    return tokenizer
+
+
+def _train_phones(texts: list[str], vocab_size: int | None) -> bytes:
+    """A model whose pieces are the texts' IPA segments, most frequent first.
+
+    The pieces are sentencepiece's user-defined symbols, which it matches longest first before anything else; `bpe`
+    is the one trainer that accepts that nothing is left to learn.
+    """
+    counts = Counter(phone for text in texts for phone in segment(text))
+    room = len(counts) if vocab_size is None else max(vocab_size - 3, 0)
+    phones = sorted(counts, key=lambda phone: (-counts[phone], phone))[:room]
+    if not phones:
+        raise UserError("there is no phone in the texts (or `vocab_size` leaves room for none)")
+    return _sentencepiece(["".join(phones)], "bpe", len(phones) + 3, phones)
+
+
+def _train_pieces(texts: list[str], vocab_size: int | None, kind: str) -> bytes:
+    if vocab_size is None:
+        raise must_be("vocab_size", f"given for a {kind} tokenizer", "missing")
+    return _sentencepiece(texts, kind, vocab_size, [])
+
+
+def _sentencepiece(texts: list[str], kind: str, vocab_size: int, phones: list[str]) -> bytes:
+    """Train with icefall's layout of special pieces; one thread, so that the same texts give the same model."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size,
+            user_defined_symbols=[BLANK, SOS_EOS, *phones],
+            unk_id=2,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            max_sentence_length=1 << 20,
+            num_threads=1,
+            minloglevel=2,
+            add_dummy_prefix=not phones,
+        )
+    except RuntimeError as error:
+        reason = str(error).split("] ")[-1].strip() or str(error)
+        raise UserError(f"`vocab_size` {vocab_size} does not fit these texts: {reason}") from None
+    return model.getvalue()
