@@ -1,0 +1,95 @@
+"""Flags of the programs that prepare data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from couloir.config import option
+from couloir.errors import must_be
+
+TRAIN, DEV, HELDOUT = "train", "dev", "test-heldout"
+UNSEEN_SPEAKERS, UNSEEN_LANGUAGES = "test-unseen-speakers", "test-unseen-languages"
+SPLITS = (TRAIN, DEV, HELDOUT, UNSEEN_SPEAKERS, UNSEEN_LANGUAGES)
+
+
+@dataclass(frozen=True)
+class PlaceConfig:
+    """Where data lies and how many processes work on it."""
+
+    data_dir: Path = option(Path("data"), "Folder for everything that is made.")
+    nj: int = option(2, "Number of processes.")
+
+    def __post_init__(self) -> None:
+        if self.nj < 1:
+            raise must_be("--nj", "at least 1", self.nj)
+
+
+@dataclass(frozen=True)
+class CorporaConfig:
+    """Which speech to take."""
+
+    corpora: tuple[str, ...] = option(("festvox-ru",), "Names of corpora, comma-separated, or a group of them.")
+    download_dir: Path = option(Path("download"), "Folder for what is fetched.")
+    hours: float = option(0.5, "Amount of synthetic speech, over all its languages.", unit="h")
+    synthetic_languages: tuple[str, ...] = option(
+        ("de", "es", "fi", "fr", "it", "pl", "ru", "tr"), "Languages of the synthetic speech, comma-separated."
+    )
+    user_data: Path | None = option(None, "Your own data: a Kaldi folder, a TSV or CSV, or a folder of wavs.")
+    user_language: str = option("und", "Language of your own data where its files do not say.")
+    fallback: bool = option(True, "Take synthetic speech where a corpus cannot be had on this machine.")
+
+    def __post_init__(self) -> None:
+        if self.hours <= 0:
+            raise must_be("--hours", "positive", self.hours)
+        if "user" in self.corpora and self.user_data is None:
+            raise must_be("--user-data", "given with the corpus `user`", "missing")
+        if self.user_data is not None and "user" not in self.corpora:
+            object.__setattr__(self, "corpora", (*self.corpora, "user"))
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which utterances are dropped."""
+
+    min_phones_per_second: float = option(3.0, "Slower ones are wrongly transcribed or mostly silence.", unit="1/s")
+    max_phones_per_second: float = option(20.0, "Faster ones are wrongly transcribed.", unit="1/s")
+    min_seconds: float = option(0.3, "Shortest utterance.", unit="s")
+    max_seconds: float = option(20.0, "Longest utterance.", unit="s")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How utterances are split.
+
+    Of each corpus and language; utterances with one text go to one side, so that no tested sentence was trained on.
+    """
+
+    unseen_languages: tuple[str, ...] = option((), "Languages kept out of training altogether, comma-separated.")
+    unseen_speaker_share: float = option(0.1, "Share of utterances whose speakers are kept out, at most.")
+    heldout_share: float = option(0.1, "Share of utterances in test-heldout.")
+    heldout_utterances: int = option(60, "Utterances in test-heldout, at most.")
+    dev_share: float = option(0.05, "Share of utterances in dev.")
+    dev_utterances: int = option(20, "Utterances in dev, at most.")
+    split_seed: int = option(0, "Another seed gives another split.")
+
+    def __post_init__(self) -> None:
+        for name in ("unseen_speaker_share", "heldout_share", "dev_share"):
+            if not 0 <= getattr(self, name) <= 0.5:
+                raise must_be("--" + name.replace("_", "-"), "between 0 and 0.5", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class SharConfig:
+    """How Shar folders are written."""
+
+    shard_size: int = option(200, "Utterances per shard.")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The vocabulary that is made from the training texts."""
+
+    tokenizer: str = option("phones", "Pieces: whole phones, or sentencepiece's.", choices=("phones", "unigram", "bpe"))
+    vocab_size: int | None = option(None, "Number of pieces; for phones an upper limit.")
+    remove_diacritics: bool = option(False, "Drop ZIPA's list of diacritics from the texts first.")

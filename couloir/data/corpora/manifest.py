@@ -1,0 +1,101 @@
+"""The files between stages: utterances, what was dropped, and stamps that tell whether a stage is done."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from couloir.config import as_plain
+from couloir.data.corpora.base import Utterance
+from couloir.errors import UserError
+from couloir.files import atomic_path, atomic_write
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An utterance that is left out: its id, a reason that many share, and the detail."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write utterances as gzipped JSON lines; the file appears whole or not at all."""
+    with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8", compresslevel=5) as out:
+        for utterance in utterances:
+            out.write(json.dumps(utterance.to_dict(), ensure_ascii=False) + "\n")
+
+
+def read_manifest(path: Path) -> Iterator[Utterance]:
+    """The utterances of a manifest. Raises `UserError` when it is missing or damaged."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                yield Utterance.from_dict(json.loads(line))
+    except FileNotFoundError:
+        raise UserError(f"manifest {path} does not exist; run the earlier stages of prepare.sh first") from None
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise UserError(f"manifest {path} is damaged ({error}); remove it and run its stage again") from None
+
+
+def dropped_path(data_dir: Path, stage: str, name: str) -> Path:
+    """Where a stage lists what it left out of a corpus or split."""
+    return data_dir / "dropped" / f"{stage}-{name}.jsonl"
+
+
+def write_dropped(path: Path, dropped: Iterable[Dropped]) -> None:
+    """Write the list, also when it is empty."""
+    with atomic_write(path, "w") as out:
+        out.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in dropped)
+
+
+def read_dropped(path: Path) -> list[Dropped]:
+    """The list of one stage and corpus; empty when there is none."""
+    if not path.exists():
+        return []
+    return [Dropped(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def fingerprint(*values: Any, files: Iterable[Path] = ()) -> str:
+    """A digest of options, of the size and time of files, and of the code that prepares data."""
+    digest = hashlib.sha256(_code_digest().encode())
+    digest.update(json.dumps(as_plain(values), ensure_ascii=False, sort_keys=True).encode())
+    for path in files:
+        if path.exists():
+            state = path.stat()
+            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _code_digest() -> str:
+    """Changes when a program of data preparation does, so that a new mapping is never taken for an old one."""
+    digest = hashlib.sha256()
+    text = Path(__file__).parents[2] / "text"
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), text / "g2p.py", *sorted(text.glob("ipa*"))]:
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_done(output: Path, inputs: str) -> bool:
+    """Whether ``output`` (a file or folder) was completed from inputs with this fingerprint."""
+    stamp = _stamp(output)
+    return output.exists() and stamp.is_file() and stamp.read_text().strip() == inputs
+
+
+def mark_done(output: Path, inputs: str) -> None:
+    """Record that ``output`` is complete."""
+    with atomic_write(_stamp(output), "w") as out:
+        out.write(inputs + "\n")
+
+
+def _stamp(output: Path) -> Path:
+    return output.with_name(f".{output.name}.done")

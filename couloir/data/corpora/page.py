@@ -1,0 +1,106 @@
+"""The report as one self-contained HTML page with plots."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING, Any
+
+from couloir.data.corpora.config import SPLITS
+from couloir.data.corpora.statistics import Statistics, part_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = dict(zip(SPLITS, ("#4477aa", "#228833", "#ee6677", "#ccbb44", "#aa3377")))
+_MOST_PHONES = 80
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
+td, th { padding: .15em .9em; border-bottom: 1px solid #ddd; text-align: right }
+td.word, th.word { text-align: left }
+img { max-width: 100% }
+.problem { color: #b00020 }
+"""
+
+
+def as_html(statistics: Statistics, title: str) -> str:
+    """The page: tables of amounts and of what was dropped, four plots, problems."""
+    header, rows = part_rows(statistics)
+    dropped = [[name, why, n] for name, reasons in statistics.dropped.items() for why, n in reasons.most_common()]
+    problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in statistics.problems[:100])
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
+<h1>{html.escape(title)}</h1>
+{_table(header, rows)}
+<img alt="histograms of durations and speaking rates, hours by language, phone frequencies" src="{_plots(statistics)}">
+<h2>Dropped</h2>
+{_table(["corpus", "reason", "utterances"], dropped) if dropped else "<p>Nothing.</p>"}
+<h2>Problems</h2>
+{f'<ul class="problem">{problems}</ul>' if problems else "<p>None.</p>"}
+</body></html>
+"""
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    word = [all(isinstance(row[i], str) for row in rows) for i in range(len(header))]
+
+    def line(cells: list[Any], tag: str) -> str:
+        texts = [f"{cell:.2f}" if isinstance(cell, float) else html.escape(str(cell)) for cell in cells]
+        return "".join(f"<{tag}{' class=word' if w else ''}>{t}</{tag}>" for t, w in zip(texts, word))
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table><tr>{line([name.replace('_', ' ') for name in header], 'th')}</tr>{body}</table>"
+
+
+def _plots(statistics: Statistics) -> str:
+    """The plots as a data URI."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8.6), layout="constrained")
+    grid = figure.add_gridspec(3, 2)
+    _durations(figure.add_subplot(grid[0, 0]), statistics)
+    _rates(figure.add_subplot(grid[0, 1]), statistics)
+    _hours(figure.add_subplot(grid[1, :]), statistics)
+    _phones(figure.add_subplot(grid[2, :]), statistics)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _durations(axes: Axes, statistics: Statistics) -> None:
+    splits = list(statistics.durations)
+    axes.hist(
+        list(statistics.durations.values()), bins=40, stacked=True, label=splits, color=[_COLOURS[s] for s in splits]
+    )
+    axes.set(title="duration of utterances", xlabel="s", ylabel="utterances")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _rates(axes: Axes, statistics: Statistics) -> None:
+    axes.hist(statistics.rates, bins=40, color="#66ccee")
+    axes.set(title="speaking rate", xlabel="phones per second", ylabel="utterances")
+
+
+def _hours(axes: Axes, statistics: Statistics) -> None:
+    languages = sorted({language for _, _, language in statistics.amounts})
+    bottom = dict.fromkeys(languages, 0.0)
+    for split in statistics.durations:
+        hours = dict.fromkeys(languages, 0.0)
+        for (of_split, _, language), amount in statistics.amounts.items():
+            hours[language] += amount.seconds / 3600 if of_split == split else 0.0
+        axes.bar(languages, list(hours.values()), bottom=list(bottom.values()), color=_COLOURS[split], label=split)
+        bottom = {language: bottom[language] + hours[language] for language in languages}
+    axes.set(title="hours by language and split", ylabel="h", xlim=(-0.6, max(len(languages), 4) - 0.4))
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _phones(axes: Axes, statistics: Statistics) -> None:
+    common = statistics.phones.most_common(_MOST_PHONES)
+    axes.bar([phone for phone, _ in common], [count for _, count in common], color="#4477aa")
+    rest = len(statistics.phones) - len(common)
+    axes.set(title="phones" + (f" (the {_MOST_PHONES} most frequent; {rest} more)" if rest else ""), ylabel="tokens")
+    axes.set_yscale("log")
+    axes.margins(x=0.01)
+    axes.tick_params(axis="x", labelsize=9)

@@ -1,0 +1,57 @@
+"""Corpora by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from couloir.config import from_mapping, read_yaml, write_yaml
+from couloir.data.corpora.base import Corpus
+from couloir.data.corpora.config import CorporaConfig
+from couloir.data.corpora.festvox import FestvoxRu
+from couloir.errors import UserError, unknown_name
+
+GROUPS = ("asterisk", "fillets", "human")
+CHOICE_NAME = "corpora.yaml"
+
+
+def builders(config: CorporaConfig) -> Mapping[str, Callable[[], Corpus]]:
+    """Name -> what makes the builder. Here a new corpus is added."""
+    return {"festvox-ru": FestvoxRu}
+
+
+def expand(names: tuple[str, ...], config: CorporaConfig) -> list[str]:
+    """Names with groups replaced by their members: ``asterisk``, ``fillets``, ``human`` (all real speech).
+
+    Raises `UserError` for a name that is neither.
+    """
+    known = list(builders(config))
+    expanded: list[str] = []
+    for name in names:
+        members = [k for k in known if k.startswith(name + "-") and name in GROUPS]
+        if name == "human":
+            members = [k for k in known if k not in ("synthetic", "user")]
+        if not members and name not in known:
+            raise unknown_name("corpus", name, [*known, *GROUPS])
+        expanded += [member for member in members or [name] if member not in expanded]
+    return expanded
+
+
+def build(names: list[str], config: CorporaConfig) -> list[Corpus]:
+    """The builders of these corpora."""
+    known = builders(config)
+    return [known[name]() for name in names]
+
+
+def save_choice(data_dir: Path, config: CorporaConfig) -> None:
+    """Record which corpora were fetched, so that later stages need no flag for them."""
+    write_yaml(data_dir / CHOICE_NAME, config)
+
+
+def chosen(data_dir: Path) -> tuple[list[Corpus], CorporaConfig]:
+    """What the fetch stage recorded. Raises `UserError` when it has not run."""
+    path = data_dir / CHOICE_NAME
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run stage 0 of prepare.sh (fetch) first")
+    config = from_mapping(CorporaConfig, read_yaml(path), origin=str(path))
+    return build(list(config.corpora), config), config

@@ -1,0 +1,230 @@
+"""The stages of ``prepare.sh`` from builders to Shar folders. Each can be repeated and killed at any point."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from couloir.audio import SAMPLE_RATE, load_audio
+from couloir.data.corpora.base import Corpus, Phone, Utterance
+from couloir.data.corpora.config import SPLITS, FilterConfig, SharConfig, SplitConfig
+from couloir.data.corpora.manifest import (
+    Dropped,
+    dropped_path,
+    fingerprint,
+    is_done,
+    mark_done,
+    read_manifest,
+    write_dropped,
+    write_manifest,
+)
+from couloir.data.corpora.progress import log, track
+from couloir.data.corpora.splits import assign_splits
+from couloir.data.shar import SharUtterance, write_shar
+from couloir.errors import UserError
+from couloir.text.ipa import normalize, segment
+
+_G722_BYTES_PER_SECOND = 8000
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def manifest_path(data_dir: Path, corpus: str) -> Path:
+    """A corpus as its builder sees it."""
+    return data_dir / "manifests" / f"{corpus}.jsonl.gz"
+
+
+def phones_path(data_dir: Path, corpus: str) -> Path:
+    """A corpus with IPA."""
+    return data_dir / "phones" / f"{corpus}.jsonl.gz"
+
+
+# Stage: manifests
+
+
+def make_manifest(corpus: Corpus, download_dir: Path, data_dir: Path, options: object) -> None:
+    """List a corpus with the duration of each utterance; recordings that cannot be opened are dropped."""
+    out = manifest_path(data_dir, corpus.name)
+    inputs = fingerprint(corpus.name, options, files=corpus.sources(download_dir))
+    if is_done(out, inputs):
+        log(f"{corpus.name}: manifest is there already")
+        return
+    kept: dict[str, Utterance] = {}
+    dropped = []
+    for utterance in track(corpus.utterances(download_dir), f"{corpus.name}: reading headers"):
+        utterance = dataclasses.replace(utterance, id=f"{corpus.name}_{_UNSAFE.sub('-', utterance.id)}")
+        try:
+            if utterance.id in kept:
+                raise UserError("another utterance has its id")
+            kept[utterance.id] = dataclasses.replace(utterance, duration=_duration(utterance))
+        except UserError as error:
+            dropped.append(Dropped(utterance.id, "cannot be read", str(error)))
+    if not kept:
+        raise UserError(f"corpus {corpus.name} has no utterance that can be read; see {download_dir}")
+    write_dropped(dropped_path(data_dir, "manifests", corpus.name), dropped)
+    write_manifest(out, kept.values())
+    mark_done(out, inputs)
+    hours = sum(u.duration or 0 for u in kept.values()) / 3600
+    log(f"{corpus.name}: {len(kept)} utterances, {hours:.2f} h; {len(dropped)} cannot be read")
+
+
+def _duration(utterance: Utterance) -> float:
+    """Seconds of an utterance from its recording's header. Raises `UserError`."""
+    if utterance.duration is not None:
+        return utterance.duration
+    return round(recording_seconds(Path(utterance.audio)), 4)
+
+
+def recording_seconds(path: Path) -> float:
+    """Length of a recording in s, without decoding it where the header tells. Raises `UserError`."""
+    import soundfile
+
+    try:
+        if path.suffix.lower() == ".g722":
+            return path.stat().st_size / _G722_BYTES_PER_SECOND
+        return soundfile.info(str(path)).duration
+    except (OSError, soundfile.LibsndfileError):
+        return len(load_audio(path)) / SAMPLE_RATE
+
+
+# Stage: phones
+
+
+def make_phones(corpus: str, data_dir: Path, nj: int) -> None:
+    """Bring gold phones to IPA normal form and make IPA of words where there are no phones."""
+    source, out = manifest_path(data_dir, corpus), phones_path(data_dir, corpus)
+    inputs = fingerprint(files=[source])
+    if is_done(out, inputs):
+        log(f"{corpus}: phones are there already")
+        return
+    utterances = [_normalised(utterance) for utterance in read_manifest(source)]
+    pronounced = _pronounce([u for u in utterances if not u.ipa and u.phones is None], nj)
+    utterances = [pronounced.get(utterance.id, utterance) for utterance in utterances]
+    dropped = [Dropped(u.id, "no phones", repr(u.text)) for u in utterances if not u.ipa]
+    write_dropped(dropped_path(data_dir, "phones", corpus), dropped)
+    write_manifest(out, [utterance for utterance in utterances if utterance.ipa])
+    mark_done(out, inputs)
+    log(f"{corpus}: {len(utterances) - len(dropped)} utterances have phones, {len(dropped)} have none")
+
+
+def _normalised(utterance: Utterance) -> Utterance:
+    """An utterance whose IPA, where it has any, is in normal form without spaces."""
+    if utterance.phones is None:
+        return dataclasses.replace(utterance, ipa="".join(segment(utterance.ipa)))
+    phones = [Phone("".join(segment(phone.symbol)), phone.start, phone.duration) for phone in utterance.phones]
+    phones = [phone for phone in phones if phone.symbol]
+    return dataclasses.replace(utterance, phones=tuple(phones), ipa="".join(phone.symbol for phone in phones))
+
+
+def _pronounce(utterances: list[Utterance], nj: int) -> dict[str, Utterance]:
+    """Id -> utterance with IPA made from its words."""
+    if not utterances:
+        return {}
+    from couloir.text.g2p import phonemize
+
+    texts: dict[str, list[str]] = {}
+    for utterance in utterances:
+        texts.setdefault(utterance.language, []).append(utterance.text)
+    spoken = {language: iter(ipa) for language, ipa in phonemize(texts, nj).items()}
+    return {u.id: dataclasses.replace(u, ipa=normalize(next(spoken[u.language])).replace(" ", "")) for u in utterances}
+
+
+# Stage: Shar
+
+
+def make_shar(
+    corpora: list[str], data_dir: Path, filters: FilterConfig, splits: SplitConfig, shar: SharConfig, nj: int
+) -> None:
+    """Filter, split and write ``shar/SPLIT`` folders; a split without utterances has no folder."""
+    inputs = fingerprint(corpora, filters, splits, shar, files=[phones_path(data_dir, name) for name in corpora])
+    root = data_dir / "shar"
+    if is_done(root, inputs):
+        log("Shar folders are there already")
+        return
+    by_split: dict[str, list[tuple[Utterance, str]]] = {split: [] for split in SPLITS}
+    for corpus in corpora:
+        kept, dropped = apply_filter(read_manifest(phones_path(data_dir, corpus)), filters)
+        write_dropped(dropped_path(data_dir, "filter", corpus), dropped)
+        for utterance, split in zip(kept, assign_splits(kept, splits)):
+            by_split[split].append((utterance, corpus))
+    root.mkdir(parents=True, exist_ok=True)
+    for split, utterances in by_split.items():
+        _write_split(root / split, utterances, inputs, data_dir, shar.shard_size, nj)
+    mark_done(root, inputs)
+
+
+def _write_split(
+    folder: Path, utterances: list[tuple[Utterance, str]], inputs: str, data_dir: Path, shard_size: int, nj: int
+) -> None:
+    split = folder.name
+    for leftover in folder.parent.glob(f".{split}.*.*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    if not utterances:
+        shutil.rmtree(folder, ignore_errors=True)
+        dropped_path(data_dir, "shar", split).unlink(missing_ok=True)
+        log(f"{split}: no utterances, no folder")
+        return
+    if is_done(folder, inputs):
+        log(f"{split}: Shar folder is there already")
+        return
+    tracked = track(utterances, f"{split}: writing", len(utterances))
+    jobs = min(nj, -(-len(utterances) // shard_size))  # a process per shard at most: starting one takes seconds
+    summary = write_shar((_to_shar(*pair) for pair in tracked), folder, shard_size, jobs)
+    write_dropped(
+        dropped_path(data_dir, "shar", split), [Dropped(id, "cannot be decoded", why) for id, why in summary.skipped]
+    )
+    mark_done(folder, inputs)
+    log(f"{split}: {summary.num_utterances} utterances, {summary.duration_s / 3600:.2f} h, {summary.num_shards} shards")
+
+
+def apply_filter(utterances: Iterable[Utterance], config: FilterConfig) -> tuple[list[Utterance], list[Dropped]]:
+    """Keep what has a plausible length and speaking rate; the rest comes with the reason."""
+    kept, dropped = [], []
+    for utterance in utterances:
+        seconds = utterance.duration or 0.0
+        rate = len(segment(utterance.ipa)) / max(seconds, 1e-9)
+        reason = ""
+        if seconds < config.min_seconds:
+            reason = f"shorter than {config.min_seconds:g} s"
+        elif seconds > config.max_seconds:
+            reason = f"longer than {config.max_seconds:g} s"
+        elif rate < config.min_phones_per_second:
+            reason = f"fewer than {config.min_phones_per_second:g} phones per second"
+        elif rate > config.max_phones_per_second:
+            reason = f"more than {config.max_phones_per_second:g} phones per second"
+        if reason:
+            detail = f"{seconds:.2f} s, {rate:.1f} phones/s, {utterance.language}: {utterance.text}"
+            dropped.append(Dropped(utterance.id, reason, detail))
+        else:
+            kept.append(utterance)
+    return kept, dropped
+
+
+def _to_shar(utterance: Utterance, corpus: str) -> SharUtterance:
+    audio: str | np.ndarray = utterance.audio
+    if utterance.start is not None:
+        first = round(utterance.start * SAMPLE_RATE)
+        audio = _samples(utterance.audio)[first : first + round((utterance.duration or 0.0) * SAMPLE_RATE)]
+    return SharUtterance(
+        id=utterance.id,
+        audio=audio,
+        text=utterance.ipa,
+        language=utterance.language,
+        speaker=f"{corpus}_{utterance.speaker}",
+        alignment=utterance.phones,
+        custom={"orthography": utterance.text, "corpus": corpus},
+    )
+
+
+@lru_cache(maxsize=1)
+def _samples(path: str) -> np.ndarray:
+    """A long recording, kept while its utterances are cut out; one that cannot be read gives no samples."""
+    try:
+        return load_audio(path)
+    except UserError:
+        return np.zeros(0, np.float32)

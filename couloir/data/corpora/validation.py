@@ -1,0 +1,100 @@
+"""Checks of prepared data: shards whole, audio as long as its cut says, texts in the vocabulary, splits apart."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from couloir.audio import SAMPLE_RATE, load_audio
+from couloir.data.corpora.config import HELDOUT, TRAIN, UNSEEN_LANGUAGES, UNSEEN_SPEAKERS
+from couloir.data.corpora.progress import track
+from couloir.data.corpora.statistics import read_cuts, shar_splits
+from couloir.errors import UserError
+from couloir.text.ipa import remove_diacritics, segment
+from couloir.text.tokenizer import Tokenizer, load_tokenizer
+
+_ROUNDING_S = 0.02
+
+
+def validate(data_dir: Path, nj: int) -> list[str]:
+    """Every problem that is found, one line each; ``nj`` threads decode the audio."""
+    tokenizer = load_tokenizer(data_dir / "lang") if (data_dir / "lang").is_dir() else None
+    cuts = {split: list(read_cuts(data_dir / "shar" / split)) for split in shar_splits(data_dir)}
+    tars = [path for split in cuts for path in sorted((data_dir / "shar" / split).glob("recording.*.tar"))]
+    problems = [problem for split, items in cuts.items() for cut in items for problem in _cut(cut, split, tokenizer)]
+    lengths: dict[str, float] = {}
+    with ThreadPoolExecutor(nj) as pool:
+        for found, broken in track(pool.map(_audio_lengths, tars), "decoding every utterance", len(tars)):
+            lengths.update(found)
+            problems += broken
+    for split, items in cuts.items():
+        for cut in items:
+            heard = lengths.get(cut["id"])
+            if heard is None:
+                problems.append(f"{split}: {cut['id']} has no audio in its shard")
+            elif abs(heard - cut["duration"]) > 1 / SAMPLE_RATE:
+                problems.append(f"{split}: {cut['id']} must last {cut['duration']} s, but lasts {heard} s")
+    return [*problems, *_between_splits(cuts)]
+
+
+def _audio_lengths(path: Path) -> tuple[dict[str, float], list[str]]:
+    """Seconds of each utterance of a shard, and what could not be decoded."""
+    lengths, problems = {}, []
+    try:
+        with tarfile.open(path, "r") as archive:
+            for member in archive:
+                if not member.name.endswith(".flac"):
+                    continue
+                content = archive.extractfile(member)
+                data = content.read() if content else b""
+                try:
+                    lengths[member.name[: -len(".flac")]] = len(load_audio(data, name=member.name)) / SAMPLE_RATE
+                except UserError as error:
+                    problems.append(f"{path}: {error}")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        problems.append(f"{path} is damaged: {error}")
+    return lengths, problems
+
+
+def _cut(cut: dict[str, Any], split: str, tokenizer: Tokenizer | None) -> Iterator[str]:
+    """Problems of one cut's text and phone times."""
+    supervision = cut["supervisions"][0]
+    text, where = supervision["text"], f"{split}: {cut['id']}"
+    if not segment(text):
+        yield f"{where} has no phones"
+    # A vocabulary may have been made from texts without diacritics; then the trainer removes them as well.
+    forms = (text, remove_diacritics(text)) if split == TRAIN else ()
+    if tokenizer and (unknown := min((tokenizer.unknown_symbols(form) for form in forms), key=len, default=set())):
+        yield f"{where} has symbols outside the vocabulary: {' '.join(sorted(unknown))}"
+    phones = (supervision.get("alignment") or {}).get("phone")
+    if phones is None:
+        return
+    if "".join(phone[0] for phone in phones) != text:
+        yield f"{where} has timed phones that differ from its text"
+    if any(start < -_ROUNDING_S or start + length > cut["duration"] + _ROUNDING_S for _, start, length, *_ in phones):
+        yield f"{where} has phones outside its {cut['duration']} s"
+    if any(before[1] > after[1] + 1e-6 for before, after in pairwise(phones)):
+        yield f"{where} has phones out of order"
+
+
+def _between_splits(cuts: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Utterances, speakers, languages and sentences that are in two splits and must not be."""
+    seen: dict[str, str] = {}
+    values: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    for split, items in cuts.items():
+        for cut in items:
+            supervision = cut["supervisions"][0]
+            if seen.setdefault(cut["id"], split) != split:
+                yield f"{cut['id']} is in {seen[cut['id']]} and in {split}"
+            values["speaker"][split].add(supervision.get("speaker"))
+            values["language"][split].add(supervision.get("language"))
+            words = supervision.get("custom", {}).get("orthography") or supervision["text"]
+            values["sentence"][split].add((supervision.get("language"), words))
+    for what, split in (("speaker", UNSEEN_SPEAKERS), ("language", UNSEEN_LANGUAGES), ("sentence", HELDOUT)):
+        for shared in sorted(map(str, values[what][split] & values[what][TRAIN])):
+            yield f"{split}: the {what} {shared} is in {TRAIN} as well"

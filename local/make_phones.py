@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Stage 2 of prepare.sh: DATA_DIR/phones/CORPUS.jsonl.gz, the manifests with IPA.
+
+Gold phones and IPA transcripts are brought to normal form; words are pronounced by espeak-ng, a process per language.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
+from couloir.data.corpora.config import PlaceConfig
+from couloir.data.corpora.registry import chosen
+from couloir.data.corpora.stages import make_phones
+from couloir.errors import one_line_errors
+
+
+@one_line_errors
+def main() -> None:
+    """Make phones."""
+    parser = TeachingParser(description=__doc__)
+    add_flags(parser, PlaceConfig)
+    place = from_mapping(PlaceConfig, given_flags(parser.parse_args(), PlaceConfig))
+    for corpus in chosen(place.data_dir)[0]:
+        make_phones(corpus.name, place.data_dir, place.nj)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Stage 3 of prepare.sh: DATA_DIR/shar/SPLIT/{cuts.NNNNNN.jsonl.gz,recording.NNNNNN.tar}, FLAC at 16 kHz.
+
+Utterances of implausible length or speaking rate are dropped and listed in DATA_DIR/dropped; the rest is split into
+train, dev, test-heldout (seen speakers), test-unseen-speakers and test-unseen-languages.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
+from couloir.data.corpora.config import FilterConfig, PlaceConfig, SharConfig, SplitConfig
+from couloir.data.corpora.registry import chosen
+from couloir.data.corpora.stages import make_shar
+from couloir.errors import one_line_errors
+
+
+@one_line_errors
+def main() -> None:
+    """Make Shar folders."""
+    parser = TeachingParser(description=__doc__)
+    add_flags(parser, PlaceConfig, FilterConfig, SplitConfig, SharConfig)
+    flags = parser.parse_args()
+    place = from_mapping(PlaceConfig, given_flags(flags, PlaceConfig))
+    make_shar(
+        [corpus.name for corpus in chosen(place.data_dir)[0]],
+        place.data_dir,
+        from_mapping(FilterConfig, given_flags(flags, FilterConfig)),
+        from_mapping(SplitConfig, given_flags(flags, SplitConfig)),
+        from_mapping(SharConfig, given_flags(flags, SharConfig)),
+        place.nj,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

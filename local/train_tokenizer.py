@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Stage 4 of prepare.sh: DATA_DIR/lang/{bpe.model,tokens.txt} from the texts of DATA_DIR/shar/train."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
+from couloir.data.corpora.config import TRAIN, PlaceConfig, TokenizerConfig
+from couloir.data.corpora.manifest import fingerprint, is_done, mark_done
+from couloir.data.corpora.progress import log
+from couloir.data.corpora.statistics import read_cuts
+from couloir.errors import one_line_errors
+from couloir.text.ipa import remove_diacritics
+
+
+def make_lang(data_dir: Path, config: TokenizerConfig) -> None:
+    """Train the tokenizer, unless it is there already."""
+    train, lang = data_dir / "shar" / TRAIN, data_dir / "lang"
+    inputs = fingerprint(config, files=sorted(train.glob("cuts.*")))
+    if is_done(lang / "bpe.model", inputs):
+        return log("tokenizer is there already")
+    from couloir.text.tokenizer import train_tokenizer
+
+    texts = [cut["supervisions"][0]["text"] for cut in read_cuts(train)]
+    if config.remove_diacritics:
+        texts = [remove_diacritics(text) for text in texts]
+    tokenizer = train_tokenizer(texts, lang, config.vocab_size, config.tokenizer)
+    mark_done(lang / "bpe.model", inputs)
+    log(f"{lang}: {tokenizer.vocab_size} pieces ({config.tokenizer})")
+
+
+@one_line_errors
+def main() -> None:
+    """Train a tokenizer."""
+    parser = TeachingParser(description=__doc__)
+    add_flags(parser, PlaceConfig, TokenizerConfig)
+    flags = parser.parse_args()
+    place = from_mapping(PlaceConfig, given_flags(flags, PlaceConfig))
+    make_lang(place.data_dir, from_mapping(TokenizerConfig, given_flags(flags, TokenizerConfig)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
