@@ -36,6 +36,9 @@ class DataConfig:
     unknown_symbols: str = option(
         "keep", "What becomes of an utterance with symbols outside the vocabulary.", choices=("keep", "skip")
     )
+    max_skipped_share: float = option(
+        0.2, "Largest share of utterances that may be unusable; above it the run stops and says so."
+    )
     index_dir: str = option("", "Folder for the indexes of the shards, if not beside the shards.")
     index_jobs: int = option(2, "Processes that index shards which are read for the first time.")
 

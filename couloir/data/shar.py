@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE, load_audio
+from couloir.data.folder import folder_corpus
+from couloir.data.reading import AudioReader
 from couloir.errors import UserError, must_be
 
 if TYPE_CHECKING:
@@ -93,6 +95,23 @@ def write_shar(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return summary
+
+
+def iterate_shar(folder: str | Path, with_audio: bool = True) -> Iterator[SharUtterance]:
+    """The utterances below a folder, in the order of its shards, with their texts and alignments.
+
+    With ``with_audio`` an utterance whose audio cannot be read raises `UserError`; without, ``audio`` is an empty
+    array and ``custom["duration"]`` has the manifest's seconds. Damaged shards are named on the log and left out.
+    """
+    corpus = folder_corpus([folder])
+    reader = AudioReader(corpus)
+    for number in range(len(corpus)):
+        found, samples = reader.read(number) if with_audio else (corpus.utterance(number), np.empty(0, np.float32))
+        if isinstance(samples, UserError):
+            raise samples
+        custom = {"duration": found.duration, **found.custom}
+        yield SharUtterance(found.id, samples, found.text, found.language, found.speaker, found.alignment, custom)
+    reader.close()
 
 
 def _refuse_foreign_files(folder: Path) -> None:

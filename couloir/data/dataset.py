@@ -1,0 +1,128 @@
+"""From a list of utterance numbers to a `Batch`: what a loader process does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from couloir.data.batch import Batch
+from couloir.data.folder import Corpus
+from couloir.data.index import Utterance, hash_id
+from couloir.data.reading import AudioReader
+from couloir.errors import UserError
+from couloir.text.tokenizer import Tokenizer
+
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def subsampled_frames(num_samples: int) -> int:
+    """Frames that a Zipformer's CTC head sees of so many samples at 16 kHz: 10 ms shift, subsampled by four."""
+    frames = (num_samples + 80) // 160
+    return ((frames - 7) // 2 + 1) // 2
+
+
+def utterance_generator(seed: int, epoch: int, utterance_id: str) -> np.random.Generator:
+    """Randomness of one utterance in one epoch, whichever rank or loader process reads it."""
+    return np.random.default_rng((seed, epoch, hash_id(utterance_id)))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done with each utterance, and which ones cannot be used.
+
+    Attributes:
+        tokenizer: encodes the texts; text_transform: is applied to a text before.
+        num_output_frames: samples -> frames of the CTC output; an utterance with more tokens than these can align
+            is left out. None: nothing is left out for its text (tests).
+        skip_unknown: leave out texts with symbols outside the vocabulary, instead of encoding them as unknown.
+        transform: changes the samples, given the utterance's own randomness of (seed, epoch, id).
+    """
+
+    tokenizer: Tokenizer | None = None
+    text_transform: Callable[[str], str] | None = None
+    num_output_frames: Callable[[int], int] | None = None
+    skip_unknown: bool = False
+    transform: Transform | None = None
+    seed: int = 0
+    epoch: int = 0
+
+    def encode(self, text: str, num_samples: int) -> list[int]:
+        """Token ids. Raises `UserError` with the reason when the utterance cannot be used."""
+        if self.tokenizer is None:
+            return []
+        tokens = self.tokenizer.encode(text)
+        if self.num_output_frames is None:
+            return tokens
+        if not tokens:
+            raise UserError("has no transcript")
+        if self.skip_unknown and (unknown := self.tokenizer.unknown_symbols(text)):
+            raise UserError("has symbols outside the vocabulary: " + " ".join(sorted(unknown)))
+        frames, needed = self.num_output_frames(num_samples), _frames_needed(tokens)
+        if frames < needed:
+            raise UserError(f"is too short for its {len(tokens)} tokens: {frames} frames, {needed} needed")
+        return tokens
+
+    def samples(self, utterance: Utterance, samples: np.ndarray) -> np.ndarray:
+        """The samples that are trained on."""
+        if self.transform is None:
+            return samples
+        return self.transform(samples, utterance_generator(self.seed, self.epoch, utterance.id))
+
+
+def _frames_needed(tokens: list[int]) -> int:
+    """CTC needs a blank between equal neighbours; icefall's rule wants two frames to spare."""
+    repeats = sum(a == b for a, b in pairwise(tokens))
+    return max(len(tokens) + 2, len(tokens) + repeats)
+
+
+class BatchDataset(Dataset):
+    """Map-style dataset whose items are batches: (index in the epoch, utterance numbers) -> `Batch`."""
+
+    def __init__(self, corpus: Corpus, preparation: Preparation) -> None:
+        self.reader = AudioReader(corpus)
+        self.preparation = preparation
+
+    def __getitem__(self, item: tuple[int, np.ndarray]) -> Batch:
+        index, numbers = item
+        kept: list[tuple[Utterance, str, list[int], np.ndarray]] = []
+        skipped: list[tuple[str, str]] = []
+        for number in numbers:
+            utterance, samples = self.reader.read(int(number))
+            try:
+                if isinstance(samples, UserError):
+                    raise samples
+                kept.append(self._prepare(utterance, samples))
+            except UserError as error:
+                skipped.append((utterance.id, str(error)))
+        return _collate(kept, skipped, index)
+
+    def _prepare(self, utterance: Utterance, samples: np.ndarray) -> tuple[Utterance, str, list[int], np.ndarray]:
+        preparation = self.preparation
+        samples = preparation.samples(utterance, samples)
+        text = preparation.text_transform(utterance.text) if preparation.text_transform else utterance.text
+        return utterance, text, preparation.encode(text, len(samples)), samples
+
+
+def _collate(
+    kept: list[tuple[Utterance, str, list[int], np.ndarray]], skipped: list[tuple[str, str]], index: int
+) -> Batch:
+    lens = [len(samples) for *_, samples in kept]
+    audio = torch.zeros(len(kept), max(lens, default=0))
+    for row, (*_, samples) in zip(audio, kept):
+        row[: len(samples)] = torch.from_numpy(samples)
+    return Batch(
+        ids=[utterance.id for utterance, *_ in kept],
+        texts=[text for _, text, *_ in kept],
+        languages=[utterance.language for utterance, *_ in kept],
+        speakers=[utterance.speaker for utterance, *_ in kept],
+        tokens=[tokens for _, _, tokens, _ in kept],
+        audio=audio,
+        audio_lens=torch.tensor(lens, dtype=torch.int64),
+        skipped=skipped,
+        index=index,
+    )

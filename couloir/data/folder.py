@@ -1,0 +1,199 @@
+"""Folders of shards: which files belong together, which split each is, and their indexes as one corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from couloir.data.index import ShardError, ShardFiles, ShardIndex, Utterance, build_index, tar_name
+from couloir.errors import UserError, must_be
+
+log = logging.getLogger(__name__)
+
+INDEX_FOLDER = ".couloir-index"
+FLAT = ""
+"""The name of the split of shards that lie in no train/, dev/ or test-*/ folder."""
+
+_SHAR_CUTS = re.compile(r"cuts(\.\d+)?\.jsonl(\.gz)?")
+_FILE_CUTS = re.compile(r".*cuts[_-](?P<split>.+)\.jsonl(\.gz)?")
+_SPLIT = re.compile(r"(train|dev|valid|test)([-_.].*)?")
+
+
+@dataclass
+class Corpus:
+    """Utterances of many shards, numbered from 0 in the shards' order.
+
+    Attributes:
+        shards: their indexes; starts: (shards + 1,) number of each one's first utterance;
+        problems: one line for each shard that was left out, and for utterances left out of the others.
+    """
+
+    shards: list[ShardIndex]
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.starts = np.cumsum([0] + [len(shard.rows) for shard in self.shards])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def column(self, name: str) -> np.ndarray:
+        """(utterances,) one field of `couloir.data.index.ROW` over all shards."""
+        parts = [np.asarray(shard.rows[name]) for shard in self.shards]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def shard_numbers(self) -> np.ndarray:
+        """(utterances,) int32: the shard that each utterance lies in."""
+        return np.repeat(np.arange(len(self.shards), dtype=np.int32), np.diff(self.starts))
+
+    def locate(self, number: int) -> tuple[ShardIndex, int]:
+        """The shard of an utterance and its row there."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[shard], int(number - self.starts[shard])
+
+    def utterance(self, number: int) -> Utterance:
+        """The texts of an utterance."""
+        shard, row = self.locate(number)
+        return shard.utterance(row)
+
+
+def find_splits(folders: Sequence[Path]) -> dict[str, list[ShardFiles]]:
+    """Split name ("train", "dev", "test-heldout"; `FLAT` for shards outside such folders) -> shards.
+
+    Folders are searched at any depth, hidden ones aside. A manifest whose recordings are files takes its split from
+    its name, as in ``librispeech_cuts_dev-clean.jsonl.gz``. Raises `UserError` for a folder that is missing or empty.
+    """
+    splits: dict[str, list[ShardFiles]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise must_be("--manifest-dir", "a folder with cuts.*.jsonl.gz and recording.*.tar", f"{folder}, not there")
+        found = list(_find_shards(folder))
+        if not found:
+            raise UserError(f"{folder} holds no cuts.*.jsonl.gz; name a folder of Shar shards by --manifest-dir")
+        for split, shard in found:
+            splits.setdefault(split, []).append(shard)
+    shuffled = [shard for shard in splits.get("train", []) if "train-all-shuf" in shard.cuts.name]
+    if shuffled:  # icefall keeps the same cuts in train-clean-100 and the like
+        splits["train"] = shuffled
+    return splits
+
+
+def _find_shards(folder: Path) -> Iterator[tuple[str, ShardFiles]]:
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        split = _split_of_folder(Path(root).relative_to(folder))
+        tars = {name for name in names if name.startswith("recording") and name.endswith(".tar")}
+        for name in sorted(names):
+            if _SHAR_CUTS.fullmatch(name):
+                tar = tar_name(Path(name))
+                yield split, ShardFiles(Path(root, name), Path(root, tar) if tar in tars else None)
+                tars.discard(tar)
+            elif found := _FILE_CUTS.fullmatch(name):
+                file_split = _split_name(found["split"])
+                if file_split is None:
+                    log.warning("%s is left out: its name says neither train, dev nor test", Path(root, name))
+                else:
+                    yield file_split, ShardFiles(Path(root, name), None)
+        for tar in sorted(tars):
+            log.warning("%s is left out: it has no manifest of cuts beside it", Path(root, tar))
+
+
+def _split_of_folder(relative: Path) -> str:
+    names = [_split_name(part) for part in relative.parts]
+    return next((name for name in names if name is not None), FLAT)
+
+
+def _split_name(name: str) -> str | None:
+    """``train``, ``dev`` and ``test-other`` from a folder's name or the end of a manifest's."""
+    found = _SPLIT.fullmatch(name)
+    if not found:
+        return None
+    return {"train": "train", "dev": "dev", "valid": "dev", "test": name}[found[1]]
+
+
+def open_corpus(shards: Sequence[ShardFiles], index_dir: str = "", jobs: int = 1) -> Corpus:
+    """Open the shards' indexes, making those that are missing or out of date.
+
+    Args:
+        index_dir: where indexes are kept; else beside the shards, or under the user's cache when that is read-only.
+        jobs: processes that make them.
+
+    A damaged shard is left out, named on the log and in `Corpus.problems`. Raises `UserError` when none is usable.
+    """
+    indexes = [ShardIndex(files, _index_path(files.cuts, index_dir)) for files in shards]
+    failures = _build_all([index for index in indexes if not index.is_fresh()], jobs)
+    usable = [index for index in indexes if index.path not in failures]
+    problems = [failures[index.path] for index in indexes if index.path in failures]
+    for index in usable:
+        problems += [f"{index.files.cuts}: {n} x {why}" for why, n in index.header["left_out"].items()]
+    for problem in problems:
+        log.warning("left out: %s", problem)
+    if not any(len(index.rows) for index in usable):
+        raise UserError(problems[0] if problems else f"{shards[0].cuts} holds no utterances")
+    return Corpus(usable, problems)
+
+
+def _build_all(stale: list[ShardIndex], jobs: int) -> dict[Path, str]:
+    """Build indexes; index path -> error of those that failed."""
+    built = track(
+        _built(stale, min(jobs, len(stale))),
+        "indexing shards",
+        total=len(stale),
+        console=Console(stderr=True),
+        disable=not stale or not sys.stderr.isatty(),
+    )
+    return {index.path: error for index, error in built if error}
+
+
+def _built(stale: list[ShardIndex], jobs: int) -> Iterator[tuple[ShardIndex, str]]:
+    if jobs <= 1 or len(stale) < 4:  # a few are done sooner than processes start
+        yield from ((index, _try_build(index)) for index in stale)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_try_build, index): index for index in stale}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _try_build(index: ShardIndex) -> str:
+    """Build one index unless another process has; return what was wrong."""
+    try:
+        if not index.is_fresh():
+            build_index(index)
+    except ShardError as error:
+        return str(error)
+    except OSError as error:
+        raise UserError(f"{index.path} cannot be written: {error.strerror}; name a folder by --index-dir") from None
+    return ""
+
+
+def _index_path(cuts: Path, index_dir: str) -> Path:
+    name = cuts.name.removesuffix(".gz").removesuffix(".jsonl") + ".index"
+    beside = cuts.parent / INDEX_FOLDER
+    if not index_dir and os.access(beside if beside.exists() else cuts.parent, os.W_OK):
+        return beside / name
+    base = Path(index_dir) if index_dir else _cache_folder()
+    key = hashlib.blake2b(str(cuts.parent.resolve()).encode(), digest_size=8).hexdigest()
+    return base / key / name
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "couloir" / "index"
+
+
+def folder_corpus(folders: Iterable[str | Path], index_dir: str = "", jobs: int = 1) -> Corpus:
+    """All shards below some folders as one corpus, whatever their split."""
+    splits = find_splits([Path(folder) for folder in folders])
+    return open_corpus([shard for shards in splits.values() for shard in shards], index_dir, jobs)

@@ -1,0 +1,301 @@
+"""The data module: folders of shards in, batches out, in an order that (seed, epoch, rank, world size) fixes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from couloir.data.batch import Batch
+from couloir.data.config import DataConfig
+from couloir.data.dataset import BatchDataset, Preparation, Transform, subsampled_frames
+from couloir.data.folder import FLAT, Corpus, find_splits, open_corpus
+from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
+from couloir.errors import UserError, unknown_name
+from couloir.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_NAMED_SKIPS = 10
+_SKIPS_TO_JUDGE = 10
+_UTTERANCES_TO_JUDGE = 200
+_TEXTS_TO_CHECK = 2000
+_WORKER_GRACE_S = 10
+
+
+class DataModule:
+    """Batches for training, validation and tests from the folders that ``--manifest-dir`` names.
+
+    A folder may hold train/, dev/ (or valid/) and test-*/, or shards at any depth; in the second case a fixed share
+    of the utterances, chosen by their ids, is kept for validation. Nothing is read before it is asked for.
+
+    Args:
+        tokenizer: encodes the texts; without it `Batch.tokens` are empty lists.
+        seed: of the data order.
+        num_output_frames: samples -> frames of the CTC output, for leaving out texts too long for their audio.
+        text_transform: applied to every text before it is encoded; transform: applied to training audio.
+            These functions are defined at a module's top level, so that loader processes can be started with them.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer | None = None,
+        seed: int = 42,
+        *,
+        num_output_frames: Callable[[int], int] = subsampled_frames,
+        text_transform: Callable[[str], str] | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self._limits = BatchLimits(config.max_duration, config.max_utterances)
+        self._for_tests = Preparation(tokenizer, text_transform)
+        self._for_training = replace(
+            self._for_tests,
+            num_output_frames=num_output_frames,
+            skip_unknown=config.unknown_symbols == "skip",
+            transform=transform,
+            seed=seed,
+        )
+        self._splits = find_splits(config.folders)
+        self._corpora: dict[str, Corpus] = {}
+        self._plans: dict[tuple[int, int], EpochPlan] = {}
+
+    def prepare(self) -> None:
+        """Make what is made once and kept beside the data: call it before ranks are started."""
+        for name in self._splits:
+            self._corpus(name)
+
+    def train_loader(self, epoch: int, rank: int = 0, world_size: int = 1, start_batch: int = 0) -> BatchLoader:
+        """One rank's batches of an epoch, from ``start_batch`` (position in the rank's epoch) on."""
+        plan = self._train_plan(epoch, world_size)
+        preparation = replace(self._for_training, epoch=epoch)
+        batches = plan.rank_batches(rank, world_size)
+        return BatchLoader(self._train_corpus, preparation, plan, batches, self.config, start_batch)
+
+    def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
+        """Batches of each rank in an epoch."""
+        return len(self._train_plan(epoch, world_size)) // world_size
+
+    def valid_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """One rank's share of the validation utterances, longest first, without randomness."""
+        preparation = replace(self._for_training, transform=None)
+        if "dev" in self._splits:
+            corpus = self._corpus("dev")
+            numbers = np.arange(len(corpus))
+        else:
+            corpus, numbers = self._train_corpus, self._held_out
+        numbers = numbers[self._fits(corpus)[numbers]]
+        plan = deal(self._sorted_plan(corpus, numbers), world_size)
+        return BatchLoader(corpus, preparation, plan, plan.rank_batches(rank, world_size), self.config)
+
+    def test_sets(self) -> list[str]:
+        """Names of the test-* folders."""
+        return sorted(name for name in self._splits if name.startswith("test"))
+
+    def test_loader(self, name: str) -> BatchLoader:
+        """All utterances of a test set (or of ``dev`` or ``train``), longest first; only unreadable ones are left out.
+
+        Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation.
+        """
+        if name not in self._splits and not (name == "dev" and self._train_shards):
+            raise unknown_name("set", name, sorted({*self._splits, "dev"} - {FLAT}))
+        held_out = name not in self._splits
+        corpus = self._train_corpus if held_out else self._corpus(name)
+        plan = self._sorted_plan(corpus, self._held_out if held_out else np.arange(len(corpus)))
+        return BatchLoader(corpus, self._for_tests, plan, range(len(plan)), self.config)
+
+    def hardest_batches(self) -> list[Batch]:
+        """The training batches likeliest not to fit in memory: the longest, the widest, the fullest, the most text."""
+        plan, corpus = self._train_plan(1, 1), self._train_corpus
+        dataset = BatchDataset(corpus, self._for_training)
+        worst = hardest(plan, corpus.column("duration"), corpus.column("num_chars"))
+        batches = [dataset[i, plan.batch(i)] for i in worst]
+        dataset.reader.close()
+        return batches
+
+    def train_texts(self) -> Iterator[str]:
+        """The transcripts that are trained on, in the order of the shards."""
+        return (self._train_corpus.utterance(int(number)).text for number in self._train_numbers)
+
+    @property
+    def _train_shards(self) -> list:
+        return self._splits.get("train", []) + self._splits.get(FLAT, [])
+
+    def _corpus(self, name: str) -> Corpus:
+        if name not in self._corpora:
+            self._corpora[name] = open_corpus(self._splits[name], self.config.index_dir, self.config.index_jobs)
+        return self._corpora[name]
+
+    @cached_property
+    def _train_corpus(self) -> Corpus:
+        if not self._train_shards:
+            raise UserError(f"{self.config.manifest_dir} has no train folder and no shards of its own to train on")
+        return open_corpus(self._train_shards, self.config.index_dir, self.config.index_jobs)
+
+    @cached_property
+    def _held_out(self) -> np.ndarray:
+        """Utterance numbers of the training shards kept for validation."""
+        if "dev" in self._splits or self.config.valid_share == 0:
+            return np.empty(0, np.int64)
+        hashes = self._train_corpus.column("hash")
+        count = min(max(1, round(self.config.valid_share * len(hashes))), self.config.max_valid_utterances)
+        log.info("no dev folder: %d of %d utterances, chosen by their ids, are for validation", count, len(hashes))
+        return np.sort(np.argsort(hashes, kind="stable")[:count])
+
+    @cached_property
+    def _train_numbers(self) -> np.ndarray:
+        """Utterance numbers that are trained on."""
+        used = self._fits(self._train_corpus)
+        used[self._held_out] = False
+        hours = self._train_corpus.column("duration")[used].sum(dtype=np.float64) / 3600
+        log.info("training on %d utterances, %.2f h", used.sum(), hours)
+        if not used.any():
+            config = self.config
+            raise UserError(
+                f"{config.manifest_dir} has no utterance to train on between --min-utterance-duration "
+                f"{config.min_utterance_duration} and --max-utterance-duration {config.max_utterance_duration} s"
+            )
+        numbers = np.flatnonzero(used)
+        self._report_unknown_symbols(numbers)
+        return numbers
+
+    def _fits(self, corpus: Corpus) -> np.ndarray:
+        """(utterances,) bool: neither too short nor too long; says how many are not."""
+        durations, shortest = corpus.column("duration"), self.config.min_utterance_duration
+        longest = min(self.config.max_utterance_duration, self.config.max_duration)
+        short, long = durations < shortest, durations > longest
+        if short.any() or long.any():
+            text = "left out: %d utterances shorter than %g s, %d longer than %g s"
+            log.info(text, short.sum(), shortest, long.sum(), longest)
+        return ~(short | long)
+
+    def _report_unknown_symbols(self, numbers: np.ndarray) -> None:
+        """Say once, from a sample spread over the corpus, what the vocabulary lacks."""
+        tokenizer, transform = self._for_tests.tokenizer, self._for_tests.text_transform
+        if tokenizer is None:
+            return
+        found: dict[str, int] = {}
+        sample = numbers[:: -(-len(numbers) // _TEXTS_TO_CHECK)]
+        for number in sample:
+            text = self._train_corpus.utterance(int(number)).text
+            for symbol in tokenizer.unknown_symbols(transform(text) if transform else text):
+                found[symbol] = found.get(symbol, 0) + 1
+        if found:
+            most = sorted(found.items(), key=lambda item: -item[1])[:20]
+            shown = ", ".join(f"{symbol} ({count})" for symbol, count in most)
+            fate = "left out" if self.config.unknown_symbols == "skip" else "kept as <unk>"
+            log.warning("outside the vocabulary, and %s (texts of %d looked at): %s", fate, len(sample), shown)
+
+    def _train_plan(self, epoch: int, world_size: int) -> EpochPlan:
+        key = (epoch, world_size)
+        if key not in self._plans:
+            config, corpus, numbers = self.config, self._train_corpus, self._train_numbers
+            plan = epoch_plan(
+                corpus.column("duration")[numbers],
+                corpus.shard_numbers()[numbers],
+                self._limits,
+                np.random.default_rng((self.seed, epoch)) if config.shuffle else None,
+                num_buckets=config.num_buckets if config.bucketing_sampler else 1,
+                window=config.shuffle_shards,
+            )
+            plan = deal(replace(plan, order=numbers[plan.order]), world_size, config.drop_last)
+            if plan.num_dropped:
+                log.warning("epoch %d: %d utterances do not fill a batch for each rank", epoch, plan.num_dropped)
+            self._plans = {key: plan}
+        return self._plans[key]
+
+    def _sorted_plan(self, corpus: Corpus, numbers: np.ndarray) -> EpochPlan:
+        plan = sorted_plan(corpus.column("duration")[numbers], self._limits)
+        return replace(plan, order=numbers[plan.order])
+
+
+class BatchLoader(Iterable[Batch]):
+    """Batches of a plan, read by loader processes. ``len`` is the number of batches that one pass yields.
+
+    Unusable utterances are counted and the first ones named on the log. Raises `UserError` during a pass in which
+    more than ``--max-skipped-share`` of the utterances are unusable.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        preparation: Preparation,
+        plan: EpochPlan,
+        batches: Sequence[int],
+        config: DataConfig,
+        start: int = 0,
+    ) -> None:
+        self.items = _PlanItems(plan, batches, start)
+        self.num_seen = self.num_skipped = 0
+        self._max_skipped_share = config.max_skipped_share
+        # A generator of its own: the loader's seed is not drawn from torch's, whose state a resumed run restores.
+        self._loader = DataLoader(
+            BatchDataset(corpus, preparation),
+            batch_size=None,
+            sampler=self.items,
+            num_workers=config.num_workers,
+            prefetch_factor=config.prefetch if config.num_workers else None,
+            worker_init_fn=_start_worker if config.num_workers else None,
+            generator=torch.Generator(),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.num_seen = self.num_skipped = 0
+        for batch in self._loader:
+            self._count(batch)
+            yield batch
+        if self.num_skipped > _NAMED_SKIPS:
+            log.warning("%d of %d utterances were unusable", self.num_skipped, self.num_seen)
+        self._judge()
+
+    def _count(self, batch: Batch) -> None:
+        for utterance_id, reason in batch.skipped:
+            self.num_skipped += 1
+            if self.num_skipped <= _NAMED_SKIPS:
+                log.warning("skipped %s: %s", utterance_id, reason.removeprefix(utterance_id).strip())
+        self.num_seen += len(batch) + len(batch.skipped)
+        if self.num_seen >= _UTTERANCES_TO_JUDGE:
+            self._judge()
+
+    def _judge(self) -> None:
+        seen, skipped = self.num_seen, self.num_skipped
+        too_many = skipped >= _SKIPS_TO_JUDGE and skipped > self._max_skipped_share * seen
+        if too_many or (seen and skipped == seen):
+            raise UserError(
+                f"{skipped} of {seen} utterances are unusable, more than --max-skipped-share "
+                f"{self._max_skipped_share}; the log names the first {min(skipped, _NAMED_SKIPS)}"
+            )
+
+
+class _PlanItems(Sampler):
+    """(position in the rank's epoch, utterance numbers) of each batch from ``start`` on."""
+
+    def __init__(self, plan: EpochPlan, batches: Sequence[int], start: int) -> None:
+        self.plan, self.batches, self.start = plan, batches, min(start, len(batches))
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        for position in range(self.start, len(self.batches)):
+            yield position, self.plan.batch(self.batches[position])
+
+
+def _start_worker(_: int) -> None:
+    """Signals that stop a run are the trainer's to act on: it still needs batches, or time to save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_GRACE_S))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
