@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.errors import must_be
 
 
@@ -58,3 +59,48 @@ class FbankConfig:
     def top_freq(self) -> float:
         """Upper edge of the last filter in Hz."""
         return self.high_freq if self.high_freq > 0 else self.sample_rate / 2 + self.high_freq
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation.
+
+    What is done to the waveforms and features of training batches, on the device, with torch's random numbers.
+    SpecAugment is lhotse's: each part below is applied to an utterance with probability ``spec_aug_prob``.
+    """
+
+    enable_spec_aug: bool = option(
+        True, "warp and mask the features; CR-CTC masks its views itself and needs False here"
+    )
+    spec_aug_time_warp_factor: int = option(
+        80, "largest shift of a point in time when warping; below 1 for none", unit="frames"
+    )
+    spec_aug_prob: float = option(0.9, "probability that an utterance is warped, and likewise masked")
+    num_feature_masks: int = option(2, "frequency masks per utterance")
+    features_mask_size: int = option(27, "frequency masks are narrower than this", unit="bins")
+    num_frame_masks: int = option(10, "time masks per utterance, at most")
+    frames_mask_size: int = option(100, "time masks are narrower than this", unit="frames")
+    max_frames_mask_fraction: float = option(0.15, "share of an utterance that time masks may cover in all")
+    time_mask_ratio: float = option(
+        2.5, "CR-CTC: times as many time masks, covering as many times more, in each view; icefall 2.5, ZIPA 2.0"
+    )
+    use_volume_perturb: bool = option(False, "scale each waveform by a random factor, as ZIPA does")
+    volume_perturb_prob: float = option(0.5, "probability that a waveform is scaled")
+    volume_perturb_range: tuple[float, ...] = option((0.125, 2.0), "smallest and largest volume factor")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_prob") and not 0 <= value <= 1:
+                raise must_be(flag_name(field.name), "between 0 and 1", value)
+            if field.name.endswith("_mask_size") and value < 1:
+                raise must_be(flag_name(field.name), "at least 1", value)
+            if field.name.endswith("_masks") and value < 0:
+                raise must_be(flag_name(field.name), "0 or more", value)
+        if not 0 <= self.max_frames_mask_fraction <= 1:
+            raise must_be("--max-frames-mask-fraction", "between 0 and 1", self.max_frames_mask_fraction)
+        if not (math.isfinite(self.time_mask_ratio) and self.time_mask_ratio >= 0):
+            raise must_be("--time-mask-ratio", "0 or more", self.time_mask_ratio)
+        low_high = self.volume_perturb_range
+        if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
+            raise must_be("--volume-perturb-range", "two factors above 0, the smaller one first", low_high)

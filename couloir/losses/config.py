@@ -1,0 +1,87 @@
+"""Configuration of the training objective. Field names are icefall's and ZIPA's flags. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from couloir.config import flag_name, option
+from couloir.errors import UserError, must_be
+
+if TYPE_CHECKING:
+    from couloir.features.config import AugmentConfig
+    from couloir.models.config import HeadsConfig
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Training objective.
+
+    The sum of the losses of the heads that are switched on, each with its scale. Defaults are icefall's.
+    """
+
+    use_cr_ctc: bool = option(
+        False,
+        "train CTC on two masked views of each utterance and keep them consistent; a batch takes twice the memory",
+    )
+    ctc_loss_scale: float = option(0.2, "weight of CTC beside another head; CTC alone always has 1")
+    cr_loss_scale: float = option(
+        0.2, "weight of the consistency term; published: 0.2 with CTC alone, 0.02 beside a transducer; ZIPA 0.15"
+    )
+    cr_loss_warm_step: int = option(
+        2000, "batches over which the consistency term rises to its weight; 0 for none, as in ZIPA", unit="batches"
+    )
+    cr_loss_masked_scale: float = option(1.0, "extra weight of masked frames in the consistency term", hidden=True)
+    use_unsup_cr_ctc: bool = option(False, "mix a pseudo-labelled stream into training (noisy student)")
+    unsup_cr_ctc_loss_scale: float = option(0.5, "weight of the pseudo-labelled stream's loss")
+    use_mask_threshold: float = option(0.8, "accepted as in ZIPA, without effect as there", hidden=True)
+    attention_decoder_loss_scale: float = option(
+        0.8, "weight of the attention decoder; without a transducer it and --ctc-loss-scale must sum to 1"
+    )
+    simple_loss_scale: float = option(
+        0.5, "weight of the transducer's simple loss, which finds the pruning bounds, once warm-up is over"
+    )
+    prune_range: int = option(
+        5, "symbols per frame that the pruned transducer loss considers; more is exact and dearer"
+    )
+    lm_scale: float = option(0.25, "share of the predictor's own distribution in the simple loss")
+    am_scale: float = option(0.0, "share of the encoder's own distribution in the simple loss; ZIPA 0.1")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_scale") and not (math.isfinite(value) and value >= 0):
+                raise must_be(flag_name(field.name), "0 or more", value)
+        if self.lm_scale + self.am_scale > 1:
+            raise must_be("--lm-scale + --am-scale", "at most 1", self.lm_scale + self.am_scale)
+        if self.prune_range < 2:
+            raise must_be("--prune-range", "at least 2", self.prune_range)
+        if self.cr_loss_warm_step < 0:
+            raise must_be("--cr-loss-warm-step", "0 or more", self.cr_loss_warm_step)
+        if self.cr_loss_masked_scale != 1.0:
+            raise must_be("--cr-loss-masked-scale", "1.0, the only value ever trained with", self.cr_loss_masked_scale)
+        if self.use_unsup_cr_ctc and not self.use_cr_ctc:
+            raise must_be("--use-cr-ctc", "True with --use-unsup-cr-ctc True", self.use_cr_ctc)
+
+
+def ctc_scale(loss: LossConfig, heads: HeadsConfig) -> float:
+    """Weight of CTC: ``ctc_loss_scale`` beside another head, else 1."""
+    return loss.ctc_loss_scale if heads.use_transducer or heads.use_attention_decoder else 1.0
+
+
+def check(loss: LossConfig, augment: AugmentConfig, heads: HeadsConfig) -> None:
+    """Refuse what contradicts itself across the three. Raises `UserError` naming the flags."""
+    if not (heads.use_transducer or heads.use_ctc or heads.use_attention_decoder):
+        raise UserError("no head to train: set one of --use-transducer, --use-ctc, --use-attention-decoder to True")
+    if loss.use_cr_ctc and not heads.use_ctc:
+        raise must_be("--use-ctc", "True with --use-cr-ctc True", heads.use_ctc)
+    if loss.use_cr_ctc and augment.enable_spec_aug:
+        remedy = "CR-CTC masks each view by itself"
+        raise must_be("--enable-spec-aug", "False with --use-cr-ctc True", augment.enable_spec_aug, remedy)
+    if heads.use_attention_decoder and not heads.use_transducer:
+        total = loss.attention_decoder_loss_scale + ctc_scale(loss, heads) * heads.use_ctc
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise must_be(
+                "--ctc-loss-scale + --attention-decoder-loss-scale", "1 without a transducer", round(total, 6)
+            )
