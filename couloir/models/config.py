@@ -1,0 +1,53 @@
+"""Configuration of the heads on top of an encoder, and the published sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from couloir.config import option
+from couloir.errors import must_be
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Output heads.
+
+    What the encoder's output is turned into: CTC, transducer, attention decoder, or several of them.
+    """
+
+    use_transducer: bool = option(True, "Train with the pruned transducer loss.")
+    use_ctc: bool = option(False, "Train with the CTC loss.")
+    use_attention_decoder: bool = option(False, "Train with an attention decoder.")
+    vocab_size: int = option(500, "Tokens, blank included.", hidden=True)
+    blank_id: int = option(0, "Token id of the blank.", hidden=True)
+    decoder_dim: int = option(512, "Width of the transducer's predictor.")
+    joiner_dim: int = option(512, "Width of the transducer's joiner.")
+    context_size: int = option(2, "Tokens that the predictor sees: 2 is a trigram.")
+    attention_decoder_dim: int = option(512, "Width of the attention decoder.")
+    attention_decoder_num_layers: int = option(6, "Layers of the attention decoder.")
+    attention_decoder_attention_dim: int = option(512, "Attention width of the attention decoder.")
+    attention_decoder_num_heads: int = option(8, "Heads of the attention decoder.")
+    attention_decoder_feedforward_dim: int = option(2048, "Hidden width of the attention decoder.")
+
+    def __post_init__(self) -> None:
+        if not (self.use_transducer or self.use_ctc or self.use_attention_decoder):
+            raise must_be("--use-transducer, --use-ctc or --use-attention-decoder", "True", "all False")
+        if self.use_transducer and self.decoder_dim % 4:
+            raise must_be("--decoder-dim", "a multiple of 4", self.decoder_dim)
+        if self.context_size < 1:
+            raise must_be("--context-size", "at least 1", self.context_size)
+        if self.use_attention_decoder and self.attention_decoder_attention_dim % self.attention_decoder_num_heads:
+            raise must_be(
+                "--attention-decoder-attention-dim",
+                f"a multiple of --attention-decoder-num-heads ({self.attention_decoder_num_heads})",
+                self.attention_decoder_attention_dim,
+            )
+        if not 0 <= self.blank_id < self.vocab_size:
+            raise must_be("blank_id", f"below the vocabulary size {self.vocab_size}", self.blank_id)
+
+
+# Widths that go with the encoder sizes in `couloir.models.zipformer.config.PRESETS` where they are not the default.
+HEAD_WIDTHS: dict[str, dict[str, int]] = {
+    "tiny": {"decoder_dim": 128, "joiner_dim": 128},
+    "zipa_large": {"decoder_dim": 1024, "joiner_dim": 1024},
+}

@@ -1,0 +1,152 @@
+"""Configuration of the Zipformer encoder and its published sizes. Field names are icefall's flag names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+from couloir.config import Ints, option
+from couloir.errors import must_be
+
+PER_STACK = (
+    "num_encoder_layers",
+    "feedforward_dim",
+    "num_heads",
+    "encoder_dim",
+    "query_head_dim",
+    "value_head_dim",
+    "pos_head_dim",
+    "encoder_unmasked_dim",
+    "cnn_module_kernel",
+)
+
+
+@dataclass(frozen=True)
+class ZipformerConfig:
+    """Zipformer encoder.
+
+    Lists have one number per stack; a list of one number holds for every stack.
+    """
+
+    num_encoder_layers: Ints = option((2, 2, 3, 4, 3, 2), "Layers of each stack.")
+    downsampling_factor: Ints = option((1, 2, 4, 8, 4, 2), "Down-sampling of each stack, from 50 frames/s.")
+    feedforward_dim: Ints = option((512, 768, 1024, 1536, 1024, 768), "Hidden width of the second feed-forward module.")
+    num_heads: Ints = option((4, 4, 4, 8, 4, 4), "Attention heads.")
+    encoder_dim: Ints = option((192, 256, 384, 512, 384, 256), "Model width of each stack.")
+    query_head_dim: Ints = option((32,), "Width of a query head.")
+    value_head_dim: Ints = option((12,), "Width of a value head.")
+    pos_head_dim: Ints = option((4,), "Width of a positional query head.")
+    pos_dim: int = option(48, "Width of the relative positional encoding.")
+    encoder_unmasked_dim: Ints = option((192, 192, 256, 256, 256, 192), "Channels that feature masking never touches.")
+    cnn_module_kernel: Ints = option((31, 31, 15, 15, 15, 31), "Kernel of the convolution modules.", unit="frames")
+    causal: bool = option(False, "Chunk-causal convolutions and attention, for streaming.")
+    chunk_size: Ints = option(
+        (16, 32, 64, -1), "Chunk sizes, one drawn per batch; -1: full context.", unit="50 Hz frames"
+    )
+    left_context_frames: Ints = option(
+        (64, 128, 256, -1), "Left contexts, one drawn per batch; -1: unlimited.", unit="50 Hz frames"
+    )
+    output_downsampling_factor: int = option(2, "Output down-sampling: 2 gives 25 frames/s, 1 gives 50.")
+    frontend_channels: Ints = option((8, 32, 128), "Channels of the three convolutions of the front end.")
+    feature_dim: int = option(80, "Mel bins of the input.")
+
+    def __post_init__(self) -> None:
+        stacks = len(self.downsampling_factor)
+        for name in PER_STACK:
+            values = getattr(self, name)
+            if len(values) not in (1, stacks):
+                raise must_be(f"--{name.replace('_', '-')}", f"a list of 1 or {stacks} numbers", f"{values}")
+            object.__setattr__(self, name, tuple(values) * (stacks if len(values) == 1 else 1))
+        self._check_sizes()
+        if self.causal:
+            self._check_chunks()
+
+    def _check_sizes(self) -> None:
+        for name in (*PER_STACK, "downsampling_factor", "frontend_channels"):
+            if min(getattr(self, name)) < 1:
+                raise must_be(f"--{name.replace('_', '-')}", "positive numbers", f"{getattr(self, name)}")
+        if self.output_downsampling_factor not in (1, 2):
+            raise must_be("--output-downsampling-factor", "1 or 2", self.output_downsampling_factor)
+        if len(self.frontend_channels) != 3:
+            raise must_be("--frontend-channels", "a list of 3 numbers", f"{self.frontend_channels}")
+        if self.feature_dim < 9:
+            raise must_be("--feature-dim", "at least 9", self.feature_dim)
+        if self.pos_dim % 2:
+            raise must_be("--pos-dim", "even", self.pos_dim)
+        for dim, unmasked in zip(self.encoder_dim, self.encoder_unmasked_dim):
+            if unmasked > dim:
+                raise must_be("--encoder-unmasked-dim", "no larger than --encoder-dim", f"{unmasked} > {dim}")
+        if any(kernel % 2 == 0 for kernel in self.cnn_module_kernel):
+            raise must_be("--cnn-module-kernel", "odd numbers", f"{self.cnn_module_kernel}")
+
+    def _check_chunks(self) -> None:
+        for chunk in (c for c in self.chunk_size if c > 0):
+            if any(chunk % factor for factor in self.downsampling_factor):
+                raise must_be("--chunk-size", f"multiples of {self.downsampling_factor}", chunk)
+            for left in (frames for frames in self.left_context_frames if frames >= 0):
+                reach = max(k // 2 * ds for k, ds in zip(self.cnn_module_kernel, self.downsampling_factor))
+                if chunk * max(left // chunk, 1) < reach:
+                    raise must_be(
+                        "--left-context-frames",
+                        f"at least {reach}, the reach of the convolutions, with chunks of {chunk}",
+                        left,
+                    )
+
+    @property
+    def output_dim(self) -> int:
+        """Width of the encoder's output: the largest stack's."""
+        return max(self.encoder_dim)
+
+    @property
+    def frontend_bins(self) -> int:
+        """Frequency bins that are left after the front end's convolutions."""
+        return ((self.feature_dim - 1) // 2 - 1) // 2
+
+    def as_stacks(self) -> list[dict[str, int]]:
+        """The per-stack fields, one dictionary per stack."""
+        names = [f.name for f in fields(self) if f.name in PER_STACK or f.name == "downsampling_factor"]
+        columns = [cast(Ints, getattr(self, name)) for name in names]
+        return [dict(zip(names, row)) for row in zip(*columns)]
+
+
+MEDIUM = ZipformerConfig()
+LARGE_ZIPA = {
+    "num_encoder_layers": (4, 3, 4, 5, 4, 4),
+    "feedforward_dim": (768, 768, 1536, 2048, 1536, 768),
+    "num_heads": (6, 6, 6, 8, 6, 6),
+    "encoder_dim": (512, 512, 768, 1024, 768, 512),
+    "query_head_dim": (64,),
+    "value_head_dim": (48,),
+    "encoder_unmasked_dim": (192, 192, 256, 320, 256, 192),
+}
+
+PRESETS: dict[str, ZipformerConfig] = {
+    "tiny": ZipformerConfig(
+        num_encoder_layers=(1, 2, 2, 1),
+        downsampling_factor=(1, 2, 4, 2),
+        feedforward_dim=(192, 256, 256, 256),
+        num_heads=(4,),
+        encoder_dim=(64, 96, 128, 96),
+        query_head_dim=(16,),
+        value_head_dim=(12,),
+        encoder_unmasked_dim=(64, 80, 96, 80),
+        cnn_module_kernel=(31, 15, 15, 15),
+        frontend_channels=(8, 16, 32),
+        output_downsampling_factor=1,
+    ),
+    "small": ZipformerConfig(
+        num_encoder_layers=(2,),
+        feedforward_dim=(512, 768, 768, 768, 768, 768),
+        encoder_dim=(192, 256, 256, 256, 256, 256),
+        encoder_unmasked_dim=(192,),
+    ),
+    "medium": MEDIUM,
+    "large": ZipformerConfig(
+        num_encoder_layers=(2, 2, 4, 5, 4, 2),
+        feedforward_dim=(512, 768, 1536, 2048, 1536, 768),
+        encoder_dim=(192, 256, 512, 768, 512, 256),
+        encoder_unmasked_dim=(192, 192, 256, 320, 256, 192),
+    ),
+    "zipa_small": ZipformerConfig(output_downsampling_factor=1),
+    "zipa_large": ZipformerConfig(output_downsampling_factor=1, **LARGE_ZIPA),  # type: ignore[arg-type]
+}

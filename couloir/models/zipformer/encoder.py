@@ -1,0 +1,155 @@
+"""The Zipformer encoder: stacks at different frame rates."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.layer import Zipformer2EncoderLayer
+from couloir.models.zipformer.stack import (
+    DownsampledZipformer2Encoder,
+    SimpleDownsample,
+    Zipformer2Encoder,
+    layer_skip_schedule,
+)
+
+FEATURE_MASK_KEEP = 0.875
+
+
+def fit_channels(x: Tensor, channels: int) -> Tensor:
+    """Cut the last axis to ``channels``, or pad it with zeros."""
+    missing = channels - x.shape[-1]
+    return x[..., :channels] if missing <= 0 else F.pad(x, (0, missing))
+
+
+def merge_outputs(outputs: list[Tensor]) -> Tensor:
+    """The last stack's channels, and beyond them those of the latest stack that has them."""
+    pieces = [outputs[-1]]
+    width = outputs[-1].shape[-1]
+    for output in reversed(outputs[:-1]):
+        if output.shape[-1] > width:
+            pieces.append(output[..., width:])
+            width = output.shape[-1]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+
+
+def build_stack(config: ZipformerConfig, index: int) -> nn.Module:
+    """One stack of the encoder, down-sampled if its factor is more than 1."""
+    sizes = config.as_stacks()[index]
+    layer = Zipformer2EncoderLayer(
+        channels=sizes["encoder_dim"],
+        feedforward_dim=sizes["feedforward_dim"],
+        num_heads=sizes["num_heads"],
+        query_head_dim=sizes["query_head_dim"],
+        pos_head_dim=sizes["pos_head_dim"],
+        value_head_dim=sizes["value_head_dim"],
+        pos_dim=config.pos_dim,
+        kernel=sizes["cnn_module_kernel"],
+        causal=config.causal,
+    )
+    factor, layers, stacks = sizes["downsampling_factor"], sizes["num_encoder_layers"], len(config.downsampling_factor)
+    skip_rates = [layer_skip_schedule(index, stacks, i, layers, factor) for i in range(layers)]
+    encoder = Zipformer2Encoder(layer, skip_rates, config.pos_dim)
+    return encoder if factor == 1 else DownsampledZipformer2Encoder(encoder, sizes["encoder_dim"], factor)
+
+
+class Zipformer2(nn.Module):
+    """Zipformer encoder of embedded frames (Yao et al. 2023). Works on (T, B, D).
+
+    Args:
+        config: its sizes.
+    """
+
+    def __init__(self, config: ZipformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleList(build_stack(config, i) for i in range(len(config.downsampling_factor)))
+        self.downsample_output = SimpleDownsample(config.output_downsampling_factor)
+
+    def chunk_and_left_context(self) -> tuple[int, int]:
+        """A chunk size in frames and a left context in chunks (-1: unlimited), drawn from the configured ones."""
+        if not self.config.causal:
+            return -1, -1
+        chunk = random.choice(self.config.chunk_size)
+        if chunk < 0:
+            return -1, -1
+        left = random.choice(self.config.left_context_frames)
+        return chunk, (-1 if left < 0 else max(left // chunk, 1))
+
+    def forward(self, x: Tensor, lens: Tensor, exact_padding: bool = False) -> tuple[Tensor, Tensor]:
+        """Encode a batch.
+
+        Args:
+            x: embedded frames (T, B, D). lens: (B,) their lengths.
+            exact_padding: give each item what it would get alone. Otherwise an item's last frames depend on the
+                padding behind it, as in the reference.
+
+        Returns:
+            (S, B, output_dim) and (B,) lengths.
+        """
+        chunk_size, left_chunks = self.chunk_and_left_context()
+        padding = torch.arange(x.shape[0], device=x.device) >= lens[:, None]
+        attention_mask = chunk_mask(x.shape[0], chunk_size, left_chunks, x.device) if chunk_size > 0 else None
+        item_lens = lens if exact_padding else None
+        feature_masks = self.feature_masks(x)
+        outputs = []
+        for stack, channels, feature_mask in zip(self.encoders, self.config.encoder_dim, feature_masks):
+            x = stack(fit_channels(x, channels), padding, attention_mask, chunk_size, item_lens, feature_mask)
+            outputs.append(x)
+        x = self.downsample_output(merge_outputs(outputs), item_lens)
+        factor = self.config.output_downsampling_factor
+        return x, (lens + factor - 1) // factor
+
+    def feature_masks(self, x: Tensor) -> list[Tensor | None]:
+        """Masks (1, B, D) of each stack that, in training, hide the upper channels of some sequences."""
+        config = self.config
+        if not self.training:
+            return [None] * len(config.encoder_dim)
+        first, second = (torch.rand(2, x.shape[1], device=x.device) < FEATURE_MASK_KEEP).to(x.dtype)
+        second = first * second
+        masks: list[Tensor | None] = []
+        for channels, unmasked in zip(config.encoder_dim, config.encoder_unmasked_dim):
+            middle = (channels - unmasked) // 2
+            widths = ((torch.ones_like(first), unmasked), (first, middle), (second, channels - unmasked - middle))
+            mask = torch.cat([keep[None, :, None].expand(1, -1, width) for keep, width in widths], dim=-1)
+            masks.append(None if unmasked == channels else mask)
+        return masks
+
+    def streaming_forward(
+        self, x: Tensor, lens: Tensor, states: list[Tensor], mask: Tensor, left_context: int
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Encode one chunk.
+
+        Args:
+            x: (T, B, D). lens: (B,) valid frames. states: six tensors per layer (`streaming.initial_states`).
+            mask: (B, L + T), True where a cached or new frame is hidden. left_context: L, frames.
+
+        Returns:
+            (S, B, output_dim), (B,) lengths, and the new states.
+        """
+        outputs, new_states, used = [], [], 0
+        for stack, channels, layers in zip(self.encoders, self.config.encoder_dim, self.config.num_encoder_layers):
+            stack_states = states[6 * used : 6 * (used + layers)]
+            x, stack_states = stack.streaming_forward(fit_channels(x, channels), stack_states, left_context, mask)
+            used += layers
+            outputs.append(x)
+            new_states += stack_states
+        x = self.downsample_output(merge_outputs(outputs))
+        factor = self.config.output_downsampling_factor
+        return x, (lens + factor - 1) // factor, new_states
+
+
+def chunk_mask(frames: int, chunk_size: int, left_chunks: int, device: torch.device) -> Tensor:
+    """Attention mask (frames, frames), True where the source is in a later chunk or too many chunks before.
+
+    Args:
+        frames: frames. chunk_size: frames. left_chunks: chunks that stay in reach; -1 for all.
+    """
+    chunk = torch.div(torch.arange(frames, device=device), chunk_size, rounding_mode="floor")
+    target, source = chunk[:, None], chunk[None, :]
+    hidden = source > target
+    return hidden if left_chunks < 0 else hidden | (source < target - left_chunks)
