@@ -23,6 +23,7 @@ class CtcDecodeConfig:
         choices=("exact", "reference"),
     )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    unit: str = option("phone", "what an error is counted in", choices=("phone", "word", "char"))
     skip_scoring: bool = option(False, "write the hypotheses only")
     lang_dir: str = option("data/lang_bpe_500", "accepted for icefall's commands", hidden=True)
     lm_dir: str = option("data/lm", "accepted for icefall's commands", hidden=True)

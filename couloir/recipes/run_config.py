@@ -23,10 +23,10 @@ from couloir.config import (
     write_yaml,
 )
 from couloir.data.config import DataConfig
-from couloir.errors import UserError, must_be, unknown_name
+from couloir.errors import must_be, unknown_name
 from couloir.features.config import AugmentConfig, FbankConfig
-from couloir.losses.config import LossConfig
-from couloir.models.config import HeadsConfig
+from couloir.losses.config import LossConfig, check
+from couloir.models.config import HEAD_WIDTHS, HeadsConfig
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
@@ -58,10 +58,7 @@ class RunConfig:
     recipe: str = ""
 
     def __post_init__(self) -> None:
-        if self.loss.use_cr_ctc and not self.heads.use_ctc:
-            raise UserError("`--use-cr-ctc` needs `--use-ctc True`, but it is False")
-        if self.loss.use_cr_ctc and self.augment.enable_spec_aug:
-            raise UserError("`--use-cr-ctc True` needs `--enable-spec-aug False`: CR-CTC masks its two views itself")
+        check(self.loss, self.augment, self.heads)
 
 
 SECTIONS: dict[str, type] = {
@@ -96,7 +93,9 @@ def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     """
     layers: list[Overrides] = [defaults]
     if getattr(namespace, "preset", None):
-        layers.append(PRESETS[namespace.preset])
+        layers.append(
+            {"zipformer": as_plain(PRESETS[namespace.preset]), "heads": HEAD_WIDTHS.get(namespace.preset, {})}
+        )
     if getattr(namespace, "config", None):
         layers.append(_checked_sections(read_yaml(namespace.config), str(namespace.config)))
     layers.append({name: given_flags(namespace, cls) for name, cls in SECTIONS.items()})

@@ -1,0 +1,108 @@
+"""From a configuration, or from a run directory, to live objects: tokenizer, model, data."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from couloir.data.module import DataModule
+from couloir.errors import UserError, must_be
+from couloir.features.fbank import Fbank
+from couloir.models.asr import AsrModel, build_model
+from couloir.recipes.run_config import Overrides, RunConfig, build_config, lay_over_saved, saved_config
+from couloir.text.tokenizer import Tokenizer, load_tokenizer
+from couloir.training.averaging import load_averaged
+from couloir.training.checkpoint import load_weights
+from couloir.training.config import AveragingConfig
+
+
+def build_tokenizer(config: RunConfig) -> Tokenizer:
+    """The tokenizer of --bpe-model. Raises `UserError` when it is not there."""
+    return load_tokenizer(config.text.bpe_model)
+
+
+def build_fbank(config: RunConfig) -> Fbank:
+    """The one feature extractor of training, decoding and inference."""
+    return Fbank(config.fbank)
+
+
+def build_model_for(config: RunConfig, vocab_size: int) -> AsrModel:
+    """A freshly initialised model with the given number of pieces."""
+    return build_model(config.zipformer, dataclasses.replace(config.heads, vocab_size=vocab_size))
+
+
+def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
+    """The data module of --manifest-dir."""
+    return DataModule(config.data, tokenizer, config.trainer.seed)
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the GPU when there is one. Raises `UserError` for "cuda" on a machine without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise must_be("--device", "cpu or auto", "cuda, and no GPU was found")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclasses.dataclass
+class LoadedRun:
+    """A trained model with what belongs to it."""
+
+    exp_dir: Path
+    config: RunConfig
+    model: AsrModel
+    tokenizer: Tokenizer
+    fbank: nn.Module
+    suffix: str
+    device: torch.device
+
+
+def load_run(
+    namespace: argparse.Namespace, averaging: AveragingConfig, recipe: str, defaults: Overrides, device: str = "auto"
+) -> LoadedRun:
+    """Load the averaged model of ``--exp-dir``.
+
+    A run directory needs nothing else. A folder of foreign checkpoints (icefall's, ZIPA's) needs the model flags;
+    what its weights can tell (the output's rate) is read off them.
+
+    Raises `UserError`: no checkpoint there, flags that contradict it, a vocabulary of another size.
+    """
+    exp_dir = Path(getattr(namespace, "exp_dir", defaults["trainer"]["exp_dir"]))
+    saved = saved_config(exp_dir)
+    if saved is not None and saved.recipe != recipe:
+        raise must_be("--exp-dir", f"a run of {recipe}", f"{exp_dir}, a run of {saved.recipe}")
+    config = lay_over_saved(saved, namespace) if saved else build_config(namespace, recipe, defaults)
+    weights, suffix = load_averaged(exp_dir, averaging)
+    if saved is None:
+        config = _adapt_to_weights(config, weights)
+    tokenizer = load_tokenizer(_tokenizer_path(config, exp_dir))
+    model = build_model_for(config, tokenizer.vocab_size)
+    load_weights(model, weights, str(exp_dir))
+    target = pick_device(device)
+    logging.info("loaded %s (%s), %.1f M parameters, on %s", exp_dir, suffix, model.num_parameters() / 1e6, target)
+    return LoadedRun(
+        exp_dir, config, model.to(target).eval(), tokenizer, build_fbank(config).to(target), suffix, target
+    )
+
+
+def _adapt_to_weights(config: RunConfig, weights: dict[str, Any]) -> RunConfig:
+    """Read off a foreign checkpoint what no flag of icefall's tells: the down-sampling of its output."""
+    bias = weights.get("encoder.downsample_output.bias")
+    if bias is None:
+        raise UserError(
+            "the checkpoint holds no `encoder.downsample_output.bias`: it is no second-generation Zipformer"
+        )
+    zipformer = dataclasses.replace(config.zipformer, output_downsampling_factor=bias.numel())
+    return dataclasses.replace(config, zipformer=zipformer)
+
+
+def _tokenizer_path(config: RunConfig, exp_dir: Path) -> str:
+    """--bpe-model, or the copy that training left in the run directory when the original has moved."""
+    path = Path(config.text.bpe_model)
+    copy = exp_dir / "lang" / path.name
+    return str(copy if copy.exists() and not path.exists() else path)

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Decode the test sets with a CTC Zipformer and score them.
+
+    python zipformer_crctc/ctc_decode.py --exp-dir exp/tiny
+    python zipformer_crctc/ctc_decode.py --exp-dir exp/tiny --epoch 20 --avg 5 --decoding-method ctc-prefix-beam-search
+
+Needs --exp-dir alone: the model's settings were saved with the run. Without --epoch or --iter the newest
+checkpoints are averaged. Writes recogs-*, errs-* and wer-summary-* files in icefall's format, and a report as
+text, JSON and one HTML page, into EXP_DIR/METHOD.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from couloir.errors import one_line_errors
+from couloir.recipes.decode_config import CtcDecodeConfig
+from couloir.recipes.run_config import make_parser
+from couloir.training.config import AveragingConfig
+from zipformer_crctc.train import DEFAULTS, RECIPE
+
+
+@one_line_errors
+def main() -> None:
+    """Parse the flags, load the averaged model, decode and score every test set."""
+    parser = make_parser(
+        __doc__ or "", ("trainer", "zipformer", "heads", "text", "data"), AveragingConfig, CtcDecodeConfig
+    )
+    namespace = parser.parse_args()
+    from couloir.recipes.decode import ctc_search, decode_test_sets
+
+    decode_test_sets(namespace, RECIPE, DEFAULTS, ctc_search)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
