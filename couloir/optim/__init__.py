@@ -1,0 +1,1 @@
+"""Optimisation: ScaledAdam, the Eden schedules, and grouping of parameters."""

@@ -1,0 +1,1 @@
+"""Training: one trainer for all recipes, checkpoints that resume exactly, averaging, recovery."""
