@@ -1,0 +1,165 @@
+"""The transducer lattice: total log-probability and occupations, forward and backward exact.
+
+A path walks from (s_begin, t_begin) to (s_end, t_end). ``py[s, t]`` moves one frame on; ``px[s, t]`` emits
+symbol s and stays on the frame ("regular", px has T+1 columns) or moves one frame on as well ("modified", px has
+T columns). The recursion (Graves 2012, arXiv:1211.3711, eq. 16-18) runs once: the forward variables and, as
+another half of the batch on the mirrored lattice, the backward ones. Their product gives the occupations, which are
+the derivatives, so autograd never walks the lattice.
+
+The cells that can be computed at once are an anti-diagonal (regular) or a frame (modified); both are "steps" here.
+The torch form stores a step contiguously and spends two operations on it. On CUDA a Triton kernel does the same sums.
+
+Legend: B batch, T frames, S symbols, K lattices (2B), N steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from couloir.losses import kernels
+
+NEG_INF = float("-inf")
+
+
+def mutual_information_recursion(
+    px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
+) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Log of the summed probability of all paths.
+
+    Args:
+        px: (B, S, T+1) regular or (B, S, T) modified, log-probabilities of the symbols, -inf where forbidden.
+        py: (B, S+1, T) log-probabilities of the blank.
+        boundary: (B, 4) int64 rows [s_begin, t_begin, s_end, t_end]; None means [0, 0, S, T].
+        return_grad: return the occupations too.
+
+    Returns:
+        (B,) log-probabilities, -inf for an item without a path; with ``return_grad`` also
+        ``(px_grad, py_grad)``, shaped as px and py: the probability that the path takes that step. They are zero
+        outside the boundary and for an item without a path, and so are the gradients.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    The name and arguments are k2's; the facts are in Kuang et al. 2022 (arXiv:2206.13236), section 2.
+    """
+    check_lattice(px, py, boundary)
+    wants_grad = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
+    scores, px_grad, py_grad = _Lattice.apply(px, py, boundary, wants_grad)
+    return (scores, (px_grad, py_grad)) if return_grad else scores
+
+
+def check_lattice(px: Tensor, py: Tensor, boundary: Tensor | None) -> None:
+    """Raise ValueError unless px (B, S, T or T+1), py (B, S+1, T) and boundary (B, 4) belong together."""
+    batch, num_symbols, columns = px.shape
+    if py.shape[:2] != (batch, num_symbols + 1) or columns - py.shape[2] not in (0, 1):
+        raise ValueError(f"px (B, S, T or T+1) and py (B, S+1, T) do not fit: {tuple(px.shape)} and {tuple(py.shape)}")
+    if py.shape[2] < 1:
+        raise ValueError("py must have at least one frame")
+    if boundary is None:
+        return
+    if boundary.shape != (batch, 4) or boundary.dtype != torch.int64:
+        raise ValueError(f"boundary must be ({batch}, 4) int64, but is {tuple(boundary.shape)} {boundary.dtype}")
+    if not boundary.is_cuda:  # reading it there would stall the device
+        begin, end = boundary[:, :2], boundary[:, 2:]
+        limit = torch.tensor([num_symbols, py.shape[2]])
+        if bool((begin < 0).any() | (begin > end).any() | (end > limit).any()):
+            raise ValueError(
+                f"boundary must lie within 0 <= begin <= end <= {limit.tolist()}, but is {boundary.tolist()}"
+            )
+
+
+class _Lattice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, px, py, boundary, wants_grad):  # type: ignore[no-untyped-def, override]
+        if boundary is None:
+            boundary = px.new_tensor([0, 0, px.shape[1], py.shape[2]], dtype=torch.int64).expand(px.shape[0], 4)
+        alpha, beta = forward_backward(px, py, boundary, wants_grad)
+        items = torch.arange(px.shape[0], device=px.device)
+        scores = alpha[items, boundary[:, 2], boundary[:, 3]]
+        if not wants_grad:
+            return scores, None, None
+        px_grad, py_grad = occupations(px, py, alpha, beta, scores)
+        ctx.save_for_backward(px_grad, py_grad)
+        ctx.mark_non_differentiable(px_grad, py_grad)
+        return scores, px_grad, py_grad
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_scores, _px, _py):  # type: ignore[no-untyped-def, override]
+        px_grad, py_grad = ctx.saved_tensors
+        weight = grad_scores[:, None, None]
+        return px_grad * weight, py_grad * weight, None, None
+
+
+def occupations(px: Tensor, py: Tensor, alpha: Tensor, beta: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of each step of the path, shaped as px and py; all zero where ``scores`` (B,) is -inf."""
+    total = scores.masked_fill(scores == NEG_INF, float("inf"))[:, None, None]
+    step = int(px.shape[2] == py.shape[2])
+    px_frames = alpha.shape[2] - step
+    px_grad = (alpha[:, :-1, :px_frames] - total).add_(px).add_(beta[:, 1:, step:]).exp_()
+    py_grad = (alpha[:, :, :-1] - total).add_(py).add_(beta[:, :, 1:]).exp_()
+    return px_grad, py_grad
+
+
+def forward_backward(px: Tensor, py: Tensor, boundary: Tensor, wants_beta: bool) -> tuple[Tensor, Tensor]:
+    """Forward and backward variables, each (B, S+1, T+1); without ``wants_beta`` the second is empty."""
+    if kernels.usable(px):
+        from couloir.losses.kernels.lattice import forward_backward as on_device
+
+        return on_device(px, py, boundary, wants_beta)
+    if not wants_beta:
+        return _sweep(px, py, boundary[:, :2].tolist()), px.new_empty(0)
+    batch, size = px.shape[0], torch.tensor([px.shape[1], py.shape[2]])
+    mirrored = size - boundary[:, 2:].cpu()
+    starts = torch.cat([boundary[:, :2].cpu(), mirrored]).tolist()
+    both = _sweep(torch.cat([px, px.flip(1, 2)]), torch.cat([py, py.flip(1, 2)]), starts)
+    return both[:batch], both[batch:].flip(1, 2)
+
+
+def _sweep(px: Tensor, py: Tensor, starts: list[list[int]]) -> Tensor:
+    """Forward variables (K, S+1, T+1) of K lattices, each from its own start cell (s, t).
+
+    Step n holds the cells with s + t = n (regular) or t = n (modified). A cell of step n is reached from step n-1 by
+    a symbol out of its left neighbour in s, or by a blank out of itself; an extra column on the left, always -inf,
+    is the neighbour of s = 0.
+    """
+    num_lattices, rows, num_frames = py.shape
+    regular = px.shape[2] == num_frames + 1
+    num_steps = num_frames + (rows - 1 if regular else 0)
+    moves = _moves_by_step(px, py, num_steps, regular)
+
+    width = rows + 1
+    step_size = num_lattices * width
+    alpha = px.new_full((num_steps + 1, num_lattices, width), NEG_INF)
+    cells = alpha[:, :, 1:].unbind(0)
+    # Per step, the left neighbours and the cells themselves: two overlapping views of the same storage.
+    sources = alpha.as_strided((num_steps + 1, 2, num_lattices, rows), (step_size, 1, width, 1)).unbind(0)
+    starts_at: dict[int, list[tuple[int, int]]] = {}
+    for lattice, (s, t) in enumerate(starts):
+        starts_at.setdefault(t + s if regular else t, []).append((lattice, s))
+
+    reached = px.new_empty((2, num_lattices, rows))
+    by_symbol, by_blank = reached
+    for step in range(num_steps + 1):
+        if step > 0:
+            torch.add(sources[step - 1], moves[step - 1], out=reached)
+            torch.logaddexp(by_symbol, by_blank, out=cells[step])
+        if step in starts_at:
+            lattices, symbols = zip(*starts_at[step])
+            cells[step][list(lattices), list(symbols)] = 0.0
+    slope = step_size if regular else 0
+    return alpha.as_strided((num_lattices, rows, num_frames + 1), (width, 1 + slope, step_size), 1)
+
+
+def _moves_by_step(px: Tensor, py: Tensor, num_steps: int, regular: bool) -> tuple[Tensor, ...]:
+    """For each step the log-probabilities (2, K, S+1) of entering its cells by a symbol and by a blank."""
+    num_lattices, rows, num_frames = py.shape
+    half = num_lattices * rows
+    step_size = 2 * half
+    moves = px.new_full((num_steps, 2, num_lattices, rows), NEG_INF)
+    strides = (rows, 1 + (step_size if regular else 0), step_size)
+    if rows > 1:
+        moves.as_strided(px.shape, strides, 1).copy_(px)
+    moves.as_strided(py.shape, strides, half).copy_(py)
+    return moves.unbind(0)
