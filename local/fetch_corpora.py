@@ -18,7 +18,7 @@ from couloir.errors import UserError, one_line_errors
 FALLBACK = "synthetic"
 
 
-def fetch(config: CorporaConfig) -> CorporaConfig:
+def fetch(config: CorporaConfig, nj: int) -> CorporaConfig:
     """Fetch every corpus; where one cannot be had, say why and take synthetic speech instead.
 
     Returns the choice as it came out. Raises `UserError` when that is not allowed or fails as well.
@@ -26,7 +26,7 @@ def fetch(config: CorporaConfig) -> CorporaConfig:
     names = expand(config.corpora, config)
     fetched: list[str] = []
     for name in names:
-        (corpus,) = build([name], config)
+        (corpus,) = build([name], config, nj)
         try:
             corpus.fetch(config.download_dir)
             fetched.append(name)
@@ -36,15 +36,15 @@ def fetch(config: CorporaConfig) -> CorporaConfig:
             log(f"WARNING: {name} is left out: {error}")
     if not fetched:
         log(f"WARNING: none of {', '.join(names)} can be had on this machine; taking {FALLBACK} speech instead")
-        build([FALLBACK], config)[0].fetch(config.download_dir)
+        build([FALLBACK], config, nj)[0].fetch(config.download_dir)
         fetched = [FALLBACK]
     return dataclasses.replace(config, corpora=tuple(fetched))
 
 
 def list_corpora(config: CorporaConfig) -> None:
     """Print the names that --corpora takes."""
-    for name, make in builders(config).items():
-        print(f"{name:14} {make().summary}")
+    for corpus in build(list(builders(config)), config):
+        print(f"{corpus.name:14} {corpus.summary}")
     print(f"groups: {', '.join(GROUPS)} (all real speech that is fetched)")
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     config = from_mapping(CorporaConfig, given_flags(flags, CorporaConfig))
     if flags.list:
         return list_corpora(config)
-    save_choice(place.data_dir, fetch(config))
+    save_choice(place.data_dir, fetch(config, place.nj))
     log(f"fetched below {config.download_dir}")
 
 

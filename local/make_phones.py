@@ -22,7 +22,7 @@ def main() -> None:
     add_flags(parser, PlaceConfig)
     place = from_mapping(PlaceConfig, given_flags(parser.parse_args(), PlaceConfig))
     for corpus in chosen(place.data_dir)[0]:
-        make_phones(corpus.name, place.data_dir, place.nj)
+        make_phones(corpus.name, place.data_dir, place.nj, corpus.voices)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,10 +59,18 @@ class Utterance:
 
 
 class Corpus(ABC):
-    """A source of utterances. A builder names itself and implements `fetch` and `utterances`."""
+    """A source of utterances. A builder names itself and implements `fetch`, `utterances` and `sources`.
+
+    Attributes:
+        name: what ``--corpora`` calls it; summary: one line for ``--list``.
+        nj: processes that it may use.
+        voices: language -> espeak voice that pronounces its words, where its accent is not the usual one.
+    """
 
     name: str
     summary: str
+    nj: int = 1
+    voices: Mapping[str, str] = {}
 
     @abstractmethod
     def fetch(self, download_dir: Path) -> None:

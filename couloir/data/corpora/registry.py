@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from couloir.config import from_mapping, read_yaml, write_yaml
 from couloir.data.corpora.base import Corpus
 from couloir.data.corpora.config import CorporaConfig
 from couloir.data.corpora.festvox import FestvoxRu
+from couloir.data.corpora.synthetic import Synthetic
 from couloir.errors import UserError, unknown_name
 
 GROUPS = ("asterisk", "fillets", "human")
@@ -17,7 +19,10 @@ CHOICE_NAME = "corpora.yaml"
 
 def builders(config: CorporaConfig) -> Mapping[str, Callable[[], Corpus]]:
     """Name -> what makes the builder. Here a new corpus is added."""
-    return {"festvox-ru": FestvoxRu}
+    return {
+        "festvox-ru": FestvoxRu,
+        "synthetic": partial(Synthetic, config.hours, config.synthetic_languages),
+    }
 
 
 def expand(names: tuple[str, ...], config: CorporaConfig) -> list[str]:
@@ -37,10 +42,13 @@ def expand(names: tuple[str, ...], config: CorporaConfig) -> list[str]:
     return expanded
 
 
-def build(names: list[str], config: CorporaConfig) -> list[Corpus]:
-    """The builders of these corpora."""
+def build(names: Sequence[str], config: CorporaConfig, nj: int = 1) -> list[Corpus]:
+    """The builders of these corpora; each may use ``nj`` processes."""
     known = builders(config)
-    return [known[name]() for name in names]
+    corpora = [known[name]() for name in names]
+    for corpus in corpora:
+        corpus.nj = nj
+    return corpora
 
 
 def save_choice(data_dir: Path, config: CorporaConfig) -> None:
@@ -54,4 +62,4 @@ def chosen(data_dir: Path) -> tuple[list[Corpus], CorporaConfig]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; run stage 0 of prepare.sh (fetch) first")
     config = from_mapping(CorporaConfig, read_yaml(path), origin=str(path))
-    return build(list(config.corpora), config), config
+    return build(config.corpora, config), config

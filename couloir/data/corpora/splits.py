@@ -11,14 +11,14 @@ from couloir.data.corpora.base import Utterance
 from couloir.data.corpora.config import DEV, HELDOUT, SPLITS, TRAIN, UNSEEN_LANGUAGES, UNSEEN_SPEAKERS, SplitConfig
 from couloir.errors import must_be
 
-_FEWEST_SPEAKERS = 3
+_FEWEST_SPEAKERS = 4
 
 
 def assign_splits(utterances: Sequence[Utterance], config: SplitConfig) -> list[str]:
     """The split of each utterance of one corpus.
 
     In this order: languages kept out; what the corpus prescribes; speakers kept out, where a language has at least
-    three; held-out sentences; dev; the rest is train.
+    four; held-out sentences; dev; the rest is train.
     """
     splits = [_prescribed(utterance, config) for utterance in utterances]
     by_language: dict[str, list[int]] = defaultdict(list)
@@ -53,11 +53,14 @@ def _digest(*words: str) -> str:
 
 
 def _pick_speakers(speaker_of_utterance: list[str], share: float, key: str) -> set[str]:
-    """Speakers whose utterances together are at most ``share`` of all, in the order of their digests."""
+    """Speakers whose utterances together are at most ``share`` of all, in the order of their digests.
+
+    Where each of a few speakers has more than that, it is the one with the fewest.
+    """
     counts: dict[str, int] = defaultdict(int)
     for speaker in speaker_of_utterance:
         counts[speaker] += 1
-    if len(counts) < _FEWEST_SPEAKERS:
+    if len(counts) < _FEWEST_SPEAKERS or share == 0:
         return set()
     room = share * len(speaker_of_utterance)
     picked = set()
@@ -65,7 +68,7 @@ def _pick_speakers(speaker_of_utterance: list[str], share: float, key: str) -> s
         if counts[speaker] <= room:
             picked.add(speaker)
             room -= counts[speaker]
-    return picked
+    return picked or {min(counts, key=lambda name: (counts[name], _digest(key, "speaker", name)))}
 
 
 def _pick_sentences(texts: list[str], sizes: dict[str, int], key: str) -> list[str]:

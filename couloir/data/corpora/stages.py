@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.splits import assign_splits
 from couloir.data.shar import SharUtterance, write_shar
 from couloir.errors import UserError
-from couloir.text.ipa import normalize, segment
+from couloir.text.g2p import phonemize
+from couloir.text.ipa import segment
 
 _G722_BYTES_PER_SECOND = 8000
 _UNSAFE = re.compile(r"[^\w.-]+")
@@ -95,15 +96,18 @@ def recording_seconds(path: Path) -> float:
 # Stage: phones
 
 
-def make_phones(corpus: str, data_dir: Path, nj: int) -> None:
-    """Bring gold phones to IPA normal form and make IPA of words where there are no phones."""
+def make_phones(corpus: str, data_dir: Path, nj: int, voices: Mapping[str, str] | None = None) -> None:
+    """Bring gold phones to IPA normal form and make IPA of words where there are no phones.
+
+    ``voices`` says which espeak voice pronounces a language, where it is not the usual one.
+    """
     source, out = manifest_path(data_dir, corpus), phones_path(data_dir, corpus)
-    inputs = fingerprint(files=[source])
+    inputs = fingerprint(voices, files=[source])
     if is_done(out, inputs):
         log(f"{corpus}: phones are there already")
         return
     utterances = [_normalised(utterance) for utterance in read_manifest(source)]
-    pronounced = _pronounce([u for u in utterances if not u.ipa and u.phones is None], nj)
+    pronounced = _pronounce([u for u in utterances if not u.ipa and u.phones is None], nj, voices or {})
     utterances = [pronounced.get(utterance.id, utterance) for utterance in utterances]
     dropped = [Dropped(u.id, "no phones", repr(u.text)) for u in utterances if not u.ipa]
     write_dropped(dropped_path(data_dir, "phones", corpus), dropped)
@@ -121,17 +125,17 @@ def _normalised(utterance: Utterance) -> Utterance:
     return dataclasses.replace(utterance, phones=tuple(phones), ipa="".join(phone.symbol for phone in phones))
 
 
-def _pronounce(utterances: list[Utterance], nj: int) -> dict[str, Utterance]:
+def _pronounce(utterances: list[Utterance], nj: int, voices: Mapping[str, str]) -> dict[str, Utterance]:
     """Id -> utterance with IPA made from its words."""
-    if not utterances:
-        return {}
-    from couloir.text.g2p import phonemize
-
-    texts: dict[str, list[str]] = {}
+    by_voice: dict[str, list[Utterance]] = {}
     for utterance in utterances:
-        texts.setdefault(utterance.language, []).append(utterance.text)
-    spoken = {language: iter(ipa) for language, ipa in phonemize(texts, nj).items()}
-    return {u.id: dataclasses.replace(u, ipa=normalize(next(spoken[u.language])).replace(" ", "")) for u in utterances}
+        by_voice.setdefault(voices.get(utterance.language, utterance.language), []).append(utterance)
+    spoken = phonemize({voice: [u.text for u in members] for voice, members in by_voice.items()}, nj)
+    return {
+        utterance.id: dataclasses.replace(utterance, ipa=ipa.replace(" ", ""))
+        for voice, members in by_voice.items()
+        for utterance, ipa in zip(members, spoken[voice])
+    }
 
 
 # Stage: Shar
