@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from couloir.errors import UserError
+from couloir.evaluation import alignment
+from couloir.evaluation.alignment import Counts
+
+
+def levenshtein(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row, previous = [i], row
+        for j, y in enumerate(b, 1):
+            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (x != y)))
+    return row[-1]
+
+
+def test_counts_are_levenshteins():
+    draw = random.Random(0)
+    for _ in range(200):
+        ref, hyp = (draw.choices("abc*", k=draw.randint(0, 9)) for _ in range(2))
+        pairs = alignment.align(ref, hyp)
+        counts = alignment.count(pairs)
+        assert counts.errors == levenshtein(ref, hyp)
+        assert (counts.reference, counts.correct + counts.substitutions + counts.insertions) == (len(ref), len(hyp))
+        assert [a for a, _ in pairs if a is not None] == ref
+        assert [b for _, b in pairs if b is not None] == hyp
+
+
+def test_a_literal_star_is_a_token():
+    assert alignment.count(alignment.align(["*", "a"], ["a"])) == Counts(deletions=1, correct=1)
+
+
+def test_units():
+    assert alignment.units_of("t͡ɕaː  ɡo", "phone") == ["t͡ɕ", "aː", "g", "o"]
+    assert alignment.units_of("a  b", "word") == ["a", "b"]
+    assert alignment.units_of("a bc ", "char") == ["a", "b", "c"]
+    with pytest.raises(UserError, match="unit"):
+        alignment.units_of("a", "syllable")
+
+
+def test_empty_references_divide_nothing():
+    assert alignment.error_rates([""], [""]).rate == 0
+    assert alignment.error_rates([""], ["a"]).rate == math.inf
+    assert alignment.error_rates(["ab", ""], ["a", "b"]).rate == 100
+    assert alignment.error_rates([], []).rate == 0
+
+
+def test_unequal_numbers_of_texts_are_refused():
+    with pytest.raises(ValueError):
+        alignment.error_rates(["a", "b"], ["a"])
