@@ -1,0 +1,197 @@
+"""SpecAugment, time warp and volume against lhotse's, with the same drawn numbers and in distribution."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import lhotse.dataset.signal_transforms as peer
+import pytest
+import torch
+from torch import Tensor
+
+from couloir.errors import UserError
+from couloir.features import augment
+from couloir.features.augment import SpecAugment, time_warp, volume_perturb
+from couloir.features.config import AugmentConfig
+from couloir.features.fbank import PADDING_LOG_MEL
+
+ALWAYS = AugmentConfig(spec_aug_prob=1.0)
+
+
+def features(batch: int, frames: int, lens: list[int] | None = None) -> tuple[Tensor, Tensor]:
+    feat_lens = torch.tensor(lens or [frames] * batch)
+    feats = torch.randn(batch, frames, 80, dtype=torch.float64)
+    feats[torch.arange(frames) >= feat_lens[:, None]] = PADDING_LOG_MEL
+    return feats, feat_lens
+
+
+def peer_of(config: AugmentConfig, ratio: float) -> peer.SpecAugment:
+    return peer.SpecAugment(
+        time_warp_factor=None,
+        num_frame_masks=int(10 * ratio),
+        max_frames_mask_fraction=0.15 * ratio,
+        p=config.spec_aug_prob,
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0, 2.5])
+@pytest.mark.parametrize("frames", [20, 100, 161, 667, 1000, 1999])
+def test_masks_equal_lhotse_with_the_same_numbers(frames, ratio):
+    feats, lens = features(1, frames)
+    drawn: list[Tensor] = []
+
+    def record(like: Tensor, *shape: int) -> Tensor:
+        drawn.append(torch.rand(*shape, dtype=torch.float64))
+        return drawn[-1]
+
+    with mock.patch.object(augment, "_uniform", record):
+        ours = SpecAugment(ALWAYS, ratio).mask(feats, lens)
+    widths = [drawn[1][0], drawn[2][0]]
+    starts = [drawn[1][1], drawn[2][1]]
+
+    def randint(low: int, high: int, shape: tuple[int, int]) -> Tensor:
+        return (widths.pop(0)[:, : shape[1]] * high).long()
+
+    def rand(one: int, number: int) -> Tensor:
+        return starts.pop(0)[:, :number]
+
+    with mock.patch.object(torch, "randint", randint), mock.patch.object(torch, "rand", rand):
+        theirs = peer_of(ALWAYS, ratio)(feats)
+    assert (ours != feats).any()
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.5])
+def test_masks_cover_as_much_as_lhotse_does(ratio):
+    config, (feats, lens) = AugmentConfig(), features(400, 600)
+    shares = []
+    for augmented in (SpecAugment(config, ratio).mask(feats, lens), peer_of(config, ratio)(feats)):
+        changed = augmented != feats
+        in_time, in_frequency = changed.all(dim=2).double().mean(dim=1), changed.all(dim=1).double().mean(dim=1)
+        shares.append(torch.stack([in_time, in_frequency, (in_time + in_frequency == 0).double()]))
+    ours, theirs = shares
+    error = ((ours.var(dim=1) + theirs.var(dim=1)) / 400).sqrt()
+    assert ((ours.mean(dim=1) - theirs.mean(dim=1)).abs() < 4 * error).all()
+
+
+def test_masks_stay_within_an_utterance_and_do_not_feel_its_batch():
+    lens = [500, 321, 150, 5, 0]
+    feats, feat_lens = features(5, 500, lens)
+    torch.manual_seed(3)
+    together = SpecAugment(ALWAYS, 2.5).mask(feats, feat_lens)
+    longer = torch.cat([feats, torch.full((5, 77, 80), PADDING_LOG_MEL)], dim=1)
+    torch.manual_seed(3)
+    assert torch.equal(SpecAugment(ALWAYS, 2.5).mask(longer, feat_lens)[:, :500], together)
+    for row, before, length in zip(together, feats, lens):
+        assert torch.equal(row[length:], before[length:])
+        masked = row[:length][row[:length] != before[:length]]
+        assert torch.allclose(masked, before[:length].mean())
+    assert (together[:3] != feats[:3]).any(dim=(1, 2)).all()
+
+
+@pytest.mark.parametrize("centre, target", [(300, 250), (500, 580), (900, 880), (81, 1), (81, 161), (919, 999)])
+def test_warp_equals_lhotse_with_the_same_numbers(centre, target):
+    feats, lens = features(1, 1000)
+    with mock.patch("numpy.random.randint", side_effect=[centre, target]):
+        theirs = peer.time_warp(feats[0], 80)
+    draws = torch.tensor(
+        [[0.0], [(centre - 81 + 0.5) / 839], [(target - centre + 80 + 0.5) / 161]], dtype=torch.float64
+    )
+    with mock.patch.object(augment, "_uniform", lambda like, *shape: draws):
+        ours = time_warp(feats, lens, 80)
+    assert torch.allclose(ours[0], theirs, rtol=0, atol=1e-10)
+
+
+def test_warp_draws_what_lhotse_draws():
+    """Every frame that can be moved is, and it goes to every place up to 80 frames away."""
+    seen = set()
+    with mock.patch.object(
+        augment, "_warped", lambda feats, lens, c, t: seen.update(zip(c.tolist(), t.tolist())) or feats
+    ):
+        for _ in range(40):
+            time_warp(torch.zeros(1000, 165, 1), torch.full((1000,), 165), 80)
+    moved = seen - {(1, 1)}
+    assert {centre for centre, _ in moved} == set(range(81, 85))
+    assert {target - centre for centre, target in moved} == set(range(-80, 81))
+    assert (1, 1) in seen
+
+
+def test_warp_respects_lengths():
+    lens = [700, 400, 162, 161, 0]
+    feats, feat_lens = features(5, 700, lens)
+    torch.manual_seed(5)
+    warped = time_warp(feats, feat_lens, prob=1.0)
+    for row, before, length in zip(warped, feats, lens):
+        assert torch.equal(row[length:], before[length:])
+        assert torch.equal(row[:length], before[:length]) == (length <= 161)
+    torch.manual_seed(5)
+    shortest_batch = time_warp(feats[:, :400][1:], feat_lens[1:], prob=1.0)
+    assert shortest_batch.shape == (4, 400, 80)
+
+
+def test_nothing_happens_when_switched_off():
+    feats, lens = features(3, 300)
+    assert torch.equal(time_warp(feats, lens, factor=0), feats)
+    assert torch.equal(time_warp(feats, lens, prob=0.0), feats)
+    off = AugmentConfig(num_feature_masks=0, num_frame_masks=0, spec_aug_time_warp_factor=0)
+    assert torch.equal(SpecAugment(off)(feats, lens), feats)
+    assert torch.equal(SpecAugment(AugmentConfig(spec_aug_prob=0.0))(feats, lens), feats)
+
+
+def test_views_share_the_warp_and_not_the_masks():
+    feats, lens = features(4, 400, [400, 350, 300, 250])
+    views, view_lens = SpecAugment(ALWAYS, 2.5).views(feats, lens)
+    first, second = views.chunk(2)
+    assert view_lens.tolist() == lens.tolist() * 2
+    assert (first != second).any(dim=(1, 2)).all()
+    torch.manual_seed(1)
+    unmasked, _ = SpecAugment(AugmentConfig(spec_aug_prob=1.0, num_feature_masks=0, num_frame_masks=0)).views(
+        feats, lens
+    )
+    first, second = unmasked.chunk(2)
+    assert torch.equal(first, second) and (first != feats).any(dim=(1, 2)).all()
+
+
+def test_volume_is_scaled_by_half_of_the_time():
+    waves = torch.ones(4000, 3)
+    factor = volume_perturb(waves, AugmentConfig())
+    assert (factor == factor[:, :1]).all()
+    moved = factor[:, 0][factor[:, 0] != 1]
+    assert abs(len(moved) / 4000 - 0.5) < 0.03
+    assert 0.125 <= moved.min() < 0.15 and 1.97 < moved.max() <= 2.0
+    assert abs(moved.mean() - 1.0625) < 0.05
+
+
+def test_one_state_of_the_generator_gives_one_result():
+    feats, lens = features(4, 400)
+    state = torch.get_rng_state()
+    once = SpecAugment(ALWAYS)(feats, lens)
+    torch.set_rng_state(state)
+    assert torch.equal(SpecAugment(ALWAYS)(feats, lens), once)
+    assert not torch.equal(SpecAugment(ALWAYS)(feats, lens), once)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_equals_cpu():
+    feats, lens = features(4, 400, [400, 380, 200, 100])
+    state = torch.get_rng_state()
+    expected = SpecAugment(ALWAYS, 2.5)(feats, lens)
+    torch.set_rng_state(state)
+    assert torch.allclose(SpecAugment(ALWAYS, 2.5)(feats.cuda(), lens.cuda()).cpu(), expected)
+
+
+@pytest.mark.parametrize(
+    "values, flag",
+    [
+        ({"spec_aug_prob": 1.5}, "--spec-aug-prob"),
+        ({"features_mask_size": 0}, "--features-mask-size"),
+        ({"num_frame_masks": -1}, "--num-frame-masks"),
+        ({"max_frames_mask_fraction": 2.0}, "--max-frames-mask-fraction"),
+        ({"time_mask_ratio": float("inf")}, "--time-mask-ratio"),
+        ({"volume_perturb_range": (2.0, 0.5)}, "--volume-perturb-range"),
+        ({"volume_perturb_range": (0.5,)}, "--volume-perturb-range"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(values, flag):
+    with pytest.raises(UserError, match=flag):
+        AugmentConfig(**values)
