@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from couloir.errors import must_be
+from couloir.models.attention_decoder import AttentionDecoder
 from couloir.models.config import HeadsConfig
 from couloir.models.transducer import Decoder, Joiner
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.encoder import Zipformer2
 from couloir.models.zipformer.frontend import Conv2dSubsampling, num_embedded_frames
 from couloir.models.zipformer.init import scale_parameters
+from couloir.models.zipformer.layer import Zipformer2EncoderLayer
 from couloir.models.zipformer.schedule import set_batch_count
+from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.models.zipformer.streaming import left_context_mask
 
-__all__ = ["AsrModel", "build_model", "num_subsampled_frames", "set_batch_count"]
+__all__ = [
+    "AsrModel",
+    "build_model",
+    "get_training_state",
+    "num_subsampled_frames",
+    "set_batch_count",
+    "set_training_state",
+]
 
 Padding = Literal["exact", "reference"]
 CTC_DROPOUT = 0.1
@@ -53,6 +62,8 @@ class AsrModel(nn.Module):
             self.simple_lm_proj = scale_parameters(nn.Linear(heads.decoder_dim, vocab), 0.25)
         if heads.use_ctc:
             self.ctc_output = nn.Sequential(nn.Dropout(CTC_DROPOUT), nn.Linear(width, vocab), nn.LogSoftmax(dim=-1))
+        if heads.use_attention_decoder:
+            self.attention_decoder = AttentionDecoder(heads, width)
 
     def forward_encoder(
         self, feats: Tensor, feat_lens: Tensor, padding: Padding | None = None
@@ -99,19 +110,9 @@ class AsrModel(nn.Module):
 
     def vestigial_parameters(self) -> list[nn.Parameter]:
         """Parameters that checkpoints hold and nothing uses: one bypass scale per layer. They get no gradient."""
-        return [
-            cast(nn.Parameter, parameter)
-            for name, parameter in self.encoder.named_parameters()
-            if name.endswith(".bypass_scale") and name.split(".")[-2].isdigit()
-        ]
+        return [layer.bypass_scale for layer in self.modules() if isinstance(layer, Zipformer2EncoderLayer)]
 
 
 def build_model(zipformer: ZipformerConfig, heads: HeadsConfig) -> AsrModel:
-    """A freshly initialised model.
-
-    Raises:
-        UserError: a configured head is not available.
-    """
-    if heads.use_attention_decoder:
-        raise must_be("--use-attention-decoder", "False", True, "the attention decoder is not built yet")
+    """A freshly initialised model."""
     return AsrModel(zipformer, heads)

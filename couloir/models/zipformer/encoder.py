@@ -133,6 +133,7 @@ class Zipformer2(nn.Module):
         """
         outputs, new_states, used = [], [], 0
         for stack, channels, layers in zip(self.encoders, self.config.encoder_dim, self.config.num_encoder_layers):
+            assert isinstance(stack, (Zipformer2Encoder, DownsampledZipformer2Encoder))
             stack_states = states[6 * used : 6 * (used + layers)]
             x, stack_states = stack.streaming_forward(fit_channels(x, channels), stack_states, left_context, mask)
             used += layers

@@ -34,10 +34,12 @@ class ScheduledFloat(nn.Module):
         super().__init__()
         self.points = tuple(points)
         self.default = default
+        self.batch_count: float | None = None
         self._scheduled = default
 
     def set_batch_count(self, batch_count: float) -> None:
         """Move to ``batch_count`` (batches of the reference duration)."""
+        self.batch_count = batch_count
         self._scheduled = interpolate(self.points, batch_count)
 
     def forward(self) -> float:

@@ -69,6 +69,7 @@ class Zipformer2Encoder(nn.Module):
         pos_emb = self.encoder_pos(x, left_context)
         new_states: list[Tensor] = []
         for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Zipformer2EncoderLayer)
             x, layer_states = layer.streaming_forward(x, states[6 * i : 6 * i + 6], pos_emb, mask)
             new_states += layer_states
         return x, new_states
