@@ -22,7 +22,9 @@ from couloir.errors import UserError, must_be
 
 log = logging.getLogger(__name__)
 
-INDEX_FOLDER = ".couloir-index"
+INDEX_FOLDER = "cuts.index"
+"""Beside the shards. lhotse takes any other name in a Shar folder for a field that each shard must have."""
+
 FLAT = ""
 """The name of the split of shards that lie in no train/, dev/ or test-*/ folder."""
 
@@ -92,7 +94,7 @@ def find_splits(folders: Sequence[Path]) -> dict[str, list[ShardFiles]]:
 
 def _find_shards(folder: Path) -> Iterator[tuple[str, ShardFiles]]:
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != INDEX_FOLDER)
         split = _split_of_folder(Path(root).relative_to(folder))
         tars = {name for name in names if name.startswith("recording") and name.endswith(".tar")}
         for name in sorted(names):
@@ -147,6 +149,9 @@ def open_corpus(shards: Sequence[ShardFiles], index_dir: str = "", jobs: int = 1
 
 def _build_all(stale: list[ShardIndex], jobs: int) -> dict[Path, str]:
     """Build indexes; index path -> error of those that failed."""
+    # Ranks that start together begin at different shards, and leave each other the rest.
+    first = os.getpid() % max(1, len(stale))
+    stale = stale[first:] + stale[:first]
     built = track(
         _built(stale, min(jobs, len(stale))),
         "indexing shards",

@@ -162,6 +162,8 @@ def build_index(index: ShardIndex) -> None:
         rows.append((*row, position, len(blob), hash_id(cut["id"])))
         blobs.append(blob)
         position += len(blob)
+    if not rows and not left_out:
+        raise ShardError(f"{files.cuts} holds no cuts; fetch it again")
     header = {"format": FORMAT, "stamp": files.stamp(), "rows": len(rows), "left_out": dict(left_out)}
     with atomic_write(index.path) as out:
         out.write(json.dumps(header).encode() + b"\n")

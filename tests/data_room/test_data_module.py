@@ -1,0 +1,278 @@
+import logging
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shar_tools import module, noise, utterances
+
+from couloir.data.config import DataConfig
+from couloir.data.dataset import BatchDataset, Preparation, subsampled_frames, utterance_generator
+from couloir.data.folder import INDEX_FOLDER, folder_corpus
+from couloir.data.shar import SharUtterance, iterate_shar, write_shar
+from couloir.errors import UserError
+
+
+def contents(loader):
+    return [(b.index, b.ids, b.audio, b.audio_lens) for b in loader]
+
+
+def same(one, other):
+    return len(one) == len(other) and all(
+        a[:2] == b[:2] and torch.equal(a[2], b[2]) and torch.equal(a[3], b[3]) for a, b in zip(one, other)
+    )
+
+
+def prepared(root):
+    for name, count in (("train", 30), ("dev", 7), ("test-heldout", 5), ("test-unseen-languages", 4)):
+        write_shar(utterances(count, name + "-"), root / name, shard_size=10)
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_first_k_and_the_rest_are_the_epoch(flat_folder, workers):
+    data = module(flat_folder, num_workers=workers)
+    for rank, world_size, k in ((0, 1, 5), (1, 2, 3)):
+        whole = contents(data.train_loader(3, rank, world_size))
+        rest = contents(data.train_loader(3, rank, world_size, start_batch=k))
+        assert same(whole[k:], rest) and rest[0][0] == k
+        assert len(data.train_loader(3, rank, world_size, start_batch=k)) == len(rest)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_resume_law_for_any_epoch_rank_and_place(flat_folder, data):
+    epoch, world_size = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 4))
+    loaders = module(flat_folder)
+    batches = loaders.num_train_batches(epoch, world_size)
+    k = data.draw(st.integers(0, batches))
+    seen = []
+    for rank in range(world_size):
+        items = list(loaders.train_loader(epoch, rank, world_size).items)
+        rest = list(module(flat_folder).train_loader(epoch, rank, world_size, k).items)
+        assert len(items) == batches
+        assert [(i, u.tolist()) for i, u in items[k:]] == [(i, u.tolist()) for i, u in rest]
+        seen += [int(u) for _, numbers in items for u in numbers]
+    held_out = [b.ids for b in loaders.valid_loader()]
+    assert len(seen) == len(set(seen)) == 97 - sum(map(len, held_out))
+
+
+def test_order_does_not_depend_on_loader_processes_or_random_states(flat_folder):
+    reference = contents(module(flat_folder).train_loader(1))
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    for options in ({"num_workers": 1}, {"num_workers": 3, "prefetch": 1}):
+        assert same(reference, contents(module(flat_folder, **options).train_loader(1)))
+    assert not same(reference, contents(module(flat_folder).train_loader(2)))
+    assert not same(reference, contents(module(flat_folder, seed=8).train_loader(1)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_the_random_states_alone(flat_folder, workers):
+    """A checkpoint's random states are restored before the loader starts; it must not move them."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    for _ in module(flat_folder, num_workers=workers).train_loader(1):
+        pass
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_signals_that_stop_a_run_leave_the_loader_processes_to_the_trainer(flat_folder):
+    """A scheduler signals every process of a job; batches still come while the trainer saves."""
+    expected = contents(module(flat_folder).train_loader(1))
+    batches = iter(module(flat_folder, num_workers=2, prefetch=1).train_loader(1))
+    found = [next(batches)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            os.kill(worker.pid, number)
+    assert same(expected, contents([*found, *batches]))
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_the_dataset_can_be_handed_to_a_spawned_process(flat_folder, tokenizer):
+    corpus = folder_corpus([flat_folder])
+    dataset = BatchDataset(corpus, Preparation(tokenizer, num_output_frames=subsampled_frames))
+    item = (0, np.array([3, 50]))
+    before = dataset[item]
+    text = pickle.dumps(dataset)
+    assert len(text) < 20_000  # the paths, not the mapped arrays
+    after = pickle.loads(text)[item]
+    assert before.ids == after.ids and torch.equal(before.audio, after.audio)
+
+
+def test_batches_hold_what_was_written(tmp_path, tokenizer):
+    write_shar(utterances(40, shortest=0.3), tmp_path / "s", shard_size=9)
+    written = {u.id: u for u in iterate_shar(tmp_path / "s")}
+    data = module(tmp_path / "s", tokenizer)
+    batches = list(data.train_loader(1))
+    for batch in batches:
+        assert batch.audio.dtype == torch.float32 and batch.audio_lens.dtype == torch.int64
+        assert len(batch) == len(batch.ids) and not batch.skipped
+        for i, name in enumerate(batch.ids):
+            expected, length = written[name], int(batch.audio_lens[i])
+            assert np.array_equal(batch.audio[i, :length].numpy(), expected.audio)
+            assert not batch.audio[i, length:].any()
+            assert (batch.texts[i], batch.languages[i]) == ("a b", "ru") and batch.speakers[i] == expected.speaker
+            assert batch.tokens[i] == tokenizer.encode("a b")
+    assert [b.index for b in batches] == list(range(data.num_train_batches(1)))
+    moved = batches[0].to("cpu")
+    assert moved.ids == batches[0].ids and moved.index == 0
+
+
+def test_a_prepared_folder_has_its_splits(tmp_path):
+    data = module(prepared(tmp_path))
+    assert data.test_sets() == ["test-heldout", "test-unseen-languages"]
+    assert sorted(i for b in data.test_loader("test-heldout") for i in b.ids) == [f"test-heldout-{i}" for i in range(5)]
+    assert sorted(i for b in data.valid_loader() for i in b.ids) == sorted(f"dev-{i}" for i in range(7))
+    assert sorted(i for b in data.train_loader(1) for i in b.ids) == sorted(f"train-{i}" for i in range(30))
+    with pytest.raises(UserError, match=r"test-helout.*did you mean `test-heldout`"):
+        data.test_loader("test-helout")
+
+
+def test_validation_is_dealt_to_ranks_from_long_to_short(tmp_path):
+    data = module(prepared(tmp_path), max_duration=1.0)
+    ranks = [list(data.valid_loader(rank, 2)) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1])
+    ids = [i for batches in ranks for b in batches for i in b.ids]
+    assert sorted(ids) == sorted(f"dev-{i}" for i in range(7))
+    longest = [int(b.audio_lens.max()) for b in data.valid_loader()]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_shards_at_any_depth_train_and_a_share_is_held_out_by_id(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write_shar(utterances(60, "x"), tmp_path / "pack" / "train_1x", shard_size=20)
+    write_shar(utterances(40, "y"), tmp_path / "pack" / "deep" / "er", shard_size=20)
+    data = module(tmp_path / "pack", valid_share=0.1)
+    valid = {i for b in data.valid_loader() for i in b.ids}
+    train = {i for b in data.train_loader(1) for i in b.ids}
+    assert len(valid) == 10 and len(train) == 90 and not valid & train
+    assert "10 of 100 utterances" in caplog.text
+    assert {i for b in data.test_loader("dev") for i in b.ids} == valid
+    write_shar([*utterances(60, "x")][::-1], tmp_path / "again" / "one", shard_size=7)
+    write_shar(utterances(40, "y"), tmp_path / "again" / "two")
+    assert {i for b in module(tmp_path / "again", valid_share=0.1).valid_loader() for i in b.ids} == valid
+
+
+def test_several_folders_are_one_set(tmp_path):
+    prepared(tmp_path / "a")
+    write_shar(utterances(10, "more-"), tmp_path / "b")
+    data = module(f"{tmp_path / 'a'}, {tmp_path / 'b'}")
+    assert sum(len(b) for b in data.train_loader(1)) == 40
+    assert sum(len(b) for b in data.valid_loader()) == 7
+
+
+def test_icefalls_manifest_names_say_the_split(tmp_path):
+    """train-all-shuf holds train-clean-100 as well; musan is no speech."""
+    import soundfile
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    def cuts(prefix, count):
+        for i in range(count):
+            path = tmp_path / f"{prefix}{i}.wav"
+            soundfile.write(path, noise(4800, i), 16000)
+            supervision = SupervisionSegment(f"{prefix}{i}", f"{prefix}{i}", 0, 0.3, text="a")
+            recording = Recording.from_file(path)
+            yield MonoCut(f"{prefix}{i}", 0, 0.3, 0, supervisions=[supervision], recording=recording)
+
+    for name, prefix, count in (
+        ("librispeech_cuts_train-clean-100", "train", 4),
+        ("librispeech_cuts_train-all-shuf", "train", 6),
+        ("librispeech_cuts_dev-clean", "dev", 3),
+        ("librispeech_cuts_test-other", "test", 2),
+        ("musan_cuts", "musan", 2),
+    ):
+        CutSet.from_cuts(cuts(prefix, count)).to_file(tmp_path / f"{name}.jsonl.gz")
+    data = module(tmp_path)
+    assert sorted(i for b in data.train_loader(1) for i in b.ids) == [f"train{i}" for i in range(6)]
+    assert data.test_sets() == ["test-other"]
+    assert sum(len(b) for b in data.valid_loader()) == 3
+
+
+def test_hardest_batches_have_the_longest_utterance(flat_folder):
+    data = module(flat_folder)
+    longest = max(int(b.audio_lens.max()) for b in data.train_loader(1))
+    worst = data.hardest_batches()
+    assert max(int(b.audio_lens.max()) for b in worst) == longest
+    assert 1 <= len(worst) <= 4
+
+
+def test_an_index_is_made_once_and_again_when_a_shard_changes(tmp_path):
+    write_shar(utterances(6), tmp_path / "s", shard_size=3)
+    module(tmp_path / "s").prepare()
+    indexes = sorted((tmp_path / "s" / INDEX_FOLDER).iterdir())
+    times = [p.stat().st_mtime_ns for p in indexes]
+    module(tmp_path / "s").prepare()
+    assert [p.stat().st_mtime_ns for p in indexes] == times
+    indexes[0].write_bytes(indexes[0].read_bytes()[:40])  # a damaged index is made again
+    assert sum(len(b) for b in module(tmp_path / "s", valid_share=0.0).train_loader(1)) == 6
+
+
+def test_indexes_can_lie_elsewhere(tmp_path):
+    write_shar(utterances(6), tmp_path / "s")
+    module(tmp_path / "s", index_dir=str(tmp_path / "indexes")).prepare()
+    assert not (tmp_path / "s" / INDEX_FOLDER).exists()
+    assert len(list((tmp_path / "indexes").rglob("*.index"))) == 1
+
+
+def test_indexing_in_processes_gives_the_same(flat_folder, tmp_path):
+    one, two = (folder_corpus([flat_folder], index_dir=str(tmp_path / str(jobs)), jobs=jobs) for jobs in (1, 2))
+    assert np.array_equal(one.column("hash"), two.column("hash")) and len(one) == 97
+
+
+def shift(samples, rng):
+    return samples + np.float32(rng.uniform(0, 0.01))
+
+
+def test_random_changes_belong_to_the_utterance_and_the_epoch(flat_folder):
+    from couloir.data.module import DataModule
+
+    def audio(epoch, rank, world_size, workers):
+        config = DataConfig(
+            str(flat_folder), max_duration=3.0, num_workers=workers, min_utterance_duration=0.0, num_buckets=4
+        )
+        data = DataModule(config, None, 7, transform=shift)
+        batches = data.train_loader(epoch, rank, world_size)
+        return {i: float(b.audio[n, 0]) for b in batches for n, i in enumerate(b.ids)}
+
+    alone = audio(1, 0, 1, 0)
+    shared = {**audio(1, 0, 2, 2), **audio(1, 1, 2, 0)}
+    assert alone == shared
+    assert audio(2, 0, 1, 0) != alone
+    assert utterance_generator(1, 2, "x").random() != utterance_generator(1, 3, "x").random()
+
+
+def test_utterances_too_short_for_their_text_are_named(tmp_path, tokenizer):
+    texts = {"fits": "a b", "long": "a" * 40, "repeats": "a a", "empty": ""}
+    items = [SharUtterance(name, noise(4000), text) for name, text in texts.items()]
+    write_shar(items, tmp_path / "s")
+    data = module(tmp_path / "s", tokenizer, valid_share=0.0, max_skipped_share=0.9)
+    assert subsampled_frames(4000) == 5  # of 25
+    (batch,) = list(data.train_loader(1))
+    reasons = dict(batch.skipped)
+    assert set(batch.ids) == {"fits", "repeats"}
+    assert "40 tokens" in reasons["long"] and "no transcript" in reasons["empty"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"max_duration": 0.0}, "--max-duration"),
+        ({"num_workers": -1}, "--num-workers"),
+        ({"max_utterance_duration": 0.5}, "--max-utterance-duration"),
+        ({"valid_share": 1.0}, "--valid-share"),
+        ({"concatenate_cuts": True}, "--concatenate-cuts"),
+        ({"enable_musan": True}, "--enable-musan"),
+        ({"manifest_dir": " "}, "--manifest-dir"),
+    ],
+)
+def test_contradicting_flags_are_refused_by_name(options, word):
+    with pytest.raises(UserError, match=word):
+        DataConfig(**options)
