@@ -19,50 +19,42 @@ _CUBIC = -0.75  # the free coefficient of bicubic interpolation, as torch has it
 
 
 class SpecAugment:
-    """Warps and masks batches of features.
+    """Warps and masks batches of features. Frames behind a length are left as they are."""
 
-    Args:
-        config: probabilities, sizes and numbers.
-        time_mask_ratio: multiplies the number of time masks and the share that they may cover. CR-CTC passes
-            ``config.time_mask_ratio``; 1 is plain SpecAugment.
-    """
-
-    def __init__(self, config: AugmentConfig, time_mask_ratio: float = 1.0) -> None:
+    def __init__(self, config: AugmentConfig) -> None:
         self.config = config
-        self.num_frame_masks = int(config.num_frame_masks * time_mask_ratio)
-        self.max_fraction = config.max_frames_mask_fraction * time_mask_ratio
 
     def __call__(self, feats: Tensor, feat_lens: Tensor) -> Tensor:
-        """Warp, then mask: (B, T, F), (B,) -> (B, T, F). Frames behind a length are left as they are."""
-        return self.mask(self.warp(feats, feat_lens), feat_lens)
+        """Warp, then mask: (B, T, F), (B,) -> (B, T, F)."""
+        return self.mask(time_warp(feats, feat_lens, self.config), feat_lens)
 
     def views(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """CR-CTC's two views of a batch: one warp for both, masks of its own for each.
+        """CR-CTC's two views of a batch: one warp for both, so that frames stay aligned, and masks of its own for each.
+
+        Time masks are ``time_mask_ratio`` times as many, and cover as many times more, as in plain SpecAugment.
 
         Returns:
             (2B, T, F) as [first views; second views], and their lengths (2B,).
         """
         both = feat_lens.repeat(2)
-        return self.mask(self.warp(feats, feat_lens).repeat(2, 1, 1), both), both
-
-    def warp(self, feats: Tensor, feat_lens: Tensor) -> Tensor:
-        """Only the time warp."""
-        return time_warp(feats, feat_lens, self.config.spec_aug_time_warp_factor, self.config.spec_aug_prob)
+        warped = time_warp(feats, feat_lens, self.config)
+        return self.mask(warped.repeat(2, 1, 1), both, self.config.time_mask_ratio), both
 
     @torch.no_grad()
-    def mask(self, feats: Tensor, feat_lens: Tensor) -> Tensor:
-        """Only the masks: bands of bins and stretches of frames take the mean of their utterance's features."""
+    def mask(self, feats: Tensor, feat_lens: Tensor, time_mask_ratio: float = 1.0) -> Tensor:
+        """Bands of bins and stretches of frames take the mean of their utterance's features: (B, T, F) -> (B, T, F)."""
         config, (batch, frames, bins) = self.config, feats.shape
         lens = feat_lens[:, None].double()
         applied = _uniform(feats, batch, 1) < config.spec_aug_prob
         widest_band = torch.full_like(lens, config.features_mask_size)
         bands = _stretches(feats, config.num_feature_masks, widest_band, torch.full_like(lens, bins), bins)
 
-        total = self.max_fraction * lens
-        count = (total / config.frames_mask_size).ceil().clamp(min=1, max=max(1, self.num_frame_masks))
+        number = int(config.num_frame_masks * time_mask_ratio)
+        total = config.max_frames_mask_fraction * time_mask_ratio * lens
+        count = (total / config.frames_mask_size).ceil().clamp(min=1, max=max(1, number))
         longest = (total / count).floor().clamp(max=config.frames_mask_size)
-        in_use = torch.arange(self.num_frame_masks, device=feats.device) < count
-        stretches = _stretches(feats, self.num_frame_masks, longest * in_use, lens, frames)
+        in_use = torch.arange(number, device=feats.device) < count
+        stretches = _stretches(feats, number, longest * in_use, lens, frames)
 
         valid = (torch.arange(frames, device=feats.device) < lens)[:, :, None]
         mean = feats.masked_fill(~valid, 0.0).sum(dim=(1, 2)) / (lens[:, 0].clamp(min=1) * bins)
@@ -89,20 +81,20 @@ def _stretches(like: Tensor, number: int, longest: Tensor, extent: Tensor, size:
 
 
 @torch.no_grad()
-def time_warp(feats: Tensor, feat_lens: Tensor, factor: int = 80, prob: float = 0.9) -> Tensor:
+def time_warp(feats: Tensor, feat_lens: Tensor, config: AugmentConfig) -> Tensor:
     """Move a random frame of an utterance to a random near-by place, stretching one side and squeezing the other.
 
-    Utterances of up to 2 ``factor`` + 1 frames stay as they are. Interpolation is cubic along time.
+    A frame moves by up to ``spec_aug_time_warp_factor``; utterances of up to twice that and one frame stay as they
+    are. Interpolation is cubic along time.
 
     Args:
         feats: (B, T, F); feat_lens: (B,) frames; those behind are left as they are.
-        factor: largest move in frames; below 1 nothing happens.
-        prob: probability of each utterance to be warped.
     """
+    factor = config.spec_aug_time_warp_factor
     if factor < 1:
         return feats
     draws = _uniform(feats, 3, feats.shape[0])
-    warps = (draws[0] < prob) & (feat_lens > 2 * factor + 1)
+    warps = (draws[0] < config.spec_aug_prob) & (feat_lens > 2 * factor + 1)
     centre = factor + 1 + (draws[1] * (feat_lens - 2 * factor - 1)).floor().long()
     target = centre - factor + (draws[2] * (2 * factor + 1)).floor().long()
     # From 1 to 1 is no warp. It gives exactly the weights 0, 1, 0, 0.
@@ -143,7 +135,9 @@ def _cubic_weights(fraction: Tensor) -> Tensor:
 
 @torch.no_grad()
 def volume_perturb(waves: Tensor, config: AugmentConfig) -> Tensor:
-    """Scale each waveform by its own random factor: (B, N) -> (B, N). Nothing is clipped."""
+    """Scale each waveform by its own random factor, if ``use_volume_perturb``: (B, N) -> (B, N). Nothing is clipped."""
+    if not config.use_volume_perturb:
+        return waves
     draws = _uniform(waves, 2, waves.shape[0])
     low, high = config.volume_perturb_range
     factor = torch.where(draws[0] < config.volume_perturb_prob, low + (high - low) * draws[1], 1.0)

@@ -45,7 +45,7 @@ def test_masks_equal_lhotse_with_the_same_numbers(frames, ratio):
         return drawn[-1]
 
     with mock.patch.object(augment, "_uniform", record):
-        ours = SpecAugment(ALWAYS, ratio).mask(feats, lens)
+        ours = SpecAugment(ALWAYS).mask(feats, lens, ratio)
     widths = [drawn[1][0], drawn[2][0]]
     starts = [drawn[1][1], drawn[2][1]]
 
@@ -65,7 +65,7 @@ def test_masks_equal_lhotse_with_the_same_numbers(frames, ratio):
 def test_masks_cover_as_much_as_lhotse_does(ratio):
     config, (feats, lens) = AugmentConfig(), features(400, 600)
     shares = []
-    for augmented in (SpecAugment(config, ratio).mask(feats, lens), peer_of(config, ratio)(feats)):
+    for augmented in (SpecAugment(config).mask(feats, lens, ratio), peer_of(config, ratio)(feats)):
         changed = augmented != feats
         in_time, in_frequency = changed.all(dim=2).double().mean(dim=1), changed.all(dim=1).double().mean(dim=1)
         shares.append(torch.stack([in_time, in_frequency, (in_time + in_frequency == 0).double()]))
@@ -78,10 +78,10 @@ def test_masks_stay_within_an_utterance_and_do_not_feel_its_batch():
     lens = [500, 321, 150, 5, 0]
     feats, feat_lens = features(5, 500, lens)
     torch.manual_seed(3)
-    together = SpecAugment(ALWAYS, 2.5).mask(feats, feat_lens)
+    together = SpecAugment(ALWAYS).mask(feats, feat_lens, 2.5)
     longer = torch.cat([feats, torch.full((5, 77, 80), PADDING_LOG_MEL)], dim=1)
     torch.manual_seed(3)
-    assert torch.equal(SpecAugment(ALWAYS, 2.5).mask(longer, feat_lens)[:, :500], together)
+    assert torch.equal(SpecAugment(ALWAYS).mask(longer, feat_lens, 2.5)[:, :500], together)
     for row, before, length in zip(together, feats, lens):
         assert torch.equal(row[length:], before[length:])
         masked = row[:length][row[:length] != before[:length]]
@@ -98,7 +98,7 @@ def test_warp_equals_lhotse_with_the_same_numbers(centre, target):
         [[0.0], [(centre - 81 + 0.5) / 839], [(target - centre + 80 + 0.5) / 161]], dtype=torch.float64
     )
     with mock.patch.object(augment, "_uniform", lambda like, *shape: draws):
-        ours = time_warp(feats, lens, 80)
+        ours = time_warp(feats, lens, ALWAYS)
     assert torch.allclose(ours[0], theirs, rtol=0, atol=1e-10)
 
 
@@ -109,7 +109,7 @@ def test_warp_draws_what_lhotse_draws():
         augment, "_warped", lambda feats, lens, c, t: seen.update(zip(c.tolist(), t.tolist())) or feats
     ):
         for _ in range(40):
-            time_warp(torch.zeros(1000, 165, 1), torch.full((1000,), 165), 80)
+            time_warp(torch.zeros(1000, 165, 1), torch.full((1000,), 165), AugmentConfig())
     moved = seen - {(1, 1)}
     assert {centre for centre, _ in moved} == set(range(81, 85))
     assert {target - centre for centre, target in moved} == set(range(-80, 81))
@@ -120,19 +120,19 @@ def test_warp_respects_lengths():
     lens = [700, 400, 162, 161, 0]
     feats, feat_lens = features(5, 700, lens)
     torch.manual_seed(5)
-    warped = time_warp(feats, feat_lens, prob=1.0)
+    warped = time_warp(feats, feat_lens, ALWAYS)
     for row, before, length in zip(warped, feats, lens):
         assert torch.equal(row[length:], before[length:])
         assert torch.equal(row[:length], before[:length]) == (length <= 161)
     torch.manual_seed(5)
-    shortest_batch = time_warp(feats[:, :400][1:], feat_lens[1:], prob=1.0)
+    shortest_batch = time_warp(feats[:, :400][1:], feat_lens[1:], ALWAYS)
     assert shortest_batch.shape == (4, 400, 80)
 
 
 def test_nothing_happens_when_switched_off():
     feats, lens = features(3, 300)
-    assert torch.equal(time_warp(feats, lens, factor=0), feats)
-    assert torch.equal(time_warp(feats, lens, prob=0.0), feats)
+    assert torch.equal(time_warp(feats, lens, AugmentConfig(spec_aug_time_warp_factor=0)), feats)
+    assert torch.equal(time_warp(feats, lens, AugmentConfig(spec_aug_prob=0.0)), feats)
     off = AugmentConfig(num_feature_masks=0, num_frame_masks=0, spec_aug_time_warp_factor=0)
     assert torch.equal(SpecAugment(off)(feats, lens), feats)
     assert torch.equal(SpecAugment(AugmentConfig(spec_aug_prob=0.0))(feats, lens), feats)
@@ -140,11 +140,13 @@ def test_nothing_happens_when_switched_off():
 
 def test_views_share_the_warp_and_not_the_masks():
     feats, lens = features(4, 400, [400, 350, 300, 250])
-    views, view_lens = SpecAugment(ALWAYS, 2.5).views(feats, lens)
+    views, view_lens = SpecAugment(ALWAYS).views(feats, lens)
     first, second = views.chunk(2)
     assert view_lens.tolist() == lens.tolist() * 2
     assert (first != second).any(dim=(1, 2)).all()
-    torch.manual_seed(1)
+    masked_frames = (first == first[:, :, :1]).all(dim=2).double().mean()
+    plain = SpecAugment(ALWAYS)(feats, lens)
+    assert masked_frames > (plain == plain[:, :, :1]).all(dim=2).double().mean()
     unmasked, _ = SpecAugment(AugmentConfig(spec_aug_prob=1.0, num_feature_masks=0, num_frame_masks=0)).views(
         feats, lens
     )
@@ -154,7 +156,8 @@ def test_views_share_the_warp_and_not_the_masks():
 
 def test_volume_is_scaled_by_half_of_the_time():
     waves = torch.ones(4000, 3)
-    factor = volume_perturb(waves, AugmentConfig())
+    assert torch.equal(volume_perturb(waves, AugmentConfig()), waves)
+    factor = volume_perturb(waves, AugmentConfig(use_volume_perturb=True))
     assert (factor == factor[:, :1]).all()
     moved = factor[:, 0][factor[:, 0] != 1]
     assert abs(len(moved) / 4000 - 0.5) < 0.03
@@ -175,9 +178,9 @@ def test_one_state_of_the_generator_gives_one_result():
 def test_gpu_equals_cpu():
     feats, lens = features(4, 400, [400, 380, 200, 100])
     state = torch.get_rng_state()
-    expected = SpecAugment(ALWAYS, 2.5)(feats, lens)
+    expected = SpecAugment(ALWAYS)(feats, lens)
     torch.set_rng_state(state)
-    assert torch.allclose(SpecAugment(ALWAYS, 2.5)(feats.cuda(), lens.cuda()).cpu(), expected)
+    assert torch.allclose(SpecAugment(ALWAYS)(feats.cuda(), lens.cuda()).cpu(), expected)
 
 
 @pytest.mark.parametrize(
