@@ -244,7 +244,8 @@ def _piece(batch: _ShapeBatch, state: dict[str, Any], which: slice, clip: float)
         grads = torch.zeros_like(grads)
     elif clip != 1.0:
         grads = grads * clip
-    views = {key: state[key][which] for key in ("delta", "exp_avg_sq", "param_rms", "scale_exp_avg_sq") if key in state}
+    stacked = ("delta", "exp_avg_sq", "param_rms", "scale_exp_avg_sq")
+    views: dict[str, Tensor] = {key: state[key][which] for key in stacked if key in state}
     if not batch.scalar:
         views["scale_grads"] = state["scale_grads"][:, which]
     return _Piece(params, _stack(params), grads, views, batch.scalar)

@@ -8,12 +8,37 @@ from pathlib import Path
 from couloir.config import option
 from couloir.errors import UserError, must_be
 
+DEFAULT_EXP_DIR = Path("exp")
+AT_LEAST_ONE = (
+    "world_size",
+    "num_epochs",
+    "save_every_n",
+    "keep_last_k",
+    "average_period",
+    "log_interval",
+    "valid_interval",
+    "start_epoch",
+    "max_bad_batches",
+    "grad_accumulation",
+)
+AT_LEAST_ZERO = (
+    "max_steps",
+    "time_budget_minutes",
+    "start_batch",
+    "save_last_every",
+    "max_rollbacks",
+    "num_threads",
+    "seed",
+)
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
     """Trainer. How long, where to, with what precision; the flags are icefall's where it has one."""
 
-    exp_dir: Path = option(Path("exp"), "Run directory: checkpoints, logs, the resolved configuration.")
+    exp_dir: Path = option(  # noqa: RUF009 (a Path is immutable)
+        DEFAULT_EXP_DIR, "Run directory: checkpoints, logs, the resolved configuration."
+    )
     seed: int = option(42, "One seed gives one run.")
     device: str = option("auto", "auto is the GPU when there is one.", choices=("auto", "cpu", "cuda"))
     num_threads: int = option(0, "Threads per process on CPU; 0 shares the cores among the processes.")
@@ -43,7 +68,7 @@ class TrainerConfig:
     keep_last_k: int = option(30, "Of the checkpoint-N.pt files, the newest that are kept.")
     save_last_every: int = option(
         1000,
-        "Batches between writes of last.pt, for resuming and recovery; 0 writes it at a stop only.",
+        "Batches between writes of last.pt, for resume and recovery; 0: only at a stop.",
         unit="batches",
     )
     average_period: int = option(200, "Batches between updates of the running model average.", unit="batches")
@@ -81,12 +106,9 @@ class TrainerConfig:
             raise UserError("`--start-batch` and `--start-epoch` name two checkpoints; leave one out")
         if (self.start_batch > 0 or self.start_epoch > 1) and self.resume == "none":
             raise UserError("`--resume none` contradicts `--start-batch` and `--start-epoch`; leave it out")
-        for name in (
-            "world_size num_epochs save_every_n keep_last_k average_period log_interval valid_interval start_epoch "
-            "max_bad_batches grad_accumulation"
-        ).split():
+        for name in AT_LEAST_ONE:
             self._check(name, "at least 1", getattr(self, name) >= 1)
-        for name in "max_steps time_budget_minutes start_batch save_last_every max_rollbacks num_threads seed".split():
+        for name in AT_LEAST_ZERO:
             self._check(name, "at least 0", getattr(self, name) >= 0)
         self._check("grad_accumulation", "a whole number", self.grad_accumulation == int(self.grad_accumulation))
         self._check("batch_count_scale", "more than 0", self.batch_count_scale > 0)

@@ -1,0 +1,226 @@
+"""Averages of a model's weights: the running one of training, and those over checkpoints for decoding.
+
+Every ``average_period`` batches the running average takes in a snapshot, so that ``model_avg`` of a checkpoint is the
+mean of all snapshots since the run began. Two checkpoints then give the mean of the snapshots between them, of which
+none was kept: with b the number of batches, avg_end * b_end/(b_end - b_start) - avg_start * b_start/(b_end - b_start).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from couloir.errors import UserError, must_be
+from couloir.training.checkpoint import Weights, load_checkpoint, model_weights, save_checkpoint
+from couloir.training.config import AveragingConfig
+from couloir.training.run_dir import LAST, batch_path, epoch_path, numbered
+
+
+class RunningAverage:
+    """The mean of the snapshots of a model, kept in float64 on the CPU.
+
+    Args:
+        weights: the state dict at the start; it has no weight once a snapshot was taken.
+        period: batches between snapshots.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], period: int) -> None:
+        self.period = period
+        self.load(weights)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a saved average."""
+        self._mean = {name: _wide(tensor.detach().cpu().clone()) for name, tensor in weights.items()}
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], batches_seen: int) -> None:
+        """Take in a snapshot after ``batches_seen`` batches (a multiple of the period)."""
+        share = self.period / batches_seen
+        for name, mean in self._mean.items():
+            new = weights[name].detach().cpu()
+            if mean.is_floating_point():
+                mean.mul_(1.0 - share).add_(new, alpha=share)
+            else:
+                mean.copy_(new)
+
+    def as_float32(self) -> Weights:
+        """The average for a checkpoint. What is kept is rounded too, so that a resumed run goes on with the same."""
+        narrow = {name: _narrow(mean) for name, mean in self._mean.items()}
+        self._mean = {name: _wide(tensor) for name, tensor in narrow.items()}
+        return narrow
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def mean_of_files(paths: Sequence[Path]) -> Weights:
+    """The plain mean of the ``model`` of checkpoints. Raises `UserError` when one cannot be read or differs in shape."""
+    total: Weights = {}
+    for path in paths:
+        weights = model_weights(load_checkpoint(path), str(path))
+        if not total:
+            total = {name: _wide(tensor.clone()) for name, tensor in weights.items()}
+            continue
+        _check_same(total, weights, path)
+        for name, tensor in weights.items():
+            if tensor.is_floating_point():
+                total[name] += tensor
+    return {name: (t / len(paths)).float() if t.is_floating_point() else t for name, t in total.items()}
+
+
+def _check_same(first: Weights, second: Weights, path: Path) -> None:
+    for name, tensor in first.items():
+        if name not in second or second[name].shape != tensor.shape:
+            raise UserError(f"{path} cannot be averaged with the others: its `{name}` is missing or has another shape")
+
+
+def mean_between(start: Path, end: Path) -> Weights:
+    """The mean of the snapshots after ``start`` up to ``end``.
+
+    Raises:
+        UserError: a file has no ``model_avg``, or the two are the same number of batches apart from the start.
+    """
+    first, last = load_checkpoint(start), load_checkpoint(end)
+    period = int(first.get("average_period", 1))
+    batches = [int(checkpoint["batch_idx_train"]) // period * period for checkpoint in (first, last)]
+    if batches[1] <= batches[0]:
+        raise UserError(f"no average was taken between {start.name} and {end.name}; give a larger `--avg`")
+    weight_end = batches[1] / (batches[1] - batches[0])
+    ends = model_weights(last, str(end), "model_avg")
+    starts = model_weights(first, str(start), "model_avg")
+    _check_same(ends, starts, start)
+    result = {}
+    for name, tensor in ends.items():
+        mixed = tensor.double() * weight_end + starts[name].double() * (1.0 - weight_end)
+        result[name] = mixed.float() if tensor.is_floating_point() else tensor
+    return result
+
+
+# Without --avg: the average begins nearest to this part of the run.
+AUTOMATIC_START = 0.75
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Checkpoints to average, newest first, and the one before them, if there is one."""
+
+    paths: list[Path]
+    start: Path | None
+    suffix: str
+
+
+def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]:
+    """The weights that ``--epoch/--iter/--avg/--use-averaged-model`` ask for.
+
+    Args:
+        exp_dir: a run directory, a folder with one published model, or a file.
+        config: which checkpoints. Without --epoch and --iter, the newest.
+
+    Returns:
+        The state dict, and a suffix for file names such as ``epoch-30-avg-9-use-averaged-model``.
+
+    Raises:
+        UserError: there is no checkpoint, or fewer than ``--avg``.
+    """
+    exp_dir = Path(exp_dir)
+    if exp_dir.is_file():
+        return model_weights(load_checkpoint(exp_dir), str(exp_dir)), exp_dir.stem
+    if not exp_dir.is_dir():
+        raise UserError(f"`--exp-dir` must be a run directory, but {exp_dir} does not exist")
+    kind, end = _kind_and_end(exp_dir, config)
+    if kind == "single":
+        path = _single_file(exp_dir)
+        return model_weights(load_checkpoint(path), str(path)), path.stem
+    span = _span(exp_dir, kind, end, config.avg)
+    if config.use_averaged_model:
+        if _can_subtract(span):
+            assert span.start is not None
+            logging.info("mean of the weights over (%s, %s]", span.start.name, span.paths[0].name)
+            return mean_between(span.start, span.paths[0]), span.suffix + "-use-averaged-model"
+        if len(span.paths) > 1 or config.avg:
+            logging.warning(
+                "`--use-averaged-model` needs `model_avg` in %d checkpoints (those averaged and the one before them), "
+                "which are not all there: falling back to the plain mean of %d",
+                len(span.paths) + 1,
+                len(span.paths),
+            )
+    for path in span.paths:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; give a smaller `--avg`")
+    logging.info("plain mean of %s", ", ".join(path.name for path in span.paths))
+    return mean_of_files(span.paths), span.suffix
+
+
+def generate_averaged_model(exp_dir: Path, config: AveragingConfig) -> Path:
+    """Write the weights of `load_averaged` as EXP_DIR/SUFFIX.pt = {"model": ...}; its path is returned."""
+    weights, suffix = load_averaged(exp_dir, config)
+    path = Path(exp_dir) / f"{suffix.removesuffix('-use-averaged-model')}.pt"
+    save_checkpoint(path, {"model": weights})
+    return path
+
+
+def _can_subtract(span: _Span) -> bool:
+    return span.start is not None and span.start.is_file() and _has_average(span.start) and _has_average(span.paths[0])
+
+
+def _has_average(path: Path) -> bool:
+    average = load_checkpoint(path, mmap=True).get("model_avg")
+    return isinstance(average, Mapping) and len(average) > 0
+
+
+def _kind_and_end(exp_dir: Path, config: AveragingConfig) -> tuple[str, int]:
+    if config.epoch > 0:
+        return "epoch", config.epoch
+    batches, epochs = numbered(exp_dir, "checkpoint"), numbered(exp_dir, "epoch")
+    if config.iter > 0:
+        return "iter", config.iter
+    if not batches and not epochs:
+        return "single", 0
+    if batches and epochs:
+        # The name of an epoch's file does not tell how far it is.
+        seen = load_checkpoint(epoch_path(exp_dir, epochs[0]), mmap=True).get("batch_idx_train", 0)
+        return ("epoch", epochs[0]) if seen >= batches[0] else ("iter", batches[0])
+    return ("epoch", epochs[0]) if epochs else ("iter", batches[0])
+
+
+def _single_file(exp_dir: Path) -> Path:
+    files = [
+        p for pattern in ("*.pt", "*.pth") for p in exp_dir.glob(pattern) if not p.name.startswith(("bad-", "batch-"))
+    ]
+    if len(files) == 1:
+        return files[0]
+    if (exp_dir / LAST) in files:
+        return exp_dir / LAST
+    raise UserError(
+        f"`--exp-dir` must hold checkpoints (epoch-N.pt or checkpoint-N.pt), but {exp_dir} holds "
+        + (f"{len(files)} other files; name one of them" if files else "none")
+    )
+
+
+def _span(exp_dir: Path, kind: str, end: int, avg: int) -> _Span:
+    existing = numbered(exp_dir, "epoch" if kind == "epoch" else "checkpoint")
+    numbers = [n for n in existing if n <= end]
+    if not numbers or (kind == "epoch" and numbers[0] != end):
+        have = ", ".join(map(str, reversed(existing))) or "none"
+        raise UserError(f"{exp_dir} holds no checkpoint for `--{kind} {end}`; there are: {have}")
+    nearest = min(range(len(numbers)), key=lambda i: abs(numbers[i] - AUTOMATIC_START * numbers[0]))
+    if kind == "epoch":
+        avg = avg or max(1, end - numbers[nearest])
+        wanted, start = range(end, max(0, end - avg), -1), end - avg
+        paths = [epoch_path(exp_dir, n) for n in wanted]
+        return _Span(paths, epoch_path(exp_dir, start) if start > 0 else None, f"epoch-{end}-avg-{avg}")
+    avg = avg or max(1, nearest)
+    if avg > len(numbers):
+        raise must_be("--avg", f"at most {len(numbers)} (the checkpoints up to {end})", avg)
+    paths = [batch_path(exp_dir, n) for n in numbers[:avg]]
+    return _Span(paths, batch_path(exp_dir, numbers[avg]) if len(numbers) > avg else None, f"iter-{end}-avg-{avg}")

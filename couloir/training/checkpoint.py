@@ -1,0 +1,139 @@
+"""Reading and writing checkpoints. Nothing that is read may execute code.
+
+Read are this project's files, icefall's (whose pickles hold paths, dtypes and numpy scalars), bare state dicts such as
+ZIPA's ``.pth``, and ``{"model": state_dict}``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from couloir.errors import UserError, must_be
+from couloir.files import atomic_write
+
+Weights = dict[str, Tensor]
+
+# The functions that numpy's pickles call to make a scalar and an array.
+NUMPY_SCALAR, NUMPY_ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+# What icefall's pickles name besides tensors. A path is read as a pure path, which touches no file.
+ALLOWED: list[Any] = [
+    *(
+        (PurePosixPath, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath")
+    ),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+    np.dtype,
+    np.ndarray,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "bool")),
+    *((NUMPY_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    *((NUMPY_ARRAY, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
+]
+# Tensors whose size follows the vocabulary.
+VOCABULARY = re.compile(
+    r"^(ctc_output\.|decoder\.embedding|joiner\.output_linear|simple_(am|lm)_proj|attention_decoder)"
+)
+
+
+def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        path: the file. mmap: map it instead of reading it, to look at a few entries.
+
+    Raises:
+        UserError: the file is missing, cut off, no checkpoint, or would run code.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        # Old files are not in zip form and cannot be mapped.
+        mmap = mmap and zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals(ALLOWED):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise _unpickling_error(path, str(error)) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).split(". ")[0].split("\n")[0] or "it is empty"
+        raise UserError(f"checkpoint {path} is damaged or cut off ({reason}); fetch it again or use another") from None
+    if not isinstance(loaded, dict):
+        raise must_be(str(path), "a checkpoint", f"a pickled {type(loaded).__name__}")
+    return loaded
+
+
+def _unpickling_error(path: Path, text: str) -> UserError:
+    found = re.search(r"(?:GLOBAL|instantiate|reduce for|class) ([a-zA-Z_][\w.]*\.\w+)", text)
+    if found:
+        return UserError(
+            f"checkpoint {path} is refused: it asks for `{found.group(1)}` to be run; only plain values load"
+        )
+    return UserError(f"checkpoint {path} is damaged or no checkpoint; fetch it again or use another")
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint beside its final name and move it into place.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for one. What stood at ``path`` is untouched.
+    """
+    with atomic_write(path) as out:
+        try:
+            torch.save(dict(content), out)
+        except RuntimeError as error:
+            # torch's writer reports a failed write as a RuntimeError.
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def model_weights(checkpoint: Mapping[str, Any], origin: str, entry: str = "model") -> Weights:
+    """The state dict in a checkpoint, or the checkpoint itself if it is one; ``module.`` prefixes are removed.
+
+    Raises:
+        UserError: there is none.
+    """
+    weights = checkpoint.get(entry, checkpoint if entry == "model" else None)
+    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise UserError(f"checkpoint {origin} holds no `{entry}` state dict")
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> list[str]:
+    """Copy ``weights`` into ``model``, every tensor of which must be there with its shape.
+
+    Heads that the model does not have are left out.
+
+    Args:
+        model: the model. weights: a state dict. origin: what to call it in an error.
+
+    Returns:
+        The names of the tensors that were left out.
+
+    Raises:
+        UserError: the first tensor that is missing, has another shape, or has no place in a part that the model has.
+    """
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    own = model.state_dict()
+    flags = "give the model flags that it was trained with"
+    for name, tensor in own.items():
+        if name not in weights:
+            raise UserError(f"{origin} has no tensor `{name}` {tuple(tensor.shape)}; {flags}")
+        if weights[name].shape != tensor.shape:
+            remedy = "give the tokenizer (--bpe-model) that it was trained with" if VOCABULARY.match(name) else flags
+            raise must_be(f"{origin}: {name}", f"{tuple(tensor.shape)}", tuple(weights[name].shape), remedy)
+    parts = {name.split(".")[0] for name in own}
+    left_out = [name for name in weights if name not in own]
+    for name in left_out:
+        if name.split(".")[0] in parts:
+            raise UserError(
+                f"{origin} holds `{name}` {tuple(weights[name].shape)}, for which the model has no place; {flags}"
+            )
+    model.load_state_dict({name: weights[name] for name in own})
+    return left_out

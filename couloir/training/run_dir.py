@@ -1,0 +1,116 @@
+"""The run directory: names, listing and pruning of what a run writes.
+
+epoch-N.pt  checkpoint-N.pt  last.pt  best-train-loss.pt  best-valid-loss.pt
+config.yaml  metrics.jsonl  skipped.jsonl  log/  tensorboard/  bad-model-R.pt  batch-*.pt
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from couloir.config import read_yaml
+from couloir.errors import UserError, must_be
+from couloir.files import atomic_path, atomic_write
+from couloir.training.checkpoint import load_checkpoint
+
+CONFIG_FILE = "config.yaml"
+LAST = "last.pt"
+
+
+def epoch_path(exp_dir: Path, epoch: int) -> Path:
+    """The checkpoint written at the end of ``epoch`` (from 1)."""
+    return exp_dir / f"epoch-{epoch}.pt"
+
+
+def batch_path(exp_dir: Path, batch: int) -> Path:
+    """The checkpoint written after ``batch`` batches of the run."""
+    return exp_dir / f"checkpoint-{batch}.pt"
+
+
+def numbered(exp_dir: Path, kind: str) -> list[int]:
+    """The numbers N of the files ``KIND-N.pt`` (kind: "checkpoint" or "epoch"), descending."""
+    pattern = re.compile(rf"{kind}-(\d+)\.pt")
+    found = (pattern.fullmatch(path.name) for path in exp_dir.glob(f"{kind}-*.pt"))
+    return sorted((int(match.group(1)) for match in found if match), reverse=True)
+
+
+def find_checkpoints(exp_dir: Path, iteration: int = 0) -> list[Path]:
+    """checkpoint-N.pt files, newest first: those with N >= iteration, or N <= -iteration where it is negative."""
+    numbers = numbered(exp_dir, "checkpoint")
+    kept = [n for n in numbers if (n >= iteration if iteration >= 0 else n <= -iteration)]
+    return [batch_path(exp_dir, n) for n in kept]
+
+
+def prune(exp_dir: Path, keep_last_k: int) -> None:
+    """Remove all but the newest ``keep_last_k`` checkpoint-N.pt files."""
+    for path in find_checkpoints(exp_dir)[keep_last_k:]:
+        path.unlink(missing_ok=True)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source`` (a hard link where the file system has them)."""
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            temporary.write_bytes(source.read_bytes())
+
+
+def newest_first(exp_dir: Path) -> Iterator[Path]:
+    """Checkpoints that a run can go on from, by the number of batches seen, newest first. Damaged ones are named."""
+    steps: list[tuple[int, float, Path]] = []
+    candidates = [exp_dir / LAST, *(epoch_path(exp_dir, n) for n in numbered(exp_dir, "epoch"))]
+    for path in [*find_checkpoints(exp_dir), *(path for path in candidates if path.is_file())]:
+        step = _step_of(path)
+        if step is not None:
+            steps.append((step, path.stat().st_mtime, path))
+    for _, _, path in sorted(steps, reverse=True):
+        yield path
+
+
+def _step_of(path: Path) -> int | None:
+    try:
+        return int(load_checkpoint(path, mmap=True)["batch_idx_train"])
+    except UserError as error:
+        logging.warning("%s; trying the one before", error)
+    except KeyError:
+        logging.warning("checkpoint %s does not say how many batches it has seen; it is passed over", path)
+    return None
+
+
+def check_recipe(exp_dir: Path, recipe: str) -> None:
+    """Refuse a run directory of another recipe. Raises `UserError`."""
+    path = exp_dir / CONFIG_FILE
+    if not recipe or not path.is_file():
+        return
+    found = str(read_yaml(path).get("recipe", "")) or recipe
+    if found != recipe:
+        raise must_be("--exp-dir", f"a run of {recipe}", f"{exp_dir}, a run of {found}", "give another folder")
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Append one JSON line."""
+    with open(path, "a", encoding="utf-8") as out:
+        out.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Remove the lines whose ``step`` is beyond ``step``: a resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            # The line that was being written when the run was killed.
+            continue
+    with atomic_write(path, "w") as out:
+        out.writelines(line + "\n" for line in kept)
