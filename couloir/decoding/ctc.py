@@ -1,0 +1,187 @@
+"""CTC searches: greedy, and prefix beam search, both for a whole batch at once on any device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from couloir.decoding.ctc_alignment import NEVER, ctc_align
+from couloir.decoding.hypothesis import Hypothesis
+
+_HASH_FACTOR = 6364136223846793005  # odd, so that no information is lost modulo 2**64 (Knuth, MMIX)
+_HASH_MASK = (1 << 63) - 1
+
+
+@torch.no_grad()
+def ctc_greedy_search(log_probs: Tensor, lens: Tensor, blank: int = 0) -> list[Hypothesis]:
+    """The best token of each frame, repetitions collapsed, blanks dropped.
+
+    Args:
+        log_probs: (B, S, V) normalised log-probabilities; lens: (B,) valid frames.
+    """
+    batch, frames, _ = log_probs.shape
+    if batch == 0 or frames == 0:
+        return [Hypothesis() for _ in range(batch)]
+    values, ids = log_probs.max(2)
+    valid = torch.arange(frames, device=ids.device) < lens.to(ids.device)[:, None]
+    changed = torch.ones_like(valid)
+    changed[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    run = changed.cumsum(1) - 1
+    strongest = values.new_full(values.shape, NEVER).scatter_reduce(
+        1, run, values.masked_fill(~valid, NEVER), reduce="amax"
+    )
+    starts = changed & valid & (ids != blank)
+    counts = starts.sum(1).tolist()
+    scores = values.double().masked_fill(~valid, 0.0).sum(1).tolist()
+    tokens, confidences = ids[starts].tolist(), strongest.gather(1, run)[starts].exp().tolist()
+    at = starts.nonzero()[:, 1].tolist()
+    ends = np.cumsum([0, *counts])
+    return [Hypothesis(tokens[a:b], at[a:b], score, confidences[a:b]) for a, b, score in zip(ends, ends[1:], scores)]
+
+
+def ctc_prefix_beam_search(log_probs: Tensor, lens: Tensor, beam: int = 4, blank: int = 0) -> list[Hypothesis]:
+    """The token string with the greatest probability over all its paths that the beam keeps (see `ctc_nbest`)."""
+    return [nbest[0] for nbest in ctc_nbest(log_probs, lens, beam, blank, nbest=1)]
+
+
+@torch.no_grad()
+def ctc_nbest(
+    log_probs: Tensor, lens: Tensor, beam: int = 4, blank: int = 0, nbest: int | None = None
+) -> list[list[Hypothesis]]:
+    """Prefix beam search (Hannun et al. 2014): different token strings, best first.
+
+    Paths that spell the same prefix are one hypothesis, with separate probabilities for ending in blank and not. A
+    prefix that left the beam and comes back has lost the paths that it had; otherwise a score is exact. Frames and
+    confidences are those of the string's best path.
+
+    Args:
+        log_probs: (B, S, V) normalised log-probabilities; lens: (B,) valid frames.
+        beam: prefixes kept after each frame (icefall's default is 4).
+        nbest: strings returned at most, ``beam`` by default; fewer when no more have a probability.
+    """
+    found = _search(log_probs, lens.to(log_probs.device), beam, blank)
+    wanted = min(beam, nbest or beam)
+    lists: list[list[Hypothesis]] = [[] for _ in range(len(log_probs))]
+    for rank in range(wanted):
+        chosen = [strings[min(rank, len(strings) - 1)] for strings in found]
+        aligned = ctc_align(log_probs, lens, [tokens for tokens, _ in chosen], blank)
+        for hypotheses, strings, (tokens, score), where in zip(lists, found, chosen, aligned):
+            if rank < len(strings):
+                hypotheses.append(Hypothesis(tokens, where.starts, score, where.confidences))
+    return lists
+
+
+@dataclass
+class _Beams:
+    """K prefixes for each of B utterances, all (B, K).
+
+    A place that holds no prefix has probability 0 and a key below 0, which no other prefix can have.
+    """
+
+    blank: Tensor  # log-probability of the paths that end in blank
+    token: Tensor  # log-probability of the paths that end in the prefix's last token
+    last: Tensor  # last token; -1 for the empty prefix
+    key: Tensor  # hash of the prefix
+
+    @classmethod
+    def start(cls, batch: int, beam: int, device: torch.device) -> _Beams:
+        """The empty prefix, and nothing else."""
+        token = torch.full((batch, beam), NEVER, dtype=torch.float64, device=device)
+        blank = token.clone()
+        blank[:, 0] = 0.0
+        last = torch.full((batch, beam), -1, device=device)
+        key = -torch.arange(beam, device=device).expand(batch, beam)
+        return cls(blank, token, last, key)
+
+    @property
+    def total(self) -> Tensor:
+        """Log-probability of each prefix."""
+        return torch.logaddexp(self.blank, self.token)
+
+    def longer_key(self, tokens: Tensor) -> Tensor:
+        """Keys of the prefixes with one more token: (B, K, N) for tokens (B, K or 1, N)."""
+        mixed = (self.key[:, :, None] * _HASH_FACTOR) ^ (tokens + 1)
+        return (mixed ^ (mixed >> 29)) * _HASH_FACTOR & _HASH_MASK
+
+
+def _extended(beams: _Beams, tokens: Tensor, log_probs: Tensor) -> Tensor:
+    """Log-probability of each prefix with one more token, (B, K, N); after itself a token needs a blank between."""
+    again = tokens == beams.last[:, :, None]
+    return torch.where(again, beams.blank[:, :, None], beams.total[:, :, None]) + log_probs
+
+
+def _step(beams: _Beams, frame: Tensor, top: Tensor, top_ids: Tensor, blank: int) -> tuple[_Beams, Tensor, Tensor]:
+    """One frame: new beams, and for each of its places the place it came from and the token it got (-1: none).
+
+    Args:
+        frame: (B, V) log-probabilities; top, top_ids: (B, M) its likeliest tokens without blank.
+    """
+    beam = beams.last.shape[1]
+    emit_last = frame.gather(1, beams.last.clamp(min=0))
+    # Prefixes that stay as they are. One of them may also be another one's prefix plus a token: those paths join it.
+    stay_blank = beams.total + frame[:, blank, None]
+    stay_token = beams.token + emit_last
+    last, emitted = beams.last[:, None, :], emit_last[:, None, :]
+    same = (beams.longer_key(last) == beams.key[:, None, :]) & (last >= 0)
+    joining = _extended(beams, last, emitted).masked_fill(~same, NEVER).logsumexp(1)
+    stay_token = torch.logaddexp(stay_token, joining)
+    # Prefixes with a new token. The M likeliest tokens suffice: each of the others would have K better ones before it.
+    tokens = top_ids[:, None, :]
+    keys = beams.longer_key(tokens)
+    present = (keys[:, :, :, None] == beams.key[:, None, None, :]).any(3)
+    longer = _extended(beams, tokens, top[:, None, :]).masked_fill(present, NEVER).flatten(1)
+    score, choice = torch.cat([torch.logaddexp(stay_blank, stay_token), longer], 1).topk(beam, 1)
+
+    stays = choice < beam
+    extension = (choice - beam).clamp(min=0)
+    place = torch.where(stays, choice, extension // top.shape[1])
+    added = torch.where(stays, -1, top_ids.gather(1, extension % top.shape[1]))
+    new_key = torch.where(stays, beams.key.gather(1, place), keys.flatten(1).gather(1, extension))
+    empty = -1 - torch.arange(beam, device=frame.device)
+    new = _Beams(
+        blank=torch.where(stays, stay_blank.gather(1, place), NEVER),
+        token=torch.where(stays, stay_token.gather(1, place), score),
+        last=torch.where(stays, beams.last.gather(1, place), added),
+        key=torch.where(score == NEVER, empty, new_key),
+    )
+    return new, place, added
+
+
+def _search(log_probs: Tensor, lens: Tensor, beam: int, blank: int) -> list[list[tuple[list[int], float]]]:
+    """Token strings and their scores of each utterance, best first; at least one each."""
+    batch, frames, vocabulary = log_probs.shape
+    without_blank = log_probs.clone()
+    without_blank[:, :, blank] = NEVER
+    top, top_ids = without_blank.topk(min(beam + 1, vocabulary), 2)
+    beams = _Beams.start(batch, beam, log_probs.device)
+    stay = torch.arange(beam, device=log_probs.device).expand(batch, beam)
+    places, added = (torch.empty(frames, batch, beam, dtype=torch.int64, device=log_probs.device) for _ in range(2))
+    for t in range(frames):
+        new, place, token = _step(beams, log_probs[:, t].double(), top[:, t].double(), top_ids[:, t], blank)
+        live = (t < lens)[:, None]
+        beams = _Beams(*(torch.where(live, after, before) for after, before in zip(_values(new), _values(beams))))
+        places[t], added[t] = torch.where(live, place, stay), torch.where(live, token, -1)
+    strings = _strings(places.cpu().numpy(), added.cpu().numpy())
+    scores, order = beams.total.sort(dim=1, descending=True, stable=True)
+    return [
+        [(strings[b][k], score) for rank, (k, score) in enumerate(zip(ks, ranked)) if rank == 0 or score > NEVER]
+        for b, (ks, ranked) in enumerate(zip(order.tolist(), scores.tolist()))
+    ]
+
+
+def _values(beams: _Beams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return beams.blank, beams.token, beams.last, beams.key
+
+
+def _strings(places: np.ndarray, added: np.ndarray) -> list[list[list[int]]]:
+    """Token strings [B][K] from where each place came from and what it got, both (S, B, K)."""
+    frames, batch, beam = places.shape
+    rows, place = np.arange(batch)[:, None], np.tile(np.arange(beam), (batch, 1))
+    got = np.full((frames, batch, beam), -1, dtype=np.int64)
+    for t in range(frames - 1, -1, -1):
+        got[t] = added[t, rows, place]
+        place = places[t, rows, place]
+    return [[[int(x) for x in got[:, b, k] if x >= 0] for k in range(beam)] for b in range(batch)]

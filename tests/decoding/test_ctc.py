@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+
+from couloir.decoding.ctc import ctc_greedy_search, ctc_nbest, ctc_prefix_beam_search
+from couloir.decoding.ctc_alignment import ctc_align
+
+
+def random_log_probs(seed: int, batch: int, frames: int, vocabulary: int, sharpness: float = 1.5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(batch, frames, vocabulary, generator=generator) * sharpness).log_softmax(2)
+
+
+def collapse(path, blank=0):
+    return tuple(k for k, _ in itertools.groupby(path) if k != blank)
+
+
+def brute_force(log_probs: torch.Tensor, blank: int = 0) -> dict[tuple[int, ...], float]:
+    """Log-probability of every token string, by listing every path of (S, V) log-probabilities."""
+    frames, vocabulary = log_probs.shape
+    sums: dict[tuple[int, ...], float] = defaultdict(float)
+    rows = log_probs.double().tolist()
+    for path in itertools.product(range(vocabulary), repeat=frames):
+        sums[collapse(path, blank)] += math.exp(sum(rows[t][k] for t, k in enumerate(path)))
+    return {string: math.log(p) for string, p in sums.items()}
+
+
+def best_path(log_probs: torch.Tensor, labels: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
+    rows = log_probs.double().tolist()
+    paths = itertools.product(range(log_probs.shape[1]), repeat=len(rows))
+    return max((sum(rows[t][k] for t, k in enumerate(p)), p) for p in paths if collapse(p) == labels)
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+def test_greedy_is_the_collapsed_best_path(blank):
+    log_probs = random_log_probs(0, 40, 9, 4)
+    lens = torch.randint(0, 10, (40,), generator=torch.Generator().manual_seed(1))
+    for b, found in enumerate(ctc_greedy_search(log_probs, lens, blank)):
+        rows = log_probs[b, : lens[b]]
+        path = rows.argmax(1).tolist()
+        runs = [(k, list(group)) for k, group in itertools.groupby(range(len(path)), key=lambda t: path[t])]
+        runs = [(k, group) for k, group in runs if k != blank]
+        assert found.tokens == [k for k, _ in runs]
+        assert found.frames == [group[0] for _, group in runs]
+        assert found.score == pytest.approx(rows.max(1).values.sum().item(), abs=1e-5)
+        assert found.confidences == pytest.approx([max(rows[t, k].exp().item() for t in g) for k, g in runs])
+
+
+@pytest.mark.parametrize("vocabulary", [2, 3, 4])
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 4.0])
+def test_wide_beam_equals_the_sum_over_all_paths(vocabulary, sharpness):
+    frames = {2: 7, 3: 6, 4: 5}[vocabulary]
+    log_probs = random_log_probs(vocabulary, 3, frames, vocabulary, sharpness)
+    wide = sum((vocabulary - 1) ** n for n in range(frames + 1)) + 3
+    for rows, found in zip(log_probs, ctc_nbest(log_probs, torch.full((3,), frames), beam=wide)):
+        expected = brute_force(rows)
+        assert {tuple(h.tokens): pytest.approx(h.score, abs=1e-5) for h in found} == expected
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+def test_best_string_may_differ_from_the_best_path():
+    probabilities = torch.tensor([[0.6, 0.4], [0.6, 0.4]])  # the best path is blank, blank: 0.36; "1" has 0.64
+    log_probs = probabilities.log()[None]
+    assert ctc_greedy_search(log_probs, torch.tensor([2]))[0].tokens == []
+    found = ctc_prefix_beam_search(log_probs, torch.tensor([2]), beam=2)[0]
+    assert found.tokens == [1] and found.score == pytest.approx(math.log(0.64))
+
+
+def reference_beam_search(rows, beam, blank=0):
+    """The textbook search with a dictionary of prefixes, one utterance at a time."""
+    beams = {(): (0.0, -math.inf)}
+    plus = lambda a, b: float(np.logaddexp(a, b))  # noqa: E731
+    for row in rows.double().tolist():
+        new = defaultdict(lambda: (-math.inf, -math.inf))
+        for prefix, (pb, pt) in beams.items():
+            for k, p in enumerate(row):
+                if k == blank:
+                    new[prefix] = (plus(new[prefix][0], plus(pb, pt) + p), new[prefix][1])
+                    continue
+                from_ = pb if prefix and prefix[-1] == k else plus(pb, pt)
+                longer = (*prefix, k)
+                new[longer] = (new[longer][0], plus(new[longer][1], from_ + p))
+                if prefix and prefix[-1] == k:
+                    new[prefix] = (new[prefix][0], plus(new[prefix][1], pt + p))
+        beams = dict(sorted(new.items(), key=lambda item: -plus(*item[1]))[:beam])
+    return {prefix: plus(*p) for prefix, p in beams.items()}
+
+
+@pytest.mark.parametrize("beam", [1, 2, 4, 8])
+def test_narrow_beam_equals_the_textbook_search(beam):
+    log_probs = random_log_probs(beam, 6, 25, 7, 2.0)
+    lens = torch.tensor([25, 17, 1, 0, 24, 9])
+    for b, found in enumerate(ctc_nbest(log_probs, lens, beam)):
+        expected = reference_beam_search(log_probs[b, : lens[b]], beam)
+        assert {tuple(h.tokens): pytest.approx(h.score, abs=1e-9) for h in found} == expected
+
+
+def test_padding_and_batch_do_not_change_a_result():
+    log_probs, lens = random_log_probs(9, 5, 30, 11), torch.tensor([30, 12, 0, 1, 21])
+    for search in (ctc_greedy_search, ctc_prefix_beam_search):
+        together = search(log_probs, lens)
+        for b, n in enumerate(lens.tolist()):
+            assert search(log_probs[b : b + 1, :n], lens[b : b + 1])[0] == together[b]
+        spoiled = log_probs.masked_fill(torch.arange(30)[None, :, None] >= lens[:, None, None], 7.0)
+        assert search(spoiled, lens) == together
+
+
+def test_impossible_tokens_and_no_utterances():
+    log_probs = torch.full((1, 4, 5), -math.inf)
+    log_probs[0, :, 0] = 0.0
+    for search in (ctc_greedy_search, ctc_prefix_beam_search):
+        assert search(log_probs, torch.tensor([4]))[0].tokens == []
+        assert search(log_probs, torch.tensor([4]))[0].score == 0.0
+        assert search(torch.zeros(0, 4, 5), torch.zeros(0, dtype=torch.int64)) == []
+    assert len(ctc_nbest(log_probs, torch.tensor([4]), beam=6)[0]) == 1
+
+
+def test_alignment_is_the_best_path_of_the_labels():
+    log_probs = random_log_probs(3, 6, 6, 3)
+    labels = [(1, 2), (1, 1), (), (2,), (1, 2, 1), (2, 2, 2)]
+    lens = torch.tensor([6, 5, 6, 1, 4, 6])
+    for b, found in enumerate(ctc_align(log_probs, lens, labels)):
+        score, path = best_path(log_probs[b, : lens[b]], labels[b])
+        assert found.score == pytest.approx(score, abs=1e-5)
+        runs = [list(g) for k, g in itertools.groupby(range(len(path)), key=lambda t: path[t]) if k]
+        assert (found.starts, found.ends) == ([r[0] for r in runs], [r[-1] + 1 for r in runs])
+        strongest = [max(log_probs[b, t, path[t]].exp().item() for t in run) for run in runs]
+        assert found.confidences == pytest.approx(strongest)
+
+
+def test_alignment_without_room():
+    found = ctc_align(random_log_probs(0, 2, 3, 3), torch.tensor([3, 1]), [(1, 1, 1), (1,)])
+    assert found[0].score == -math.inf and found[0].starts == []
+    assert found[1].starts == [0] and found[1].ends == [1]
+
+
+def test_beam_hypotheses_carry_frames_and_confidences():
+    log_probs = torch.full((1, 8, 3), math.log(0.01))
+    for t, token in enumerate([0, 1, 1, 0, 0, 2, 0, 1]):
+        log_probs[0, t, token] = math.log(0.98)
+    found = ctc_prefix_beam_search(log_probs, torch.tensor([8]))[0]
+    assert (found.tokens, found.frames) == ([1, 2, 1], [1, 5, 7])
+    assert found.confidences == pytest.approx([0.98] * 3)
+    assert ctc_greedy_search(log_probs, torch.tensor([8]))[0].frames == found.frames
