@@ -1,13 +1,16 @@
-"""Augmentation of batches on their device: SpecAugment (Park et al., 2019, arXiv 1904.08779), time warp, volume.
+"""Augmentation of batches on their device: SpecAugment (Park et al., 2019, arXiv 1904.08779), volume, speed.
 
 The arithmetic of masks and warps is lhotse's, with one difference: lengths, means and masks are those of the
 utterance and not of the padded matrix, so that an utterance's augmentation does not depend on its batch.
 All random numbers come from torch's global CPU generator, and as many are drawn for every utterance whatever
 becomes of it: one state of the generator gives one result on any device.
-Shapes: B batch, T frames, F feature bins, M masks.
+Shapes: B batch, N samples, T frames, F feature bins, M masks.
 """
 
 from __future__ import annotations
+
+import math
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -142,3 +145,44 @@ def volume_perturb(waves: Tensor, config: AugmentConfig) -> Tensor:
     low, high = config.volume_perturb_range
     factor = torch.where(draws[0] < config.volume_perturb_prob, low + (high - low) * draws[1], 1.0)
     return waves * factor.to(waves.dtype)[:, None]
+
+
+@torch.no_grad()
+def speed_perturb(waves: Tensor, wave_lens: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """Play each waveform at a speed drawn from ``speed_perturb_factors``, if ``use_speed_perturb``.
+
+    Pitch changes with the speed, as when a tape runs faster. Resampling is that of torchaudio and lhotse.
+
+    Args:
+        waves: (B, N), zero behind each length; wave_lens: (B,) samples.
+
+    Returns:
+        (B, N') and (B,): a factor of 1.1 gives 1 / 1.1 of the samples.
+    """
+    if not config.use_speed_perturb:
+        return waves, wave_lens
+    factors = [Fraction(factor).limit_denominator(100) for factor in config.speed_perturb_factors]
+    choice = (_uniform(waves, waves.shape[0]) * len(factors)).long()
+    played = [_resampled(waves, factor) if factor != 1 else waves for factor in factors]
+    longest = max(wave.shape[1] for wave in played)
+    candidates = torch.stack([F.pad(wave, (0, longest - wave.shape[1])) for wave in played])
+    ups = torch.tensor([factor.denominator for factor in factors], device=waves.device)[choice]
+    downs = torch.tensor([factor.numerator for factor in factors], device=waves.device)[choice]
+    lens = (wave_lens * ups + downs - 1) // downs
+    perturbed = candidates[choice, torch.arange(waves.shape[0], device=waves.device)]
+    behind = torch.arange(longest, device=waves.device) >= lens[:, None]
+    return perturbed.masked_fill(behind, 0.0)[:, : int(lens.max())], lens
+
+
+def _resampled(waves: Tensor, factor: Fraction) -> Tensor:
+    """Sinc interpolation under a Hann window: (B, N) -> (B, ceil(N / factor))."""
+    down, up = factor.numerator, factor.denominator
+    cutoff = 0.99 * min(down, up)
+    zeros = 6  # of the sinc, on each side
+    width = math.ceil(zeros * down / cutoff)
+    taps = torch.arange(-width, width + down, dtype=torch.float64) / down
+    time = ((taps - torch.arange(up, dtype=torch.float64)[:, None] / up) * cutoff).clamp(-zeros, zeros)
+    kernel = torch.sinc(time) * torch.cos(time * math.pi / zeros / 2) ** 2 * (cutoff / down)
+    padded = F.pad(waves, (width, width + down))[:, None]
+    phases = F.conv1d(padded, kernel[:, None].to(waves), stride=down)
+    return phases.transpose(1, 2).flatten(1)[:, : -(-waves.shape[1] * up // down)]

@@ -88,6 +88,9 @@ class AugmentConfig:
     volume_perturb_prob: float = option(0.5, "probability that a waveform is scaled")
     volume_perturb_range: tuple[float, ...] = option((0.125, 2.0), "smallest and largest volume factor")
 
+    use_speed_perturb: bool = option(False, "play each waveform at a random speed; pitch changes with it")
+    speed_perturb_factors: tuple[float, ...] = option((0.9, 1.0, 1.1), "speeds, all equally likely")
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
@@ -104,3 +107,5 @@ class AugmentConfig:
         low_high = self.volume_perturb_range
         if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
             raise must_be("--volume-perturb-range", "two factors above 0, the smaller one first", low_high)
+        if not self.speed_perturb_factors or not all(0.5 <= factor <= 2 for factor in self.speed_perturb_factors):
+            raise must_be("--speed-perturb-factors", "one or more speeds from 0.5 to 2", self.speed_perturb_factors)

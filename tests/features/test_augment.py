@@ -7,11 +7,12 @@ from unittest import mock
 import lhotse.dataset.signal_transforms as peer
 import pytest
 import torch
+from lhotse.augmentation import Speed
 from torch import Tensor
 
 from couloir.errors import UserError
 from couloir.features import augment
-from couloir.features.augment import SpecAugment, time_warp, volume_perturb
+from couloir.features.augment import SpecAugment, speed_perturb, time_warp, volume_perturb
 from couloir.features.config import AugmentConfig
 from couloir.features.fbank import PADDING_LOG_MEL
 
@@ -63,14 +64,14 @@ def test_masks_equal_lhotse_with_the_same_numbers(frames, ratio):
 
 @pytest.mark.parametrize("ratio", [1.0, 2.5])
 def test_masks_cover_as_much_as_lhotse_does(ratio):
-    config, (feats, lens) = AugmentConfig(), features(400, 600)
+    config, (feats, lens) = AugmentConfig(), features(250, 600)
     shares = []
     for augmented in (SpecAugment(config).mask(feats, lens, ratio), peer_of(config, ratio)(feats)):
         changed = augmented != feats
         in_time, in_frequency = changed.all(dim=2).double().mean(dim=1), changed.all(dim=1).double().mean(dim=1)
         shares.append(torch.stack([in_time, in_frequency, (in_time + in_frequency == 0).double()]))
     ours, theirs = shares
-    error = ((ours.var(dim=1) + theirs.var(dim=1)) / 400).sqrt()
+    error = ((ours.var(dim=1) + theirs.var(dim=1)) / 250).sqrt()
     assert ((ours.mean(dim=1) - theirs.mean(dim=1)).abs() < 4 * error).all()
 
 
@@ -165,6 +166,46 @@ def test_volume_is_scaled_by_half_of_the_time():
     assert abs(moved.mean() - 1.0625) < 0.05
 
 
+def at_speeds(*factors: float) -> AugmentConfig:
+    return AugmentConfig(use_speed_perturb=True, speed_perturb_factors=factors)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 0.75])
+@pytest.mark.parametrize("samples", [16000, 15999, 8191, 10])
+def test_speed_equals_lhotse(factor, samples):
+    wave = torch.randn(1, samples)
+    played, lens = speed_perturb(wave, torch.tensor([samples]), at_speeds(factor))
+    theirs = torch.from_numpy(Speed(factor=factor)(wave.numpy(), 16000))
+    assert lens.tolist() == [played.shape[1]] and played.shape == theirs.shape
+    assert torch.allclose(played, theirs, atol=1e-5)
+
+
+def test_speed_of_a_tone():
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)[None]
+    played, lens = speed_perturb(tone, torch.tensor([16000]), at_speeds(1.1))
+    expected = torch.sin(2 * torch.pi * 484 * torch.arange(14546) / 16000)
+    assert lens.tolist() == [14546]
+    assert (played[0] - expected)[100:-100].abs().max() < 5e-3
+
+
+def test_speeds_are_drawn_for_each_utterance_and_respect_its_length():
+    waves, lens = torch.randn(120, 400), torch.randint(100, 401, (120,))
+    waves[torch.arange(400) >= lens[:, None]] = 0
+    unchanged, same_lens = speed_perturb(waves, lens, AugmentConfig())
+    assert torch.equal(unchanged, waves) and torch.equal(same_lens, lens)
+    played, new_lens = speed_perturb(waves, lens, at_speeds(0.9, 1.0, 1.1))
+    assert played.shape == (120, int(new_lens.max()))
+    seen = {"slower": 0, "as it was": 0, "faster": 0}
+    for before, length, after, new_length in zip(waves, lens.tolist(), played, new_lens.tolist()):
+        speed = "slower" if new_length > length else "faster" if new_length < length else "as it was"
+        seen[speed] += 1
+        factor = {"slower": 0.9, "as it was": 1.0, "faster": 1.1}[speed]
+        alone, alone_lens = speed_perturb(before[None, :length], torch.tensor([length]), at_speeds(factor))
+        assert alone_lens.tolist() == [new_length]
+        assert torch.allclose(after[:new_length], alone[0], atol=1e-5) and (after[new_length:] == 0).all()
+    assert min(seen.values()) > 20
+
+
 def test_one_state_of_the_generator_gives_one_result():
     feats, lens = features(4, 400)
     state = torch.get_rng_state()
@@ -193,6 +234,8 @@ def test_gpu_equals_cpu():
         ({"time_mask_ratio": float("inf")}, "--time-mask-ratio"),
         ({"volume_perturb_range": (2.0, 0.5)}, "--volume-perturb-range"),
         ({"volume_perturb_range": (0.5,)}, "--volume-perturb-range"),
+        ({"speed_perturb_factors": ()}, "--speed-perturb-factors"),
+        ({"speed_perturb_factors": (0.0, 1.0)}, "--speed-perturb-factors"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(values, flag):
