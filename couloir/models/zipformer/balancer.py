@@ -16,6 +16,8 @@ MEAN_SCALE = 0.8139535143
 # rms of a zero-mean Gaussian whose mean absolute value is 1: sqrt(pi / 2).
 RMS_PER_ABS = 1.25331413732
 GRAD_SCALE = 0.04
+# Below this a mean square or a variance counts as zero and has no gradient.
+TINY = 1.0e-20
 
 
 def mean_over_std(proportion_positive: float) -> float:
@@ -38,17 +40,20 @@ def balance_gradient(x: Tensor, grad: Tensor, limits: tuple[float, float, float,
     """
     mean_low, mean_high, rms_low, rms_high = limits
     flat = x.detach().reshape(-1, x.shape[-1]).float()
-    mean = flat.mean(dim=0)
-    square = flat.square().mean(dim=0)
-    std = (square - mean * mean).clamp(min=1.0e-20).sqrt()
-    rms = square.clamp(min=1.0e-20).sqrt()
+    # Per channel in double: a channel that is all zero (a masked one) takes squares beyond float32's range.
+    mean = flat.mean(dim=0).double()
+    square = flat.square().mean(dim=0).double()
+    variance = square - mean * mean
+    varies = (variance > TINY).double()
+    std = variance.clamp(min=TINY).sqrt()
+    rms = square.clamp(min=TINY).sqrt()
     ratio = mean / std
-    mean_side = (ratio > mean_high).float() - (ratio < mean_low).float()
-    rms_side = (rms > rms_high).float() - (rms < rms_low).float()
-    slope = rms_side / square.clamp(min=1.0e-20) - mean_side * mean / std.pow(3)
-    offset = mean_side * (1.0 / std + mean * mean / std.pow(3))
+    mean_side = (ratio > mean_high).double() - (ratio < mean_low).double()
+    rms_side = ((rms > rms_high).double() - (rms < rms_low).double()) * (square > TINY)
+    slope = rms_side / square.clamp(min=TINY) - varies * mean_side * mean / std.pow(3)
+    offset = mean_side * (1.0 / std + varies * mean * mean / std.pow(3))
     norm = (offset * offset + 2.0 * offset * slope * mean + slope * slope * square).clamp(min=0.0).sqrt()
-    scale = GRAD_SCALE / norm.clamp(min=1.0e-20)
+    scale = GRAD_SCALE / norm.clamp(min=TINY)
     push = torch.addcmul((offset * scale).to(grad.dtype), x, (slope * scale).to(x.dtype))
     return torch.addcmul(grad, grad.abs(), push.to(grad.dtype))
 
