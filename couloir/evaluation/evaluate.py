@@ -15,7 +15,6 @@ import numpy as np
 from couloir.evaluation.alignment import UNITS, Counts, Pair, align, count, total, units_of
 from couloir.evaluation.pfer import FeatureErrors, feature_errors, feature_table
 from couloir.files import atomic_write
-from couloir.text.ipa import normalize
 
 NUM_RESAMPLES = 1000
 
@@ -134,11 +133,10 @@ def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0) -> E
     Raises `UserError` for another unit.
     """
     results = list(results)
-    aligned = [align(units_of(r.ref, unit), units_of(r.hyp, unit)) for r in results]
+    refs, hyps = [units_of(r.ref, unit) for r in results], [units_of(r.hyp, unit) for r in results]
+    aligned = [align(ref, hyp) for ref, hyp in zip(refs, hyps)]
     features = (
-        feature_errors([normalize(r.ref) for r in results], [normalize(r.hyp) for r in results])
-        if unit == "phone"
-        else None
+        feature_errors(["".join(ref) for ref in refs], ["".join(hyp) for hyp in hyps]) if unit == "phone" else None
     )
     distances: Sequence[float | None] = [None] * len(results) if features is None else features.distance.tolist()
     utterances = [Utterance(r, pairs, count(pairs), d) for r, pairs, d in zip(results, aligned, distances)]
@@ -158,7 +156,7 @@ def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0) -> E
         tables=tables,
         utterances=utterances,
         confusions=sorted(confusions.items(), key=lambda item: (-item[1], str(item[0]))),
-        unknown=_unknown(results) if unit == "phone" else {},
+        unknown=_unknown([*refs, *hyps]) if unit == "phone" else {},
     )
 
 
@@ -196,11 +194,11 @@ def _table(labels: list[str], all_: list[Utterance], features: FeatureErrors | N
     return sorted(rows, key=lambda row: -row.counts.rate)
 
 
-def _unknown(results: list[Result]) -> dict[str, int]:
-    texts = Counter(text for r in results for text in (*units_of(r.ref, "phone"), *units_of(r.hyp, "phone")))
+def _unknown(strings: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Characters that panphon's table lacks, and how often they stand in strings of phones."""
     unknown: Counter[str] = Counter()
-    for text, times in texts.items():
-        for character in feature_table().unknown(text):
+    for phone, times in Counter(phone for string in strings for phone in string).items():
+        for character in feature_table().unknown(phone):
             unknown[character] += times
     return dict(unknown.most_common())
 
