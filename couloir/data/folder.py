@@ -25,12 +25,9 @@ log = logging.getLogger(__name__)
 INDEX_FOLDER = "cuts.index"
 """Beside the shards. lhotse takes any other name in a Shar folder for a field that each shard must have."""
 
-FLAT = ""
-"""The name of the split of shards that lie in no train/, dev/ or test-*/ folder."""
-
 _SHAR_CUTS = re.compile(r"cuts(\.\d+)?\.jsonl(\.gz)?")
 _FILE_CUTS = re.compile(r".*cuts[_-](?P<split>.+)\.jsonl(\.gz)?")
-_SPLIT = re.compile(r"(train|dev|valid|test)([-_.].*)?")
+_KINDS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 
 
 @dataclass
@@ -72,10 +69,12 @@ class Corpus:
 
 
 def find_splits(folders: Sequence[Path]) -> dict[str, list[ShardFiles]]:
-    """Split name ("train", "dev", "test-heldout"; `FLAT` for shards outside such folders) -> shards.
+    """Split name ("train", "dev", "test-heldout") -> shards.
 
-    Folders are searched at any depth, hidden ones aside. A manifest whose recordings are files takes its split from
-    its name, as in ``librispeech_cuts_dev-clean.jsonl.gz``. Raises `UserError` for a folder that is missing or empty.
+    Folders are searched at any depth, hidden ones aside. A folder's name says its split when train, dev, valid or
+    test is a word of it; shards in other folders are for training, unless there is a train folder. A manifest whose
+    recordings are files takes its split from its own name, as in ``librispeech_cuts_dev-clean.jsonl.gz``.
+    Raises `UserError` for a folder that is missing or empty.
     """
     splits: dict[str, list[ShardFiles]] = {}
     for folder in folders:
@@ -84,45 +83,46 @@ def find_splits(folders: Sequence[Path]) -> dict[str, list[ShardFiles]]:
         found = list(_find_shards(folder))
         if not found:
             raise UserError(f"{folder} holds no cuts.*.jsonl.gz; name a folder of Shar shards by --manifest-dir")
+        has_train = any(split == "train" for split, _ in found)
         for split, shard in found:
-            splits.setdefault(split, []).append(shard)
+            if split is None and has_train:
+                log.warning("%s is left out: it is in no train, dev or test folder, and there are such", shard.cuts)
+            else:
+                splits.setdefault(split or "train", []).append(shard)
     shuffled = [shard for shard in splits.get("train", []) if "train-all-shuf" in shard.cuts.name]
     if shuffled:  # icefall keeps the same cuts in train-clean-100 and the like
         splits["train"] = shuffled
     return splits
 
 
-def _find_shards(folder: Path) -> Iterator[tuple[str, ShardFiles]]:
+def _find_shards(folder: Path) -> Iterator[tuple[str | None, ShardFiles]]:
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != INDEX_FOLDER)
-        split = _split_of_folder(Path(root).relative_to(folder))
         tars = {name for name in names if name.startswith("recording") and name.endswith(".tar")}
         for name in sorted(names):
             if _SHAR_CUTS.fullmatch(name):
                 tar = tar_name(Path(name))
+                split = _split_of_folder(Path(root).relative_to(folder))
                 yield split, ShardFiles(Path(root, name), Path(root, tar) if tar in tars else None)
                 tars.discard(tar)
             elif found := _FILE_CUTS.fullmatch(name):
-                file_split = _split_name(found["split"])
-                if file_split is None:
-                    log.warning("%s is left out: its name says neither train, dev nor test", Path(root, name))
+                if split := _split_of_name(found["split"]):
+                    yield split, ShardFiles(Path(root, name), None)
                 else:
-                    yield file_split, ShardFiles(Path(root, name), None)
+                    log.warning("%s is left out: its name says neither train, dev nor test", Path(root, name))
         for tar in sorted(tars):
             log.warning("%s is left out: it has no manifest of cuts beside it", Path(root, tar))
 
 
-def _split_of_folder(relative: Path) -> str:
-    names = [_split_name(part) for part in relative.parts]
-    return next((name for name in names if name is not None), FLAT)
+def _split_of_folder(relative: Path) -> str | None:
+    splits = (_split_of_name(part) for part in relative.parts)
+    return next((split for split in splits if split), None)
 
 
-def _split_name(name: str) -> str | None:
-    """``train``, ``dev`` and ``test-other`` from a folder's name or the end of a manifest's."""
-    found = _SPLIT.fullmatch(name)
-    if not found:
-        return None
-    return {"train": "train", "dev": "dev", "valid": "dev", "test": name}[found[1]]
+def _split_of_name(name: str) -> str | None:
+    """``train``, ``dev`` or the name of a test set, when a word of the name says so."""
+    kind = next((_KINDS[word] for word in re.split(r"[-_.]", name) if word in _KINDS), None)
+    return name if kind == "test" else kind
 
 
 def open_corpus(shards: Sequence[ShardFiles], index_dir: str = "", jobs: int = 1) -> Corpus:
@@ -187,7 +187,8 @@ def _try_build(index: ShardIndex) -> str:
 def _index_path(cuts: Path, index_dir: str) -> Path:
     name = cuts.name.removesuffix(".gz").removesuffix(".jsonl") + ".index"
     beside = cuts.parent / INDEX_FOLDER
-    if not index_dir and os.access(beside if beside.exists() else cuts.parent, os.W_OK):
+    writable = os.access(beside if beside.exists() else cuts.parent, os.W_OK)
+    if not index_dir and (writable or (beside / name).exists()):
         return beside / name
     base = Path(index_dir) if index_dir else _cache_folder()
     key = hashlib.blake2b(str(cuts.parent.resolve()).encode(), digest_size=8).hexdigest()

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from couloir.data.batch import Batch
 from couloir.data.config import DataConfig
 from couloir.data.dataset import BatchDataset, Preparation, Transform, subsampled_frames
-from couloir.data.folder import FLAT, Corpus, find_splits, open_corpus
+from couloir.data.folder import Corpus, find_splits, open_corpus
 from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
 from couloir.errors import UserError, unknown_name
 from couloir.text.tokenizer import Tokenizer
@@ -78,43 +78,41 @@ class DataModule:
         plan = self._train_plan(epoch, world_size)
         preparation = replace(self._for_training, epoch=epoch)
         batches = plan.rank_batches(rank, world_size)
-        return BatchLoader(self._train_corpus, preparation, plan, batches, self.config, start_batch)
+        return BatchLoader(self._corpus("train"), preparation, plan, batches, self.config, start_batch)
 
     def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
         """Batches of each rank in an epoch."""
         return len(self._train_plan(epoch, world_size)) // world_size
 
     def valid_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """One rank's share of the validation utterances, longest first, without randomness."""
+        """One rank's share of the validation utterances, longest first, without randomness.
+
+        Every rank has the same number of batches; of fewer utterances than ranks, some ranks have an empty one.
+        """
+        corpus, numbers = self._validation
+        plan = deal(self._sorted_plan(corpus, numbers), world_size, fill_up=True)
         preparation = replace(self._for_training, transform=None)
-        if "dev" in self._splits:
-            corpus = self._corpus("dev")
-            numbers = np.arange(len(corpus))
-        else:
-            corpus, numbers = self._train_corpus, self._held_out
-        numbers = numbers[self._fits(corpus)[numbers]]
-        plan = deal(self._sorted_plan(corpus, numbers), world_size)
         return BatchLoader(corpus, preparation, plan, plan.rank_batches(rank, world_size), self.config)
 
     def test_sets(self) -> list[str]:
-        """Names of the test-* folders."""
-        return sorted(name for name in self._splits if name.startswith("test"))
+        """Names of the test folders."""
+        return sorted(set(self._splits) - {"train", "dev"})
 
     def test_loader(self, name: str) -> BatchLoader:
         """All utterances of a test set (or of ``dev`` or ``train``), longest first; only unreadable ones are left out.
 
         Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation.
         """
-        if name not in self._splits and not (name == "dev" and self._train_shards):
-            raise unknown_name("set", name, sorted({*self._splits, "dev"} - {FLAT}))
-        held_out = name not in self._splits
-        corpus = self._train_corpus if held_out else self._corpus(name)
-        plan = self._sorted_plan(corpus, self._held_out if held_out else np.arange(len(corpus)))
+        if name not in self._splits and name != "dev":
+            raise unknown_name("set", name, sorted({*self._splits, "dev"}))
+        corpus = self._corpus(name if name in self._splits else "train")
+        numbers = np.arange(len(corpus)) if name in self._splits else self._held_out
+        plan = self._sorted_plan(corpus, numbers)
         return BatchLoader(corpus, self._for_tests, plan, range(len(plan)), self.config)
 
     def hardest_batches(self) -> list[Batch]:
         """The training batches likeliest not to fit in memory: the longest, the widest, the fullest, the most text."""
-        plan, corpus = self._train_plan(1, 1), self._train_corpus
+        plan, corpus = self._train_plan(1, 1), self._corpus("train")
         dataset = BatchDataset(corpus, self._for_training)
         worst = hardest(plan, corpus.column("duration"), corpus.column("num_chars"))
         batches = [dataset[i, plan.batch(i)] for i in worst]
@@ -123,42 +121,42 @@ class DataModule:
 
     def train_texts(self) -> Iterator[str]:
         """The transcripts that are trained on, in the order of the shards."""
-        return (self._train_corpus.utterance(int(number)).text for number in self._train_numbers)
-
-    @property
-    def _train_shards(self) -> list:
-        return self._splits.get("train", []) + self._splits.get(FLAT, [])
+        return (self._corpus("train").utterance(int(number)).text for number in self._train_numbers)
 
     def _corpus(self, name: str) -> Corpus:
+        if name not in self._splits:
+            raise UserError(f"{self.config.manifest_dir} has no {name} folder and no shards of its own to use as such")
         if name not in self._corpora:
             self._corpora[name] = open_corpus(self._splits[name], self.config.index_dir, self.config.index_jobs)
         return self._corpora[name]
-
-    @cached_property
-    def _train_corpus(self) -> Corpus:
-        if not self._train_shards:
-            raise UserError(f"{self.config.manifest_dir} has no train folder and no shards of its own to train on")
-        return open_corpus(self._train_shards, self.config.index_dir, self.config.index_jobs)
 
     @cached_property
     def _held_out(self) -> np.ndarray:
         """Utterance numbers of the training shards kept for validation."""
         if "dev" in self._splits or self.config.valid_share == 0:
             return np.empty(0, np.int64)
-        hashes = self._train_corpus.column("hash")
+        hashes = self._corpus("train").column("hash")
         count = min(max(1, round(self.config.valid_share * len(hashes))), self.config.max_valid_utterances)
         log.info("no dev folder: %d of %d utterances, chosen by their ids, are for validation", count, len(hashes))
         return np.sort(np.argsort(hashes, kind="stable")[:count])
 
     @cached_property
+    def _validation(self) -> tuple[Corpus, np.ndarray]:
+        """The corpus and the utterance numbers of validation."""
+        if "dev" in self._splits:
+            corpus = self._corpus("dev")
+            return corpus, np.flatnonzero(self._fits(corpus, "validation"))
+        corpus = self._corpus("train")
+        return corpus, self._held_out[self._fits(corpus, "validation")[self._held_out]]
+
+    @cached_property
     def _train_numbers(self) -> np.ndarray:
         """Utterance numbers that are trained on."""
-        used = self._fits(self._train_corpus)
+        config, corpus = self.config, self._corpus("train")
+        used = self._fits(corpus, "training")
         used[self._held_out] = False
-        hours = self._train_corpus.column("duration")[used].sum(dtype=np.float64) / 3600
-        log.info("training on %d utterances, %.2f h", used.sum(), hours)
+        log.info("training on %d utterances, %.2f h", used.sum(), corpus.column("duration")[used].sum() / 3600)
         if not used.any():
-            config = self.config
             raise UserError(
                 f"{config.manifest_dir} has no utterance to train on between --min-utterance-duration "
                 f"{config.min_utterance_duration} and --max-utterance-duration {config.max_utterance_duration} s"
@@ -167,14 +165,14 @@ class DataModule:
         self._report_unknown_symbols(numbers)
         return numbers
 
-    def _fits(self, corpus: Corpus) -> np.ndarray:
+    def _fits(self, corpus: Corpus, purpose: str) -> np.ndarray:
         """(utterances,) bool: neither too short nor too long; says how many are not."""
         durations, shortest = corpus.column("duration"), self.config.min_utterance_duration
         longest = min(self.config.max_utterance_duration, self.config.max_duration)
         short, long = durations < shortest, durations > longest
         if short.any() or long.any():
-            text = "left out: %d utterances shorter than %g s, %d longer than %g s"
-            log.info(text, short.sum(), shortest, long.sum(), longest)
+            text = "left out of %s: %d utterances shorter than %g s, %d longer than %g s"
+            log.info(text, purpose, short.sum(), shortest, long.sum(), longest)
         return ~(short | long)
 
     def _report_unknown_symbols(self, numbers: np.ndarray) -> None:
@@ -185,7 +183,7 @@ class DataModule:
         found: dict[str, int] = {}
         sample = numbers[:: -(-len(numbers) // _TEXTS_TO_CHECK)]
         for number in sample:
-            text = self._train_corpus.utterance(int(number)).text
+            text = self._corpus("train").utterance(int(number)).text
             for symbol in tokenizer.unknown_symbols(transform(text) if transform else text):
                 found[symbol] = found.get(symbol, 0) + 1
         if found:
@@ -197,7 +195,7 @@ class DataModule:
     def _train_plan(self, epoch: int, world_size: int) -> EpochPlan:
         key = (epoch, world_size)
         if key not in self._plans:
-            config, corpus, numbers = self.config, self._train_corpus, self._train_numbers
+            config, corpus, numbers = self.config, self._corpus("train"), self._train_numbers
             plan = epoch_plan(
                 corpus.column("duration")[numbers],
                 corpus.shard_numbers()[numbers],
@@ -253,9 +251,16 @@ class BatchLoader(Iterable[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         self.num_seen = self.num_skipped = 0
-        for batch in self._loader:
-            self._count(batch)
-            yield batch
+        try:
+            for batch in self._loader:
+                self._count(batch)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"{error}; when memory ran out, lower --num-workers, --prefetch or --max-duration"
+            ) from error
         if self.num_skipped > _NAMED_SKIPS:
             log.warning("%d of %d utterances were unusable", self.num_skipped, self.num_seen)
         self._judge()

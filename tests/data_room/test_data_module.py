@@ -146,9 +146,35 @@ def test_validation_is_dealt_to_ranks_from_long_to_short(tmp_path):
     assert longest == sorted(longest, reverse=True)
 
 
+def test_few_validation_utterances_for_many_ranks(tmp_path):
+    write_shar(utterances(3), tmp_path / "dev")
+    loaders = [module(tmp_path).valid_loader(rank, 5) for rank in range(5)]
+    assert [len(loader) for loader in loaders] == [1] * 5
+    assert sorted(len(b) for loader in loaders for b in loader) == [0, 0, 1, 1, 1]
+
+
+def test_shards_beside_a_train_folder_are_left_out_by_name(tmp_path, caplog):
+    write_shar(utterances(3, "a"), tmp_path / "ipapack_train_1")
+    write_shar(utterances(3, "b"), tmp_path / "ipapack_test_doreco")
+    write_shar(utterances(3, "c"), tmp_path / "old")
+    data = module(tmp_path, valid_share=0.0)
+    assert {i for b in data.train_loader(1) for i in b.ids} == {"a0", "a1", "a2"}
+    assert data.test_sets() == ["ipapack_test_doreco"]
+    assert "old/cuts.000000.jsonl.gz is left out" in caplog.text
+
+
+def test_a_loader_process_that_dies_is_one_clear_line(flat_folder):
+    batches = iter(module(flat_folder, num_workers=1, prefetch=1).train_loader(1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"lower --num-workers"):
+        list(batches)
+
+
 def test_shards_at_any_depth_train_and_a_share_is_held_out_by_id(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    write_shar(utterances(60, "x"), tmp_path / "pack" / "train_1x", shard_size=20)
+    write_shar(utterances(60, "x"), tmp_path / "pack" / "part_1", shard_size=20)
     write_shar(utterances(40, "y"), tmp_path / "pack" / "deep" / "er", shard_size=20)
     data = module(tmp_path / "pack", valid_share=0.1)
     valid = {i for b in data.valid_loader() for i in b.ids}
