@@ -80,7 +80,7 @@ def columns(rows: Sequence[tuple[str, float, float, str]], x_label: str, y_label
         rows: (name of the bin, value, number in it, tooltip).
     """
     left, top, height, step = 56.0, 26.0, 200.0, 62.0
-    width = left + step * max(len(rows), 1) + 16
+    width = max(left + step * len(rows) + 16, 260.0)
     scale = ticks(max((value for _, value, _, _ in rows if math.isfinite(value)), default=1.0))
     y: Callable[[float], float] = lambda v: top + height * (1 - v / scale[-1])  # noqa: E731
     parts = [

@@ -151,7 +151,8 @@ def _by_length(evaluation: Evaluation) -> str:
         members = sized[start:end]
         rate = error_rate(sum(m[1] for m in members), sum(m[2] for m in members))
         low, high = members[0][0], members[-1][0]
-        name = f"{low:.1f}–{high:.1f}" if timed else f"{low:g}–{high:g}"
+        low_text, high_text = (f"{edge:.1f}" if timed else f"{edge:g}" for edge in (low, high))
+        name = low_text if low_text == high_text else f"{low_text}–{high_text}"
         rows.append((name, rate, float(len(members)), f"{name}: {_number(rate)} %"))
     unit = "duration of the utterance, s" if timed else f"{evaluation.unit}s in the reference"
     return plots.columns(rows, unit, f"{evaluation.rate_name} %", f"{evaluation.rate_name} by {unit}")
