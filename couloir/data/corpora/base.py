@@ -29,7 +29,7 @@ class Utterance:
         audio: path of the recording; start: where in it the utterance begins, in s, or None when it is all of it;
         duration: in s, given with start; without it the manifests stage reads it from the recording's header.
         text: orthographic transcript, as G2P should read it; may be empty where phones or ipa are given.
-        language: ISO 639 tag; speaker: name, unique within the corpus.
+        language: ISO 639 tag; speaker: name, unique within the corpus, or "" where not known.
         phones: gold phones with their times, in IPA, silences left out; None where they are not known.
         ipa: IPA transcript; a builder gives it only where people wrote it, else the phones stage fills it in.
         split: a split that the corpus itself prescribes (``train``, ``dev``, ``test-heldout``...), or "".
@@ -49,7 +49,8 @@ class Utterance:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; defaults are left out."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {key: value for key, value in values.items() if value not in (None, "") or key == "text"}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {key: value for key, value in values.items() if value != defaults[key]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Utterance:

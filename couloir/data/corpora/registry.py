@@ -7,13 +7,17 @@ from functools import partial
 from pathlib import Path
 
 from couloir.config import from_mapping, read_yaml, write_yaml
+from couloir.data.corpora.asterisk import Asterisk
 from couloir.data.corpora.base import Corpus
 from couloir.data.corpora.config import CorporaConfig
 from couloir.data.corpora.festvox import FestvoxRu
+from couloir.data.corpora.fillets import Fillets
 from couloir.data.corpora.synthetic import Synthetic
+from couloir.data.corpora.tuxpaint import TuxPaint
 from couloir.errors import UserError, unknown_name
 
 GROUPS = ("asterisk", "fillets", "human")
+ASTERISK = {"en": "en-us", "es": "es-419", "fr": "fr", "it": "it", "ru": "ru"}  # language -> espeak voice
 CHOICE_NAME = "corpora.yaml"
 
 
@@ -21,6 +25,12 @@ def builders(config: CorporaConfig) -> Mapping[str, Callable[[], Corpus]]:
     """Name -> what makes the builder. Here a new corpus is added."""
     return {
         "festvox-ru": FestvoxRu,
+        "fillets-cs": partial(
+            Fillets, "cs", True, "Czech, 2 main and about 24 minor speakers, 1.6 h of a game (110 MB)"
+        ),
+        "fillets-nl": partial(Fillets, "nl", False, "Dutch, 2 speakers, 1.5 h of a game (103 MB)"),
+        **{f"asterisk-{language}": partial(Asterisk, language, accent) for language, accent in ASTERISK.items()},
+        "tuxpaint": TuxPaint,
         "synthetic": partial(Synthetic, config.hours, config.synthetic_languages),
     }
 

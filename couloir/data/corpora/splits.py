@@ -55,10 +55,10 @@ def _digest(*words: str) -> str:
 def _pick_speakers(speaker_of_utterance: list[str], share: float, key: str) -> set[str]:
     """Speakers whose utterances together are at most ``share`` of all, in the order of their digests.
 
-    Where each of a few speakers has more than that, it is the one with the fewest.
+    Where each of a few speakers has more than that, it is the one with the fewest. "" is no speaker.
     """
     counts: dict[str, int] = defaultdict(int)
-    for speaker in speaker_of_utterance:
+    for speaker in filter(None, speaker_of_utterance):
         counts[speaker] += 1
     if len(counts) < _FEWEST_SPEAKERS or share == 0:
         return set()

@@ -219,7 +219,7 @@ def _to_shar(utterance: Utterance, corpus: str) -> SharUtterance:
         audio=audio,
         text=utterance.ipa,
         language=utterance.language,
-        speaker=f"{corpus}_{utterance.speaker}",
+        speaker=f"{corpus}_{utterance.speaker}" if utterance.speaker else "",
         alignment=utterance.phones,
         custom={"orthography": utterance.text, "corpus": corpus},
     )

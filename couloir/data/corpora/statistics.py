@@ -30,7 +30,8 @@ class Amount:
         self.utterances += 1
         self.seconds += seconds
         self.phones += phones
-        self.speakers.add(speaker)
+        if speaker:
+            self.speakers.add(speaker)
 
     def row(self) -> dict[str, float | int]:
         """The numbers of a report."""

@@ -26,6 +26,7 @@ SPEAKERS = tuple(f"{sex}{i}" for sex, count in (("f", 5), ("m", 8)) for i in ran
 PIECE_S = 600
 _SENTENCES_PER_PIECE = 600
 _TABLE = "utterances.jsonl"
+_FOLDER = "synthetic-1"  # to be counted up when the speech that is made changes
 
 
 class Synthetic(Corpus):
@@ -50,7 +51,7 @@ class Synthetic(Corpus):
         for language in self.languages:
             for number, start in enumerate(range(0, seconds, PIECE_S)):
                 length = min(PIECE_S, seconds - start)
-                yield download_dir / "synthetic" / f"{language}-{number:04d}-{length}s", language, number, length
+                yield download_dir / _FOLDER / f"{language}-{number:04d}-{length}s", language, number, length
 
     def fetch(self, download_dir: Path) -> None:
         """Speak the pieces that are not there yet, ``nj`` at a time."""

@@ -91,10 +91,11 @@ def _between_splits(cuts: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             supervision = cut["supervisions"][0]
             if seen.setdefault(cut["id"], split) != split:
                 yield f"{cut['id']} is in {seen[cut['id']]} and in {split}"
-            values["speaker"][split].add(supervision.get("speaker"))
+            values["speaker"][split].update(filter(None, [supervision.get("speaker")]))
             values["language"][split].add(supervision.get("language"))
-            words = supervision.get("custom", {}).get("orthography") or supervision["text"]
-            values["sentence"][split].add((supervision.get("language"), words))
+            custom = supervision.get("custom", {})
+            words = custom.get("orthography") or supervision["text"]
+            values["sentence"][split].add((custom.get("corpus"), supervision.get("language"), words))
     for what, split in (("speaker", UNSEEN_SPEAKERS), ("language", UNSEEN_LANGUAGES), ("sentence", HELDOUT)):
         for shared in sorted(map(str, values[what][split] & values[what][TRAIN])):
             yield f"{split}: the {what} {shared} is in {TRAIN} as well"
