@@ -14,6 +14,8 @@ Legend: B batch, T frames, S symbols, K lattices (2B), N steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -71,7 +73,9 @@ def check_lattice(px: Tensor, py: Tensor, boundary: Tensor | None) -> None:
 
 class _Lattice(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, px, py, boundary, wants_grad):  # type: ignore[no-untyped-def, override]
+    def forward(  # type: ignore[override]
+        ctx: Any, px: Tensor, py: Tensor, boundary: Tensor | None, wants_grad: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if boundary is None:
             boundary = px.new_tensor([0, 0, px.shape[1], py.shape[2]], dtype=torch.int64).expand(px.shape[0], 4)
         alpha, beta = forward_backward(px, py, boundary, wants_grad)
@@ -86,7 +90,9 @@ class _Lattice(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_scores, _px, _py):  # type: ignore[no-untyped-def, override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_scores: Tensor, _px: None, _py: None
+    ) -> tuple[Tensor, Tensor, None, None]:
         px_grad, py_grad = ctx.saved_tensors
         weight = grad_scores[:, None, None]
         return px_grad * weight, py_grad * weight, None, None
@@ -154,7 +160,7 @@ def _sweep(px: Tensor, py: Tensor, starts: list[list[int]]) -> Tensor:
 
 def _moves_by_step(px: Tensor, py: Tensor, num_steps: int, regular: bool) -> tuple[Tensor, ...]:
     """For each step the log-probabilities (2, K, S+1) of entering its cells by a symbol and by a blank."""
-    num_lattices, rows, num_frames = py.shape
+    num_lattices, rows = py.shape[:2]
     half = num_lattices * rows
     step_size = 2 * half
     moves = px.new_full((num_steps, 2, num_lattices, rows), NEG_INF)

@@ -10,7 +10,7 @@ Legend: B batch, T frames, S symbols, R rows of the band, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,16 +70,18 @@ class _Exp(NamedTuple):
 
 class _Simple(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, lm, am, symbols, blank, smoothing, lm_rows):  # type: ignore[no-untyped-def, override]
-        ctx.dtype = lm.dtype
+    def forward(  # type: ignore[override]
+        ctx: Any, lm: Tensor, am: Tensor, symbols: Tensor, blank: int, smoothing: Smoothing, lm_rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.dtype, ctx.blank, ctx.smoothing = lm.dtype, blank, smoothing
         lm_exp, am_exp, product = _exponentials(lm, am)
         if product.dtype == torch.float32 and bool((product < LEAST_PRODUCT).any()):
             lm, am = lm.double(), am.double()
             lm_exp, am_exp, product = _exponentials(lm, am)
-        normalizer = (product.log() + lm_exp.top).add_(am_exp.top.transpose(1, 2))
-        joint = smoothing.joint
-        py = (am[:, :, blank] * (1.0 - smoothing.lm_only)).unsqueeze(1) - normalizer.mul_(joint)
-        px = (am * (1.0 - smoothing.lm_only)).transpose(1, 2).gather(1, _per_frame(symbols, am)) - normalizer[:, :-1]
+        normalizer = (product.log() + lm_exp.top).add_(am_exp.top.transpose(1, 2)).mul_(smoothing.joint)
+        am_scale = 1.0 - smoothing.lm_only
+        py = am_scale * am[:, None, :, blank] - normalizer
+        px = am.transpose(1, 2).gather(1, _per_frame(symbols, am)).mul_(am_scale).sub_(normalizer[:, :-1])
 
         lm_sum = lm_exp.exp.sum(dim=2, keepdim=True)
         lm_part = -smoothing.lm_only * (lm_sum.log() + lm_exp.top)
@@ -95,41 +97,47 @@ class _Simple(torch.autograd.Function):
             py += smoothing.am_only * (unigram[blank].log() - am_part)
             px += smoothing.am_only * (unigram[symbols].log()[:, :, None] - am_part)
         ctx.save_for_backward(lm_exp.exp, am_exp.exp, product, lm_sum, unigram, am_sum, symbols, lm_rows)
-        ctx.blank, ctx.smoothing = blank, smoothing
         return px.to(ctx.dtype), py.to(ctx.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_px, grad_py):  # type: ignore[no-untyped-def, override]
-        grad_px, grad_py = grad_px.to(ctx.saved_tensors[0].dtype), grad_py.to(ctx.saved_tensors[0].dtype)
-        lm_exp, am_exp, product, lm_sum, unigram, am_sum, symbols, lm_rows = ctx.saved_tensors
-        blank, smoothing = ctx.blank, ctx.smoothing
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_px: Tensor, grad_py: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
         with torch.autocast(grad_px.device.type, enabled=False):
-            leaving = grad_py.clone()  # (B, S+1, T): what leaves each node, by symbol or by blank
-            leaving[:, :-1] += grad_px
-            ratio = (leaving / product).mul_(-smoothing.joint)
-            per_lm_row = leaving.sum(dim=2, keepdim=True)
-            grad_lm = torch.bmm(ratio, am_exp).sub_(smoothing.lm_only * per_lm_row / lm_sum)
-            grad_am = torch.bmm(ratio.transpose(1, 2), lm_exp)
-            if unigram is not None:
-                weight = (leaving.sum(dim=1) / am_sum)[:, :, None]  # (B, T, 1)
-                grad_am.addcmul_(weight, unigram, value=-smoothing.am_only)
-                grad_unigram = -torch.einsum("bt,btv->v", weight[:, :, 0], am_exp)
-                grad_unigram[blank] += grad_py.sum() / unigram[blank]
-                grad_unigram.index_add_(0, symbols.flatten(), grad_px.sum(dim=2).flatten() / unigram[symbols].flatten())
-                grad_unigram *= smoothing.am_only / lm_rows.sum()
-                softmax = lm_exp / lm_sum
-                inner = (softmax @ grad_unigram)[:, :, None]
-                grad_lm += (grad_unigram - inner) * lm_rows[:, :, None] / lm_sum
-            grad_lm.mul_(lm_exp)
-            grad_am.mul_(am_exp)
-            lm_scale, am_scale = 1.0 - smoothing.am_only, 1.0 - smoothing.lm_only
-            grad_lm[:, :, blank] += lm_scale * grad_py.sum(dim=2)
-            grad_lm[:, :-1].scatter_add_(2, symbols[:, :, None], lm_scale * grad_px.sum(dim=2, keepdim=True))
-            grad_am[:, :, blank] += am_scale * grad_py.sum(dim=1)
-            by_frame = (grad_px * am_scale).transpose(1, 2)
-            grad_am.scatter_add_(2, symbols[:, None].expand_as(by_frame), by_frame)
+            working = ctx.saved_tensors[0].dtype
+            grad_lm, grad_am = _simple_gradients(ctx, grad_px.to(working), grad_py.to(working))
         return grad_lm.to(ctx.dtype), grad_am.to(ctx.dtype), None, None, None, None
+
+
+def _simple_gradients(ctx: Any, grad_px: Tensor, grad_py: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (B, S+1, V) of lm and (B, T, V) of am: first of all that is normalized, then of the numerators."""
+    lm_exp, am_exp, product, lm_sum, unigram, am_sum, symbols, lm_rows = ctx.saved_tensors
+    blank, smoothing = ctx.blank, ctx.smoothing
+    leaving = grad_py.clone()  # (B, S+1, T): what leaves each node, by symbol or by blank
+    leaving[:, :-1] += grad_px
+    ratio = (leaving / product).mul_(-smoothing.joint)
+    grad_lm = torch.bmm(ratio, am_exp).sub_(smoothing.lm_only * leaving.sum(dim=2, keepdim=True) / lm_sum)
+    grad_am = torch.bmm(ratio.transpose(1, 2), lm_exp)
+    if unigram is not None:
+        weight = leaving.sum(dim=1) / am_sum  # (B, T)
+        grad_am.addcmul_(weight[:, :, None], unigram, value=-smoothing.am_only)
+        grad_unigram = -torch.einsum("bt,btv->v", weight, am_exp)
+        grad_unigram[blank] += grad_py.sum() / unigram[blank]
+        grad_unigram.index_add_(0, symbols.flatten(), (grad_px.sum(dim=2) / unigram[symbols]).flatten())
+        grad_unigram *= smoothing.am_only / lm_rows.sum()
+        inner = (lm_exp @ grad_unigram)[:, :, None] / lm_sum
+        grad_lm += (grad_unigram - inner) * lm_rows[:, :, None] / lm_sum
+    grad_lm.mul_(lm_exp)
+    grad_am.mul_(am_exp)
+
+    lm_scale, am_scale = 1.0 - smoothing.am_only, 1.0 - smoothing.lm_only
+    grad_lm[:, :, blank] += lm_scale * grad_py.sum(dim=2)
+    grad_lm[:, :-1].scatter_add_(2, symbols[:, :, None], lm_scale * grad_px.sum(dim=2, keepdim=True))
+    grad_am[:, :, blank] += am_scale * grad_py.sum(dim=1)
+    by_frame = (grad_px * am_scale).transpose(1, 2)
+    grad_am.scatter_add_(2, symbols[:, None].expand_as(by_frame), by_frame)
+    return grad_lm, grad_am
 
 
 def _per_frame(symbols: Tensor, am: Tensor) -> Tensor:
@@ -153,9 +161,7 @@ def _mean_unigram(softmax: Tensor, rows: Tensor) -> Tensor:
 # --- a joiner's logits -----------------------------------------------------------------------------------------------
 
 
-def joiner_logprobs(
-    logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def joiner_logprobs(logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """px (B, S, T) and py (B, S+1, T) of ``logits`` (B, T, R, V); -inf outside the band.
 
     ``ranges`` (B, T, R) int64 says which row of the lattice each row of the logits is; None means all, R = S+1.
@@ -169,7 +175,9 @@ def joiner_logprobs(
 
 class _Joiner(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, symbols, blank, ranges):  # type: ignore[no-untyped-def, override]
+    def forward(  # type: ignore[override]
+        ctx: Any, logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor
+    ) -> tuple[Tensor, Tensor]:
         batch, num_symbols = symbols.shape
         # The last row of the lattice emits nothing; its symbol is a stand-in that is dropped below.
         padded = torch.nn.functional.pad(symbols, (0, 1), value=blank)
@@ -185,7 +193,9 @@ class _Joiner(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_px, grad_py):  # type: ignore[no-untyped-def, override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_px: Tensor, grad_py: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         logits, row_symbols, ranges, normalizer = ctx.saved_tensors
         by_symbol = torch.nn.functional.pad(grad_px, (0, 0, 0, 1)).transpose(1, 2).gather(2, ranges).flatten()
         by_blank = grad_py.transpose(1, 2).gather(2, ranges).flatten()
