@@ -67,6 +67,8 @@ def convert(kind: Any, value: Any) -> Any:
         return convert(next(a for a in args if a is not type(None)), value)
     if origin is tuple:
         return _parse_tuple(value, args[0])
+    if origin is typing.Literal:
+        return value
     if kind is bool:
         return to_bool(value)
     if kind is int and isinstance(value, float) and value != int(value):

@@ -17,11 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.errors import one_line_errors
-from couloir.recipes.run_config import RunConfig, build_config, make_parser
+from couloir.recipes.run_config import Overrides, RunConfig, build_config, make_parser
 
 RECIPE = "zipformer_crctc"
 # ZIPA's settings where they differ from icefall's: 50 Hz output, CR-CTC on raw audio.
-DEFAULTS = {
+DEFAULTS: Overrides = {
     "zipformer": {"output_downsampling_factor": 1},
     "heads": {"use_transducer": False, "use_ctc": True},
     "loss": {"use_cr_ctc": True, "cr_loss_scale": 0.15},
@@ -33,11 +33,13 @@ DEFAULTS = {
 def train(config: RunConfig) -> None:
     """One process of a run: the model, its loss and the data, handed to the trainer."""
     from couloir.recipes.objective import AsrObjective
-    from couloir.recipes.run import build_data, build_fbank, build_model_for, build_tokenizer
+    from couloir.recipes.run import build_data, build_fbank, build_model_for, keep_tokenizer, load_tokenizer
     from couloir.training.trainer import Trainer
 
-    tokenizer = build_tokenizer(config)
-    objective = AsrObjective(build_model_for(config, tokenizer), build_fbank(config), config.augment, config.loss)
+    tokenizer = load_tokenizer(config.text.bpe_model)
+    keep_tokenizer(config)
+    model = build_model_for(config, tokenizer.vocab_size)
+    objective = AsrObjective(model, build_fbank(config), config.augment, config.loss)
     Trainer(config.trainer, config.optim, objective, build_data(config, tokenizer), run_config=config).fit()
 
 

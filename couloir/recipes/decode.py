@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
+from couloir.audio import SAMPLE_RATE
 from couloir.config import from_mapping, given_flags
 from couloir.data.batch import Batch
 from couloir.data.module import DataModule
 from couloir.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.errors import UserError, unknown_name
-from couloir.evaluation.files import write_result_files
-from couloir.evaluation.report import Result, evaluate
+from couloir.evaluation.alignment import units_of
+from couloir.evaluation.evaluate import Result, evaluate
+from couloir.evaluation.files import write_decoding_files
 from couloir.recipes.decode_config import CtcDecodeConfig
 from couloir.recipes.run import LoadedRun, build_data, load_run
 from couloir.recipes.run_config import Overrides
@@ -56,10 +57,11 @@ def decode_set(
         if not len(batch):
             continue
         for key, hypotheses in decode_batch(run, config, search, batch).items():
-            rows = zip(batch.ids, batch.texts, hypotheses, batch.languages)
             results.setdefault(key, []).extend(
-                Result(id, run.tokenizer.prepare(text), run.tokenizer.decode(best.tokens), language, name)
-                for id, text, best, language in rows
+                Result(id, run.tokenizer.prepare(text), run.tokenizer.decode(best.tokens), language, name, seconds)
+                for id, text, best, language, seconds in zip(
+                    batch.ids, batch.texts, hypotheses, batch.languages, (batch.audio_lens / SAMPLE_RATE).tolist()
+                )
             )
     return results
 
@@ -75,12 +77,18 @@ def decode_test_sets(namespace: argparse.Namespace, recipe: str, defaults: Overr
     everything: dict[str, list[Result]] = {}
     for name in _chosen_sets(config.test_sets, data):
         results = decode_set(run, config, search, data, name)
-        write_result_files(out_dir, name, run.suffix, results, unit=config.unit, score=not config.skip_scoring)
+        write_decoding_files(out_dir, name, run.suffix, _as_units(results, config.unit))
         for key, rows in results.items():
             everything.setdefault(key, []).extend(rows)
-    if not config.skip_scoring:
-        for key, rows in everything.items():
-            _report(out_dir, key if len(everything) > 1 else "", rows, config.unit)
+    for key, rows in everything.items():
+        evaluation = evaluate(rows, unit=config.unit)
+        evaluation.write(out_dir, "report" if len(everything) == 1 else f"report-{key}", f"{key}, {run.suffix}")
+        print(evaluation.to_text())
+    print(f"files and report.html: {out_dir}")
+
+
+def _as_units(results: dict[str, list[Result]], unit: str) -> dict[str, list[tuple[str, list[str], list[str]]]]:
+    return {key: [(r.id, units_of(r.ref, unit), units_of(r.hyp, unit)) for r in rows] for key, rows in results.items()}
 
 
 def _chosen_sets(names: str, data: DataModule) -> list[str]:
@@ -92,10 +100,3 @@ def _chosen_sets(names: str, data: DataModule) -> list[str]:
         if name not in there:
             raise unknown_name("test set", name, there)
     return chosen
-
-
-def _report(out_dir: Path, key: str, rows: list[Result], unit: str) -> None:
-    evaluation = evaluate(rows, unit=unit)
-    stem = out_dir / ("report" + (f"-{key}" if key else ""))
-    evaluation.write(stem)
-    print(evaluation.to_text())

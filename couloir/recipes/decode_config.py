@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from couloir.config import option
 from couloir.errors import UserError
@@ -17,14 +18,14 @@ class CtcDecodeConfig:
     )
     beam_size: int = option(4, "prefixes kept by ctc-prefix-beam-search", unit="hypotheses")
     test_sets: str = option("", "comma-separated names of the sets to decode; empty: every test set that is there")
-    decode_padding: str = option(
+    decode_padding: Literal["exact", "reference"] = option(
         "exact",
         "exact: an utterance's result does not depend on its batch; reference: icefall's, where it does",
         choices=("exact", "reference"),
     )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     unit: str = option("phone", "what an error is counted in", choices=("phone", "word", "char"))
-    skip_scoring: bool = option(False, "write the hypotheses only")
+    skip_scoring: bool = option(False, "accepted for icefall's commands", hidden=True)
     lang_dir: str = option("data/lang_bpe_500", "accepted for icefall's commands", hidden=True)
     lm_dir: str = option("data/lm", "accepted for icefall's commands", hidden=True)
     num_paths: int = option(100, "accepted for icefall's commands", hidden=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,17 @@ from torch import nn
 from couloir.data.module import DataModule
 from couloir.errors import UserError, must_be
 from couloir.features.fbank import Fbank
-from couloir.models.asr import AsrModel, build_model
+from couloir.features.kaldi import num_frames
+from couloir.files import atomic_path
+from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
 from couloir.recipes.run_config import Overrides, RunConfig, build_config, lay_over_saved, saved_config
+from couloir.text.ipa import remove_diacritics
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
 from couloir.training.averaging import load_averaged
 from couloir.training.checkpoint import load_weights
 from couloir.training.config import AveragingConfig
 
-
-def build_tokenizer(config: RunConfig) -> Tokenizer:
-    """The tokenizer of --bpe-model. Raises `UserError` when it is not there."""
-    return load_tokenizer(config.text.bpe_model)
+KEPT_TOKENIZER = "lang"
 
 
 def build_fbank(config: RunConfig) -> Fbank:
@@ -38,8 +40,28 @@ def build_model_for(config: RunConfig, vocab_size: int) -> AsrModel:
 
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
-    """The data module of --manifest-dir."""
-    return DataModule(config.data, tokenizer, config.trainer.seed)
+    """The data module of --manifest-dir, which leaves out of training what is too long for the model's output."""
+    return DataModule(
+        config.data,
+        tokenizer,
+        config.trainer.seed,
+        num_output_frames=functools.partial(_output_frames, config),
+        text_transform=remove_diacritics if config.text.remove_diacritics else None,
+    )
+
+
+def _output_frames(config: RunConfig, num_samples: int) -> int:
+    feature_frames = torch.tensor(num_frames(num_samples, config.fbank))
+    return int(num_subsampled_frames(feature_frames, config.zipformer))
+
+
+def keep_tokenizer(config: RunConfig) -> None:
+    """Copy the tokenizer into the run directory, so that decoding does not depend on where it came from."""
+    source = Path(config.text.bpe_model)
+    for path in [source] if source.is_file() else sorted(source.iterdir()):
+        if path.suffix in (".model", ".txt"):
+            with atomic_path(config.trainer.exp_dir / KEPT_TOKENIZER / path.name) as target:
+                shutil.copyfile(path, target)
 
 
 def pick_device(name: str) -> torch.device:
@@ -72,7 +94,7 @@ def load_run(
 
     Raises `UserError`: no checkpoint there, flags that contradict it, a vocabulary of another size.
     """
-    exp_dir = Path(getattr(namespace, "exp_dir", defaults["trainer"]["exp_dir"]))
+    exp_dir = Path(str(getattr(namespace, "exp_dir", defaults["trainer"]["exp_dir"])))
     saved = saved_config(exp_dir)
     if saved is not None and saved.recipe != recipe:
         raise must_be("--exp-dir", f"a run of {recipe}", f"{exp_dir}, a run of {saved.recipe}")
@@ -84,7 +106,13 @@ def load_run(
     model = build_model_for(config, tokenizer.vocab_size)
     load_weights(model, weights, str(exp_dir))
     target = pick_device(device)
-    logging.info("loaded %s (%s), %.1f M parameters, on %s", exp_dir, suffix, model.num_parameters() / 1e6, target)
+    logging.info(
+        "loaded %s (%s), %.1f M parameters, on %s",
+        exp_dir,
+        suffix,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        target,
+    )
     return LoadedRun(
         exp_dir, config, model.to(target).eval(), tokenizer, build_fbank(config).to(target), suffix, target
     )
@@ -101,8 +129,9 @@ def _adapt_to_weights(config: RunConfig, weights: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, zipformer=zipformer)
 
 
-def _tokenizer_path(config: RunConfig, exp_dir: Path) -> str:
+def _tokenizer_path(config: RunConfig, exp_dir: Path) -> Path:
     """--bpe-model, or the copy that training left in the run directory when the original has moved."""
-    path = Path(config.text.bpe_model)
-    copy = exp_dir / "lang" / path.name
-    return str(copy if copy.exists() and not path.exists() else path)
+    path, kept = Path(config.text.bpe_model), exp_dir / KEPT_TOKENIZER
+    if path.exists() or not kept.is_dir():
+        return path
+    return kept / path.name if (kept / path.name).exists() else kept
