@@ -10,7 +10,7 @@ usage: ./prepare.sh [--corpora "NAME ..."] [--user-data PATH] [--stage N] [--sto
 Prepares speech for training. With no flags it fetches festvox-ru (Russian, 1.66 h, phones labelled by hand; 178 MB).
 
   ./prepare.sh                                              the default corpus
-  ./prepare.sh --corpora "human"                            all real speech that can be fetched (9 h, 14 languages)
+  ./prepare.sh --corpora "human"                            all real speech that can be fetched (9 h, 13 languages)
   ./prepare.sh --corpora synthetic --hours 0.2              12 minutes of espeak-ng, offline, in a minute
   ./prepare.sh --corpora user --user-data ~/speech --user-language sw
   ./prepare.sh --corpora "tuxpaint asterisk" --unseen-languages "ro el"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = dict(zip(SPLITS, ("#4477aa", "#228833", "#ee6677", "#ccbb44", "#aa3377")))
-_MOST_PHONES = 80
+_MOST_PHONES = 64
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
@@ -92,7 +92,7 @@ def _hours(axes: Axes, statistics: Statistics) -> None:
             hours[language] += amount.seconds / 3600 if of_split == split else 0.0
         axes.bar(languages, list(hours.values()), bottom=list(bottom.values()), color=_COLOURS[split], label=split)
         bottom = {language: bottom[language] + hours[language] for language in languages}
-    axes.set(title="hours by language and split", ylabel="h", xlim=(-0.6, max(len(languages), 4) - 0.4))
+    axes.set(title="hours by language and split", ylabel="h", xlim=(-0.6, max(len(languages), 8) - 0.4))
     axes.legend(frameon=False, fontsize=8)
 
 

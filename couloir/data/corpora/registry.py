@@ -14,6 +14,7 @@ from couloir.data.corpora.festvox import FestvoxRu
 from couloir.data.corpora.fillets import Fillets
 from couloir.data.corpora.synthetic import Synthetic
 from couloir.data.corpora.tuxpaint import TuxPaint
+from couloir.data.corpora.user import UserData
 from couloir.errors import UserError, unknown_name
 
 GROUPS = ("asterisk", "fillets", "human")
@@ -31,6 +32,7 @@ def builders(config: CorporaConfig) -> Mapping[str, Callable[[], Corpus]]:
         "fillets-nl": partial(Fillets, "nl", False, "Dutch, 2 speakers, 1.5 h of a game (103 MB)"),
         **{f"asterisk-{language}": partial(Asterisk, language, accent) for language, accent in ASTERISK.items()},
         "tuxpaint": TuxPaint,
+        "user": partial(UserData, config.user_data, config.user_language),
         "synthetic": partial(Synthetic, config.hours, config.synthetic_languages),
     }
 
