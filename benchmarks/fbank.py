@@ -112,6 +112,7 @@ def main() -> None:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "threads": 1,
+            "load average": round(os.getloadavg()[0], 1),
             "cores": os.cpu_count(),
         }
         speech = round(sum(map(len, waves)) / SAMPLE_RATE, 1)

@@ -37,8 +37,8 @@ class Fbank(nn.Module):
         super().__init__()
         self.config = config or FbankConfig()
         window = kaldi.povey_window(self.config.window_samples)
+        # Kaldi makes a frame's first sample its own predecessor; Povey's window is 0 there, so that it drops out.
         before = -kaldi.PREEMPHASIS * window[1:]
-        window[0] *= 1 - kaldi.PREEMPHASIS  # the first sample of a frame is its own predecessor
         # Real and imaginary parts stand in turn, and the power under a filter is the sum over both.
         mel = np.repeat(kaldi.mel_filterbank(self.config), 2, axis=0)
         self._constant("window", window)

@@ -36,7 +36,7 @@ def peer_of(config: AugmentConfig, ratio: float) -> peer.SpecAugment:
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0, 2.5])
-@pytest.mark.parametrize("frames", [20, 100, 161, 667, 1000, 1999])
+@pytest.mark.parametrize("frames", [20, 100, 161, 667, 1000, 9000])
 def test_masks_equal_lhotse_with_the_same_numbers(frames, ratio):
     feats, lens = features(1, frames)
     drawn: list[Tensor] = []
