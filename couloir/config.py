@@ -1,7 +1,7 @@
 """Typed configuration: frozen dataclasses, YAML in, flags over it, the resolved result saved with a run.
 
 A field is declared with `option`, which carries its help text and unit. A field named ``max_duration``
-is the flag ``--max-duration``; underscores are accepted as well. This module imports nothing heavy, so
+is the flag ``--max-duration`` (``--max_duration`` works too). This module imports nothing heavy, so
 ``--help`` is quick.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,15 +141,19 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type, skip: Iterable[st
             if field.name in seen:
                 continue
             seen.add(field.name)
-            names = [flag_name(field.name)] + (["--" + field.name] if "_" in field.name else [])
             hidden = field.metadata.get("hidden", False)
             group.add_argument(
-                *names,
+                flag_name(field.name),
                 dest=field.name,
                 default=argparse.SUPPRESS,
-                metavar=field.name.split("_")[-1].upper(),
+                metavar=_metavar(kinds[field.name]),
                 help=argparse.SUPPRESS if hidden else _help(field, kinds[field.name]),
             )
+
+
+def _metavar(kind: Any) -> str:
+    names = {int: "N", float: "X", bool: "BOOL", Path: "PATH", Ints: "N,N,...", Floats: "X,X,..."}
+    return names.get(kind, "TEXT")
 
 
 def _help(field: dataclasses.Field, kind: Any) -> str:
@@ -164,6 +169,12 @@ def _help(field: dataclasses.Field, kind: Any) -> str:
     return text.replace("%", "%%")
 
 
+def _dashed(word: str) -> str:
+    """``--max_duration=2`` -> ``--max-duration=2``: some of the commands in use are written with underscores."""
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
+
+
 class TeachingParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line: the nearest flag is named, exit code 2."""
 
@@ -174,7 +185,8 @@ class TeachingParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, but an unknown flag names the nearest known one."""
-        parsed, rest = self.parse_known_args(args, namespace)
+        words = [_dashed(word) for word in (sys.argv[1:] if args is None else args)]
+        parsed, rest = self.parse_known_args(words, namespace)
         if rest:
             known = [o for action in self._actions for o in action.option_strings if o.startswith("--")]
             self.error(

@@ -25,7 +25,7 @@ DEFAULTS: Overrides = {
     "zipformer": {"output_downsampling_factor": 1},
     "heads": {"use_transducer": False, "use_ctc": True},
     "loss": {"use_cr_ctc": True, "cr_loss_scale": 0.15},
-    "augment": {"enable_spec_aug": False, "time_mask_ratio": 2.0, "enable_volume_perturb": True},
+    "augment": {"enable_spec_aug": False, "time_mask_ratio": 2.0, "use_volume_perturb": True},
     "trainer": {"exp_dir": "zipformer_crctc/exp"},
 }
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from couloir.data.batch import Batch
-from couloir.features.augment import SpecAugment, time_warp, volume_perturb
+from couloir.features.augment import SpecAugment, speed_perturb, volume_perturb
 from couloir.features.config import AugmentConfig
 from couloir.losses.config import LossConfig, ctc_scale
 from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
@@ -33,14 +33,17 @@ class AsrObjective(nn.Module):
     @torch.no_grad()
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-mel features (B, T, F) and their lengths (B,); in training augmented, CR-CTC's two views stacked."""
-        audio = volume_perturb(batch.audio, self.augment) if self.training else batch.audio
-        feats, lens = self.fbank(audio, batch.audio_lens)
-        if self.training and self.loss.use_cr_ctc:
-            # One warp for both views, so that their frames stay aligned.
-            feats = time_warp(feats, lens, self.augment)
-            feats, lens = feats.repeat(2, 1, 1), lens.repeat(2)
-            feats = self.spec_augment.mask(feats, lens)
-        elif self.training and self.augment.enable_spec_aug:
+        audio, audio_lens = batch.audio, batch.audio_lens
+        if not self.training:
+            return self.fbank(audio, audio_lens)
+        if self.augment.use_speed_perturb:
+            audio, audio_lens = speed_perturb(audio, audio_lens, self.augment)
+        if self.augment.use_volume_perturb:
+            audio = volume_perturb(audio, self.augment)
+        feats, lens = self.fbank(audio, audio_lens)
+        if self.loss.use_cr_ctc:
+            return self.spec_augment.views(feats, lens)
+        if self.augment.enable_spec_aug:
             feats = self.spec_augment(feats, lens)
         return feats, lens
 

@@ -79,7 +79,7 @@ Overrides = Mapping[str, Mapping[str, Any]]
 
 def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *extra: type) -> argparse.ArgumentParser:
     """A parser with a flag for every field of the named sections, of ``extra`` classes, --preset and --config."""
-    parser = TeachingParser(description=description)
+    parser = TeachingParser(description=description, usage="%(prog)s [--preset NAME] [--config YAML] [flags]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a model of a known size; flags are laid over it")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings by section, laid under the flags")
     add_flags(parser, *extra, *(SECTIONS[name] for name in sections))
