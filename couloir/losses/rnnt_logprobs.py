@@ -125,7 +125,7 @@ def _simple_gradients(ctx: Any, grad_px: Tensor, grad_py: Tensor) -> tuple[Tenso
         grad_unigram = -torch.einsum("bt,btv->v", weight, am_exp)
         grad_unigram[blank] += grad_py.sum() / unigram[blank]
         grad_unigram.index_add_(0, symbols.flatten(), (grad_px.sum(dim=2) / unigram[symbols]).flatten())
-        grad_unigram *= smoothing.am_only / lm_rows.sum()
+        grad_unigram.mul_(smoothing.am_only).div_(lm_rows.sum())
         inner = (lm_exp @ grad_unigram)[:, :, None] / lm_sum
         grad_lm += (grad_unigram - inner) * lm_rows[:, :, None] / lm_sum
     grad_lm.mul_(lm_exp)
