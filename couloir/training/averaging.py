@@ -64,7 +64,7 @@ def _narrow(tensor: Tensor) -> Tensor:
 
 
 def mean_of_files(paths: Sequence[Path]) -> Weights:
-    """The plain mean of the ``model`` of checkpoints. Raises `UserError` when one cannot be read or differs in shape."""
+    """The plain mean of the ``model`` of checkpoints. Raises `UserError` when one is unreadable or of another shape."""
     total: Weights = {}
     for path in paths:
         weights = model_weights(load_checkpoint(path), str(path))

@@ -84,7 +84,6 @@ class TrainerConfig:
     )
     max_rollbacks: int = option(3, "Times that a run goes back before it gives up.")
     rollback_lr_scale: float = option(0.5, "What the learning rate is multiplied with at each return.")
-    max_skipped_share: float = option(0.1, "Share of unusable utterances above which the run stops.")
 
     scan_batches: str = option(
         "auto",
@@ -113,8 +112,7 @@ class TrainerConfig:
         self._check("grad_accumulation", "a whole number", self.grad_accumulation == int(self.grad_accumulation))
         self._check("batch_count_scale", "more than 0", self.batch_count_scale > 0)
         self._check("rollback_lr_scale", "more than 0 and less than 1", 0 < self.rollback_lr_scale < 1)
-        for name in ("final_decay", "max_skipped_share"):
-            self._check(name, "from 0 to 1", 0 <= getattr(self, name) <= 1)
+        self._check("final_decay", "from 0 to 1", 0 <= self.final_decay <= 1)
 
     def _check(self, field: str, expected: str, holds: bool) -> None:
         if not holds:

@@ -1,0 +1,123 @@
+"""The processes of a run: who this one is, and how they agree.
+
+Rank and world size come from torchrun's environment, srun's, or from `couloir.training.launch`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from couloir.errors import must_be
+
+# Rank 0 may be writing a checkpoint to a slow file system while the others wait.
+PATIENCE = timedelta(minutes=60)
+
+
+def ranks_from_environment() -> tuple[int, int, int] | None:
+    """(rank, world size, rank on this machine) under torchrun or srun; None when this process stands alone.
+
+    Under srun the variables of torchrun are filled in, so that torch finds the first machine.
+    """
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0))
+    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env:
+        env.setdefault(
+            "MASTER_ADDR", first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "localhost")))
+        )
+        env.setdefault("MASTER_PORT", str(10000 + int(env.get("SLURM_JOB_ID", 0)) % 20000))
+        return int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_LOCALID", 0))
+    return None
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of SLURM's notation: ``gpu[003-007,9],cpu1`` -> ``gpu003``."""
+    match = re.match(r"([^,\[]+)(?:\[(\w+))?", nodelist)
+    return match.group(1) + (match.group(2) or "") if match else nodelist
+
+
+def pick_device(name: str, local_rank: int) -> torch.device:
+    """The device of this process. Raises `UserError` where there is no GPU for it."""
+    count = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and count == 0):
+        return torch.device("cpu")
+    if local_rank >= count:
+        raise must_be("--world-size", f"at most {count}, the number of GPUs here, or `--device` cpu", local_rank + 1)
+    return torch.device("cuda", local_rank)
+
+
+class Group:
+    """All processes of a run.
+
+    What they agree on (stopping, elapsed time) goes over the CPU, so that no rank waits for its GPU.
+
+    Args:
+        device: this process's device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank, self.world_size, self.local_rank = ranks_from_environment() or (0, 1, 0)
+        self.device = device
+        self._control: Any = None
+        if self.world_size == 1:
+            return
+        if not dist.is_initialized():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, rank=self.rank, world_size=self.world_size, timeout=PATIENCE)
+        self._control = dist.new_group(backend="gloo", timeout=PATIENCE) if device.type == "cuda" else dist.group.WORLD
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the one that writes."""
+        return self.rank == 0
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The element-wise maximum over the ranks of some host values."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(list(values), dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._control)
+        return tensor.tolist()
+
+    def largest_on_device(self, value: Tensor) -> Tensor:
+        """The maximum over the ranks, without waiting for the device."""
+        if self.world_size > 1:
+            dist.all_reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """The element-wise sum over the ranks of some host values."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(list(values), dtype=torch.float64)
+        dist.all_reduce(tensor, group=self._control)
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in order of rank, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        return box[0]
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,139 @@
+"""Starting a run's processes: this one alone, several on this machine, or those that torchrun or srun have started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+
+from couloir.errors import UserError
+from couloir.training.config import TrainerConfig
+from couloir.training.distributed import pick_device, ranks_from_environment
+from couloir.training.random_state import seed_everything
+from couloir.training.signals import SIGNALS
+
+T = TypeVar("T")
+
+
+def launch(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> None:
+    """Call ``worker(argument)`` in every process of the run, seeded.
+
+    Args:
+        worker: a top-level function; it builds the objective and the data and calls `Trainer.fit`.
+        argument: what it gets; it must be picklable.
+        config: world size, port, seed and threads.
+
+    Raises:
+        UserError: the first one that any process raised.
+        KeyboardInterrupt: after a Ctrl-C, once every process has saved and left.
+    """
+    ranks = ranks_from_environment()
+    if ranks is None and config.world_size > 1:
+        _spawn(worker, argument, config)
+    else:
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
+        _prepare(config, local_world if ranks else 1)
+        worker(argument)
+
+
+def _prepare(config: TrainerConfig, local_world_size: int) -> None:
+    if threads := config.num_threads or int(os.environ.get("OMP_NUM_THREADS", 0)):
+        torch.set_num_threads(threads)
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // local_world_size))
+    seed_everything(config.seed)
+
+
+def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> None:
+    pick_device(config.device, config.world_size - 1)
+    context = multiprocessing.get_context("spawn")
+    errors, port = context.SimpleQueue(), _free_port(config.master_port)
+    processes = [
+        context.Process(target=_child, args=(worker, argument, config, rank, port, errors))
+        for rank in range(config.world_size)
+    ]
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        for process in processes:
+            process.start()
+        failed = _supervise(processes)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if failed is not None:
+        if not errors.empty():
+            raise UserError(errors.get())
+        raise RuntimeError(f"a process of the run ended with code {failed}; its traceback is above")
+    if signal.SIGINT in received:
+        raise KeyboardInterrupt
+
+
+def _free_port(preferred: int) -> int:
+    """``preferred``, or another port where a second run on this machine has taken it."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("localhost", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    return preferred
+
+
+def _supervise(processes: list[Any]) -> int | None:
+    """Wait for all; when one fails, end the others, who would wait for it, and return its exit code."""
+    waiting = {process.sentinel: process for process in processes}
+    while waiting:
+        for sentinel in wait(list(waiting)):
+            process = waiting.pop(sentinel)  # type: ignore[call-overload]
+            process.join()
+            if process.exitcode:
+                for other in waiting.values():
+                    other.kill()
+                    other.join()
+                return process.exitcode
+    return None
+
+
+def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank: int, port: int, errors: Any) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(config.world_size),
+        MASTER_ADDR=os.environ.get("MASTER_ADDR", "localhost"),
+        MASTER_PORT=str(port),
+    )
+    try:
+        _prepare(config, config.world_size)
+        worker(argument)
+    except UserError as error:
+        errors.put(str(error))
+        sys.exit(2)
+
+
+def _leave_with_parent() -> None:
+    """A launcher that was killed leaves no process behind."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

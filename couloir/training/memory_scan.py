@@ -1,0 +1,49 @@
+"""Trying the largest batches before training, so that a run does not end hours later for want of memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from couloir.data.batch import Batch
+from couloir.errors import UserError
+from couloir.models.zipformer.state import get_training_state, set_training_state
+from couloir.training.precision import Precision
+
+SAMPLE_RATE = 16000
+
+
+def scan(objective: Any, batches: Sequence[Batch], precision: Precision, device: torch.device) -> None:
+    """Run forward and backward on each batch; nothing is learnt from it.
+
+    Raises:
+        UserError: one does not fit; its size is named.
+    """
+    state = get_training_state(objective.model)
+    objective.train()
+    for batch in batches:
+        try:
+            with precision.autocast():
+                loss, _ = objective(batch.to(device), 0)
+            loss.backward()
+        except torch.OutOfMemoryError:
+            raise UserError(out_of_memory(batch)) from None
+        finally:
+            objective.zero_grad(set_to_none=True)
+    set_training_state(objective.model, state)
+    if batches and device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**30
+        logging.info("the %d largest batches fit: %.1f GiB at most", len(batches), peak)
+
+
+def out_of_memory(batch: Batch) -> str:
+    """One line for the person whose batch did not fit."""
+    longest = float(batch.audio_lens.max()) / SAMPLE_RATE if len(batch) else 0.0
+    padded = batch.audio.numel() / SAMPLE_RATE
+    return (
+        f"a batch of {len(batch)} utterances, {padded:.0f} s with padding, the longest {longest:.1f} s, does not fit "
+        "in memory; lower `--max-duration` (icefall's advice: by a fifth at a time), or `--max-utterance-duration`"
+    )

@@ -1,0 +1,52 @@
+"""Mixed precision: autocast, and the loss scale of fp16 with icefall's policy."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from couloir.training.config import TrainerConfig
+
+# Below the first a line is logged; below the second the run has diverged.
+SMALL_SCALE = 1e-2
+COLLAPSED_SCALE = 1e-5
+# (batches, scale): every so many batches of an epoch a scale below is doubled.
+GROWTH = ((25, 2.0), (100, 8.0), (400, 32.0))
+
+
+class Precision:
+    """How a run computes: float32, fp16 with a loss scale, or bf16, which has float32's range and needs none.
+
+    Args:
+        config: the flags. device: where the model is; fp16 is for GPUs.
+    """
+
+    def __init__(self, config: TrainerConfig, device: torch.device) -> None:
+        self.device = device
+        fp16 = config.use_fp16 and device.type == "cuda"
+        if config.use_fp16 and not fp16:
+            logging.warning("`--use-fp16` has no effect on a CPU: computing in float32")
+        self.dtype = torch.float16 if fp16 else torch.bfloat16 if config.use_bf16 else torch.float32
+        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16, init_scale=1.0)  # type: ignore[attr-defined]
+        self.scale = 1.0
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the loss scale has fallen so far that the run has diverged."""
+        return self.scale < COLLAPSED_SCALE
+
+    def adjust(self, batch_in_epoch: int) -> None:
+        """Read the scale after a step and let it grow while it is small. ``batch_in_epoch`` counts from 0."""
+        if not self.scaler.is_enabled():
+            return
+        self.scale = self.scaler.get_scale()
+        if self.scale < SMALL_SCALE:
+            logging.warning("grad scale is small: %g", self.scale)
+        if any(batch_in_epoch % batches == 0 and self.scale < bound for batches, bound in GROWTH):
+            self.scaler.update(self.scale * 2.0)
+            self.scale *= 2.0

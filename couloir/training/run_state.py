@@ -1,0 +1,195 @@
+"""Where a run is, and writing and reading all of it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from couloir.config import as_plain
+from couloir.errors import UserError
+from couloir.models.zipformer.state import get_training_state, set_training_state
+from couloir.training.averaging import RunningAverage
+from couloir.training.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
+from couloir.training.distributed import Group
+from couloir.training.metrics import HostSums
+from couloir.training.precision import Precision
+from couloir.training.random_state import get_random_state, set_random_state
+from couloir.training.recovery import Recovery
+
+# Entries that icefall's programs look for in a checkpoint and that no flag gives.
+ICEFALL_ENTRIES = {
+    "reset_interval": 200,
+    "subsampling_factor": 4,
+    "ignore_id": -1,
+    "label_smoothing": 0.1,
+    "warm_step": 2000,
+    "blank_id": 0,
+}
+BEST = ("best_train_loss", "best_valid_loss", "best_train_epoch", "best_valid_epoch")
+
+
+@dataclass
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        step: batches seen. epoch: the current one, from 1. batch: batches of it that are done.
+        elapsed_s: time spent, earlier parts of a resumed run included.
+        total: decayed sums of this rank's losses (`metrics.decayed`).
+    """
+
+    step: int = 0
+    epoch: int = 1
+    batch: int = 0
+    elapsed_s: float = 0.0
+    total: HostSums = field(default_factory=dict)
+    best_train_loss: float = float("inf")
+    best_valid_loss: float = float("inf")
+    best_train_epoch: int = -1
+    best_valid_epoch: int = -1
+
+    @property
+    def train_loss(self) -> float:
+        """The decayed loss per frame."""
+        return self.total.get("loss", 0.0) / max(1.0, self.total.get("frames", 0.0))
+
+
+@dataclass
+class Checkpointer:
+    """Puts together what a checkpoint holds, and takes it apart again. Every rank takes part in both.
+
+    Attributes:
+        model, optimizer, scheduler, precision, recovery, average, state: the parts of the run. ``average`` is rank 0's.
+        run_config: the resolved configuration, any dataclass of sections, or None.
+    """
+
+    group: Group
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    precision: Precision
+    recovery: Recovery
+    average: RunningAverage | None
+    state: RunState
+    run_config: Any = None
+
+    def save(self, path: Path) -> bool:
+        """Write everything to ``path``; False where it could not be written, which is logged and changes nothing."""
+        ranks = self.group.gather(
+            {"random": get_random_state(), "training": get_training_state(self.model), "total": self.state.total}
+        )
+        saved = True
+        if self.group.is_main:
+            try:
+                save_checkpoint(path, self._content(ranks))
+            except OSError as error:
+                reason = error.strerror or error
+                logging.error(
+                    "%s could not be saved (%s); what was saved before is whole, the run goes on", path, reason
+                )
+                saved = False
+        return self.group.from_main(saved)
+
+    def _content(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+        assert self.average is not None
+        state = self.state
+        return {
+            **ICEFALL_ENTRIES,
+            **_flat(self.run_config),
+            "model": self.model.state_dict(),
+            "model_avg": self.average.as_float32(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "grad_scaler": self.precision.scaler.state_dict(),
+            "sampler": {"epoch": state.epoch, "batch": state.batch, "world_size": self.group.world_size},
+            **{name: getattr(state, name) for name in BEST},
+            "batch_idx_train": state.step,
+            "cur_epoch": state.epoch if state.batch else max(1, state.epoch - 1),
+            "train_loss": state.train_loss,
+            "average_period": self.average.period,
+            "elapsed_s": state.elapsed_s,
+            "recovery": self.recovery.state_dict(),
+            "ranks": ranks,
+            "dtype": self.precision.dtype,
+            "use_autocast": self.precision.dtype != torch.float32,
+            "env_info": {"torch-version": str(torch.__version__), "python-version": platform.python_version()},
+            "config": as_plain(self.run_config),
+        }
+
+    def restore(self, path: Path) -> None:
+        """Put the run where the checkpoint left it.
+
+        icefall's and ZIPA's files are taken too; what they do not hold (random states, the place in the epoch)
+        begins anew, at the start of their epoch.
+
+        Raises:
+            UserError: the file is damaged, or of another model.
+        """
+        content = load_checkpoint(path)
+        load_weights(self.model, model_weights(content, str(path)), str(path))
+        if self.average is not None:
+            entry = "model_avg" if content.get("model_avg") else "model"
+            self.average.load(model_weights(content, str(path), entry))
+        self._restore_optimizer(content, path)
+        self._restore_place(content, path)
+        self._restore_ranks(content)
+        logging.info("resumed from %s: epoch %d, batch %d", path, self.state.epoch, self.state.step)
+
+    def _restore_optimizer(self, content: Mapping[str, Any], path: Path) -> None:
+        if content.get("optimizer"):
+            try:
+                self.optimizer.load_state_dict(content["optimizer"])
+            except ValueError as error:
+                raise UserError(f"{path}: its optimizer state does not fit this model ({error})") from None
+        else:
+            logging.warning("%s holds no optimizer state: the optimizer begins anew", path)
+        if content.get("scheduler"):
+            self.scheduler.load_state_dict(content["scheduler"])
+        if content.get("grad_scaler") and self.precision.scaler.is_enabled():
+            self.precision.scaler.load_state_dict(content["grad_scaler"])
+            self.precision.scale = self.precision.scaler.get_scale()
+
+    def _restore_place(self, content: Mapping[str, Any], path: Path) -> None:
+        state, place = self.state, content.get("sampler") or {}
+        state.step = int(content.get("batch_idx_train", 0))
+        for name in BEST:
+            setattr(state, name, content.get(name, getattr(RunState, name)))
+        state.elapsed_s = float(content.get("elapsed_s", 0.0))
+        if {"epoch", "batch", "world_size"} <= place.keys():
+            state.epoch, state.batch = int(place["epoch"]), int(place["batch"])
+            if place["world_size"] != self.group.world_size:
+                state.batch = state.batch * int(place["world_size"]) // self.group.world_size
+                text = "saved with --world-size %d: the order of the data differs, some utterances may come twice"
+                logging.warning(text, place["world_size"])
+        else:
+            ended = int(path.name.startswith("epoch-"))
+            state.epoch, state.batch = int(content.get("cur_epoch", 1)) + ended, 0
+        if "recovery" in content:
+            self.recovery.load_state_dict(content["recovery"])
+
+    def _restore_ranks(self, content: Mapping[str, Any]) -> None:
+        ranks = content.get("ranks") or []
+        if self.group.rank < len(ranks):
+            mine = ranks[self.group.rank]
+            set_random_state(mine["random"])
+            set_training_state(self.model, mine["training"])
+            self.state.total = dict(mine["total"])
+        else:
+            self.state.total = {}
+
+
+def _flat(run_config: Any) -> dict[str, Any]:
+    """Every flag at the top level, as icefall's checkpoints have it; lists as it writes them, ``2,2,3``."""
+    plain = as_plain(run_config) if run_config is not None else {}
+    flat: dict[str, Any] = {}
+    for section in plain.values() if isinstance(plain, dict) else ():
+        for name, value in section.items() if isinstance(section, dict) else ():
+            flat[name] = ",".join(map(str, value)) if isinstance(value, list) else value
+    return flat
