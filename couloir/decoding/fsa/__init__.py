@@ -1,0 +1,1 @@
+"""Frame-synchronous graph search: batched, flat tensors, no loop over states."""

@@ -1,0 +1,128 @@
+"""A decoding graph as flat tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from couloir.decoding.fsa.ragged import expand, splits_of
+from couloir.errors import UserError, must_be
+from couloir.files import atomic_path
+
+FINAL = -1
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A weighted transducer. State 0 is the start, the last state the only final one, entered by label -1 alone.
+
+    Fields (G states, A arcs, E epsilon moves):
+        splits: (G+1,) first arc of each state. label, next: (A,) int64; score: (A,) float32 log-weights.
+        aux: (A, M) int64 output labels, 0 where there is none.
+        moves: (G+1,), move_next, move_score (E,), move_aux (E, M'): for each state all states that it reaches
+            without a token, itself included at score 0; a move takes no frame. None: every state reaches itself only.
+        label 0 on an arc, as in k2: it takes a frame and pays blank's log-probability.
+    """
+
+    splits: Tensor
+    label: Tensor
+    next: Tensor
+    score: Tensor
+    aux: Tensor
+    moves: Tensor | None = None
+    move_next: Tensor | None = None
+    move_score: Tensor | None = None
+    move_aux: Tensor | None = None
+
+    @property
+    def num_states(self) -> int:
+        """States, the final one included."""
+        return len(self.splits) - 1
+
+    @property
+    def num_arcs(self) -> int:
+        """Arcs that take a token or end."""
+        return len(self.label)
+
+    def to(self, device: torch.device | str) -> Graph:
+        """The same graph on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)
+
+    def scaled(self, scale: float) -> Graph:
+        """The same graph with all its log-weights multiplied (``--ngram-lm-scale``, ``--hlg-scale``)."""
+        move_score = None if self.move_score is None else self.move_score * scale
+        return replace(self, score=self.score * scale, move_score=move_score)
+
+    def check_vocabulary(self, vocab_size: int, name: str = "the graph") -> None:
+        """Raise `UserError` when a label is no token of a model with ``vocab_size`` tokens."""
+        largest = int(self.label.max()) if len(self.label) else 0
+        if largest >= vocab_size:
+            raise must_be(f"labels of {name}", f"below the model's vocabulary size {vocab_size}", largest)
+
+    def save(self, path: str | Path) -> None:
+        """Write a compressed ``.npz``."""
+        arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if value is not None}
+        with atomic_path(path) as temporary, open(temporary, "wb") as out:
+            np.savez(out, **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Graph:
+        """Read what `save` wrote. Raises `UserError` naming the file when it is not that."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Graph(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+        except FileNotFoundError:
+            raise UserError(f"decoding graph {path} does not exist; build it with prepare_lm.sh") from None
+        except (ValueError, TypeError, OSError):
+            raise must_be(str(path), "a decoding graph (.npz) written by this program", "something else") from None
+
+
+def make_graph(
+    source: Tensor, target: Tensor, label: Tensor, score: Tensor, aux: Tensor, num_states: int, sort: bool = True
+) -> Graph:
+    """A graph of arcs in any order; see `Graph` for the fields.
+
+    Args:
+        source, target, label: (A,) int64; score: (A,); aux: (A, M). sort: order a state's arcs by label.
+
+    Raises:
+        UserError: when no path leads from the start to the final state.
+    """
+    order = torch.sort(label, stable=True).indices if sort else torch.arange(len(label))
+    order = order[torch.sort(source[order], stable=True).indices]
+    graph = Graph(
+        splits_of(source[order], num_states), label[order], target[order], score[order].float(), aux[order].long()
+    )
+    if not reaches_end(graph):
+        raise UserError("the decoding graph has no path from its start to its end; check the lexicon and the LM")
+    return graph
+
+
+def reaches_end(graph: Graph) -> bool:
+    """Whether some path leads from the start to the final state."""
+    seen = torch.zeros(graph.num_states, dtype=torch.bool)
+    front = torch.zeros(1, dtype=torch.int64)
+    while len(front) and not bool(seen[-1]):
+        seen[front] = True
+        reached = [graph.next[expand(graph.splits, front)[1]]]
+        if graph.moves is not None and graph.move_next is not None:
+            reached.append(graph.move_next[expand(graph.moves, front)[1]])
+        front = torch.cat(reached).unique()
+        front = front[~seen[front]]
+    return bool(seen[-1]) or graph.num_states - 1 in front.tolist()
+
+
+def trivial_graph(vocab_size: int) -> Graph:
+    """One state with an arc for each token but blank, and a final arc: every token sequence, at no cost."""
+    tokens = torch.arange(1, vocab_size)
+    zeros = torch.zeros(vocab_size, dtype=torch.int64)
+    target = zeros.clone()
+    target[-1] = 1
+    label = torch.cat([tokens, torch.tensor([FINAL])])
+    aux = torch.cat([tokens, torch.zeros(1, dtype=torch.int64)])[:, None]
+    return make_graph(zeros, target, label, torch.zeros(vocab_size), aux, 2, sort=False)

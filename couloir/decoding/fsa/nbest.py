@@ -1,0 +1,55 @@
+"""Choosing among sequences sampled from a lattice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, Paths, follow, make_lattice, sample_paths
+from couloir.decoding.fsa.ragged import group_first_best, group_max
+from couloir.decoding.fsa.result import WordHypothesis, read_followed
+from couloir.decoding.fsa.search import SearchResult
+
+
+def choose(result: SearchResult, num_paths: int, nbest_scale: float, log_sum: bool = False) -> list[WordHypothesis]:
+    """For each sorted utterance the best-scored of ``num_paths`` sampled sequences (see `sample_paths`).
+
+    ``log_sum``: score a sequence by the sum over its paths, else by the best of them.
+    """
+    lattice = make_lattice(result)
+    paths = sample_paths(lattice, num_paths, nbest_scale)
+    totals = follow(lattice, paths.utterance, PathAutomaton(paths), lattice.score, log_sum).total
+    return take_best(lattice, paths, totals)
+
+
+def oracle(
+    result: SearchResult, references: Sequence[Sequence[int]], num_paths: int, nbest_scale: float
+) -> list[WordHypothesis]:
+    """For each sorted utterance the sampled sequence with the fewest errors; of equals the first."""
+    from kaldialign import edit_distance
+
+    lattice = make_lattice(result)
+    paths = sample_paths(lattice, num_paths, nbest_scale)
+    errors = [
+        edit_distance(list(references[utterance]), labels)["total"]
+        for utterance, labels in zip(paths.utterance.tolist(), paths.lists())
+    ]
+    return take_best(lattice, paths, -torch.tensor(errors, dtype=torch.float64, device=paths.utterance.device))
+
+
+def take_best(lattice: Lattice, paths: Paths, value: Tensor) -> list[WordHypothesis]:
+    """For each utterance its path with the highest ``value`` (P,), aligned; score -inf where it has no path.
+
+    The score of the result is ``value`` where that is a score; the oracle's is the path's own.
+    """
+    batch = len(lattice.start)
+    utterances, group = torch.unique_consecutive(paths.utterance, return_inverse=True)
+    first = group_first_best(value, group, group_max(value, group, len(utterances)))
+    chosen = Paths(utterances, paths.labels[first], paths.length[first])
+    aligned = follow(lattice, utterances, PathAutomaton(chosen), lattice.score)
+    results = [WordHypothesis(score=-torch.inf) for _ in range(batch)]
+    for utterance, hypothesis in zip(utterances.tolist(), read_followed(aligned, lattice, aligned.total)):
+        results[utterance] = hypothesis
+    return results

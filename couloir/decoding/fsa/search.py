@@ -1,0 +1,322 @@
+"""Frame-synchronous search over (token history, graph state) pairs, batched.
+
+The semantics are those of k2's ``RnntDecodingStreams``. A row of the table is a pair of one utterance, with its
+best (Viterbi) score; rows are in ascending order of (utterance, history, graph state).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from couloir.decoding.fsa.graph import FINAL, Graph
+from couloir.decoding.fsa.history import History
+from couloir.decoding.fsa.ragged import expand, group_first_best, group_max, keep_best, unique
+from couloir.errors import must_be
+
+IMPLICIT = -1
+
+
+@dataclass(frozen=True)
+class SearchLimits:
+    """What the search keeps: rows within ``beam`` of the best, at most so many states and histories.
+
+    ``allow_partial``: where no path reaches the graph's end, take the best that is there (k2's default is to return
+    nothing, which happens even on the trivial graph when blank is unlikely in the last frame).
+    """
+
+    beam: float = 20.0
+    max_contexts: int = 8
+    max_states: int = 64
+    allow_partial: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "max_contexts", "max_states"):
+            if not getattr(self, name) > 0:
+                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+
+
+class Emissions(Protocol):
+    """How frames score tokens and what a row remembers of those it emitted."""
+
+    lens: Tensor  # (B,) frames, descending
+    vocab_size: int
+    num_histories: int
+    ends_on_last_frame: bool  # k2's transducer search: the last frame only ends, unscored
+
+    def log_probs(self, frame: int, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, V) log-probabilities, and for each of the N rows which of the R is its own."""
+
+    def implicit(self, history: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Arcs that every row has beside the graph's, as (rows (M,), label (M,), next history (M,))."""
+
+    def advance(self, history: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The history after each label (N,), and whether it may be emitted at all."""
+
+
+class Bias(Protocol):
+    """Hotwords as a dense automaton."""
+
+    num_nodes: int
+
+    def advance(self, node: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain (N,) and next node (N,)."""
+
+    def refund(self, node: Tensor) -> Tensor:
+        """What (N,) ending in a node adds."""
+
+
+@dataclass
+class Table:
+    """Rows of the search: utterance (sorted position), token history, graph state, hotword node, score."""
+
+    utterance: Tensor
+    history: Tensor
+    state: Tensor
+    node: Tensor
+    score: Tensor
+
+    def select(self, keep: Tensor) -> Table:
+        """The rows of a mask or an index."""
+        return Table(*(getattr(self, name)[keep] for name in vars(self)))
+
+
+@dataclass
+class Arcs:
+    """Arcs (M,) from rows of one table to rows of the next, in order of the source row.
+
+    ``arc`` is the graph's arc or -1 for an implicit one; ``move`` the epsilon move before it or -1.
+    """
+
+    source: Tensor
+    target: Tensor
+    label: Tensor
+    arc: Tensor
+    move: Tensor
+    score: Tensor
+    log_prob: Tensor
+
+    def select(self, keep: Tensor) -> Arcs:
+        """The arcs of a mask or an index."""
+        return Arcs(*(getattr(self, name)[keep] for name in vars(self)))
+
+
+@dataclass
+class SearchResult:
+    """Best paths of the B sorted utterances, and for n-best the arcs of every frame.
+
+    Fields:
+        score: (B,) float64, -inf without a path; row, step: (B,) where the best path ends in ``history``.
+        frames: the arcs that lead into surviving rows, by frame.
+        utterances: utterance of each row, before the first frame and after each.
+        finals: (frames consumed, rows (F,), weights (F,)) of the paths that end.
+    """
+
+    graph: Graph
+    history: History
+    score: Tensor
+    row: Tensor
+    step: Tensor
+    frames: list[Arcs] = field(default_factory=list)
+    utterances: list[Tensor] = field(default_factory=list)
+    finals: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+
+
+class GraphSearch:
+    """The search. One object decodes one batch.
+
+    Args:
+        emissions: what frames say. graph: on the emissions' device. limits: pruning. keep_arcs: record the lattice.
+        bias: hotwords.
+    """
+
+    def __init__(
+        self,
+        emissions: Emissions,
+        graph: Graph,
+        limits: SearchLimits,
+        keep_arcs: bool = False,
+        bias: Bias | None = None,
+    ) -> None:
+        graph.check_vocabulary(emissions.vocab_size)
+        self.emissions, self.graph, self.limits, self.bias = emissions, graph, limits, bias
+        self.keep_arcs = keep_arcs
+        self.nodes = bias.num_nodes if bias else 1
+        self.batch = len(emissions.lens)
+        if self.batch * emissions.num_histories * graph.num_states * self.nodes >= 2**62:
+            raise must_be("the decoding graph", "smaller for this vocabulary and context size", graph.num_states)
+        lens = emissions.lens
+        zeros = torch.zeros_like(lens)
+        start = Table(torch.arange(self.batch, device=lens.device), zeros, zeros, zeros, zeros.double())
+        self.table = start.select(lens > 0)
+        nothing = start.score.clone() if limits.allow_partial else start.score - torch.inf
+        score = torch.where(lens > 0, -torch.inf, nothing)
+        self.result = SearchResult(graph, History(), score, zeros, zeros - 1, utterances=[self.table.utterance])
+
+    def run(self) -> SearchResult:
+        """Decode all frames."""
+        lens = self.emissions.lens.tolist()
+        for frame in range(max(lens, default=0)):
+            if not len(self.table.score):
+                break
+            self._frame(frame, sum(n == frame + 1 for n in lens) > 0)
+        return self.result
+
+    def _frame(self, frame: int, some_end: bool) -> None:
+        before, result = self.table, self.result
+        arcs, after = self._step(frame)
+        going = int((self.emissions.lens > frame + 1).sum())
+        rows = int(torch.searchsorted(after.utterance, going)) if some_end else len(after.score)
+        if some_end and self.emissions.ends_on_last_frame:
+            ending = arcs.select(before.utterance[arcs.source] >= going)
+            self._end(before, frame - 1, *self._final_sources(before, ending))
+            arcs, after = arcs.select(arcs.target < rows), after.select(slice(rows))
+        first = group_first_best(before.score[arcs.source] + arcs.score, arcs.target, after.score)
+        result.history.append(
+            frame, arcs.source[first], token=arcs.label[first].clamp(min=0), log_prob=arcs.log_prob[first],
+            arc=arcs.arc[first], move=arcs.move[first],
+        )  # fmt: skip
+        if self.keep_arcs:
+            result.frames.append(arcs)
+            result.utterances.append(after.utterance)
+        if some_end and not self.emissions.ends_on_last_frame:
+            self._end(after, frame, *self._final_weights(after, rows))
+            after = after.select(slice(rows))
+        self.table = after
+
+    def _step(self, frame: int) -> tuple[Arcs, Table]:
+        """The surviving rows after a frame, and all arcs that lead into them."""
+        table, nodes = self.table, self.nodes
+        arcs, history, state, node = self._candidates(frame)
+        utterance = table.utterance[arcs.source]
+        key = ((utterance * self.emissions.num_histories + history) * self.graph.num_states + state) * nodes + node
+        keys, arcs.target = unique(key)
+        score = group_max(table.score[arcs.source] + arcs.score, arcs.target, len(keys))
+        context = torch.div(keys, self.graph.num_states * nodes, rounding_mode="floor")
+        keep = self._survivors(score, context)
+        arcs = arcs.select(keep[arcs.target])
+        arcs.target = (keep.cumsum(0) - 1)[arcs.target]
+        keys, context, score = keys[keep], context[keep], score[keep]
+        utterance = torch.div(context, self.emissions.num_histories, rounding_mode="floor")
+        state = torch.div(keys, nodes, rounding_mode="floor") % self.graph.num_states
+        return arcs, Table(utterance, context % self.emissions.num_histories, state, keys % nodes, score)
+
+    def _survivors(self, score: Tensor, context: Tensor) -> Tensor:
+        """Mask of the states kept: first pruned as states, then by the histories they belong to."""
+        limits, num = self.limits, self.emissions.num_histories
+        utterance = torch.div(context, num, rounding_mode="floor")
+        keep = keep_best(score, utterance, self.batch, limits.max_states, limits.beam)
+        contexts, group = torch.unique_consecutive(context[keep], return_inverse=True)
+        best = group_max(score[keep], group, len(contexts))
+        utterance = torch.div(contexts, num, rounding_mode="floor")
+        keep[keep.clone()] = keep_best(best, utterance, self.batch, limits.max_contexts, limits.beam)[group]
+        return keep
+
+    def _candidates(self, frame: int) -> tuple[Arcs, Tensor, Tensor, Tensor]:
+        """Arcs out of the table that pass the first pruning, with the history, state and node they lead to."""
+        table, emissions = self.table, self.emissions
+        log_probs, own = emissions.log_probs(frame, table.utterance, table.history)
+        source, arc, move = self._graph_arcs()
+        label, weight = self.graph.label[arc], self._weights(arc, move)
+        log_prob = log_probs.flatten()[(own * log_probs.shape[1])[source] + label.clamp(min=0)]
+        bias = self._bias(table.node[source], label) if self.bias is not None else None
+        if bias is not None:
+            weight = weight + bias[0]
+        hopeful = table.score[source] + weight + log_prob.where(label != FINAL, 0.0)
+        passes = (label == 0) | (hopeful >= self._floor(log_probs, own)[table.utterance[source]])
+        keep = torch.nonzero(passes).squeeze(1)
+        arcs = Arcs(source, source, label, arc, move, weight + log_prob, log_prob).select(keep)
+        history, allowed = emissions.advance(table.history[arcs.source], arcs.label)
+        node = table.node[arcs.source] if bias is None else bias[1][keep]
+        parts = [(arcs, history, self.graph.next[arcs.arc], node)]
+        if not bool(allowed.all()):
+            parts = [(arcs.select(allowed), history[allowed], parts[0][2][allowed], node[allowed])]
+        for rows, label, history in emissions.implicit(table.history):
+            going = table.state[rows] < self.graph.num_states - 1
+            rows, label, history = rows[going], label[going], history[going]
+            log_prob, none = log_probs[own[rows], label], torch.full_like(rows, IMPLICIT)
+            arcs = Arcs(rows, torch.zeros_like(rows), torch.zeros_like(rows), none, none, log_prob, log_prob)
+            parts.insert(0, (arcs, history, table.state[rows], table.node[rows]))
+        arcs = Arcs(*(torch.cat([getattr(part[0], name) for part in parts]) for name in vars(parts[0][0])))
+        return arcs, *(torch.cat([part[i] for part in parts]) for i in (1, 2, 3))  # type: ignore[return-value]
+
+    def _graph_arcs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(source row, arc, epsilon move before it or -1) of every way out of the table."""
+        graph, state = self.graph, self.table.state
+        if graph.moves is None or graph.move_next is None:
+            source, arc = expand(graph.splits, state)
+            return source, arc, torch.full_like(arc, IMPLICIT)
+        owner, move = expand(graph.moves, state)
+        source, arc = expand(graph.splits, graph.move_next[move])
+        return owner[source], arc, move[source]
+
+    def _weights(self, arc: Tensor, move: Tensor) -> Tensor:
+        weight = self.graph.score[arc]
+        return weight if self.graph.move_score is None else weight + self.graph.move_score[move]
+
+    def _bias(self, node: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.bias is not None
+        gain, after = self.bias.advance(node, label.clamp(min=0))
+        return torch.where(label > 0, gain, 0.0), torch.where(label > 0, after, node)
+
+    def _floor(self, log_probs: Tensor, own: Tensor) -> Tensor:
+        """Scores (B,) below which an arc cannot matter."""
+        table, most = self.table, self.limits.max_states
+        best = group_max(table.score, table.utterance, self.batch)
+        floor = best - self.limits.beam
+        if self.keep_arcs or self.bias or self.graph.num_states > 2 or log_probs.shape[1] <= most + 1:
+            return floor
+        # On the trivial graph the best row alone leads to `most` distinct states at least as good as this.
+        first = group_first_best(table.score, table.utterance, best[: int(table.utterance[-1]) + 1])
+        worst = log_probs[own[first], 1:].topk(most).values[:, -1]
+        floor[: len(first)] = torch.maximum(floor[: len(first)], table.score[first] + worst)
+        return floor
+
+    def _final_sources(self, before: Table, ending: Arcs) -> tuple[Tensor, Tensor]:
+        """Rows in which the ending utterances may end, by their surviving final arcs, and what that costs."""
+        source = ending.source[ending.label == FINAL]
+        if self.limits.allow_partial:
+            missing = torch.ones(self.batch, dtype=torch.bool, device=source.device)
+            missing[before.utterance[source]] = False
+            source = torch.cat([source, ending.source[missing[before.utterance[ending.source]]].unique()])
+        return source, torch.zeros(len(source), device=source.device)
+
+    def _final_weights(self, after: Table, begin: int) -> tuple[Tensor, Tensor]:
+        """As `_final_sources` for the rows from ``begin`` on, by the weights of the graph's final arcs."""
+        rows = torch.arange(begin, len(after.score), device=after.score.device)
+        self.table = after.select(rows)
+        source, arc, move = self._graph_arcs()
+        ends = self.graph.label[arc] == FINAL
+        row, weight = rows[source[ends]], self._weights(arc[ends], move[ends])
+        if self.limits.allow_partial:
+            missing = torch.ones(self.batch, dtype=torch.bool, device=rows.device)
+            missing[after.utterance[row]] = False
+            rest = rows[missing[after.utterance[rows]]]
+            row, weight = torch.cat([row, rest]), torch.cat([weight, weight.new_zeros(len(rest))])
+        return row, weight
+
+    def _end(self, table: Table, step: int, row: Tensor, weight: Tensor) -> None:
+        """Take the best of the rows in which utterances may end."""
+        if self.bias is not None:
+            weight = weight + self.bias.refund(table.node[row])
+        result, utterance = self.result, table.utterance[row]
+        if self.keep_arcs:
+            result.finals.append((step + 1, row, weight))
+        total = table.score[row] + weight
+        best = group_max(total, utterance, self.batch)
+        ended = torch.nonzero(best.isfinite()).squeeze(1)
+        number = torch.zeros_like(result.row).index_put_((ended,), torch.arange(len(ended), device=row.device))
+        first = group_first_best(total, number[utterance], best[ended])
+        result.score[ended], result.row[ended], result.step[ended] = best[ended], row[first], step
+
+
+def output_labels(result: SearchResult, arc: Tensor, move: Tensor) -> Tensor:
+    """Output labels (A, M) of search arcs, 0 where there is none: those of the epsilon move come first."""
+    graph = result.graph
+    aux = torch.where((arc >= 0)[:, None], graph.aux[arc], 0)
+    if graph.move_aux is None:
+        return aux
+    return torch.cat([torch.where((move >= 0)[:, None], graph.move_aux[move], 0), aux], dim=1)

@@ -1,0 +1,1 @@
+"""Searches with a transducer: greedy, beam, and over graphs."""

@@ -1,0 +1,134 @@
+"""What every transducer search asks of a model: log-probabilities of (frame, token history) pairs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from couloir.decoding.fsa.ragged import find, unique
+from couloir.errors import must_be
+
+MAX_CACHED_HISTORIES = 32768
+
+
+class TransducerModel(Protocol):
+    """A model with icefall's transducer heads."""
+
+    decoder: Any
+    joiner: Any
+
+
+class Predictions:
+    """The predictor's projected output for token histories, each computed once.
+
+    Raises `UserError` when there are more histories than an integer can number.
+    """
+
+    def __init__(self, model: TransducerModel, device: torch.device) -> None:
+        self.decoder, self.joiner = model.decoder, model.joiner
+        self.context_size: int = model.decoder.context_size
+        self.vocab_size: int = model.decoder.vocab_size
+        if (self.vocab_size + 1) ** self.context_size >= 2**62:
+            raise must_be("--context-size", f"smaller for a vocabulary of {self.vocab_size}", self.context_size)
+        self._base = (self.vocab_size + 1) ** torch.arange(self.context_size - 1, -1, -1, device=device)
+        self._forget()
+
+    def __call__(self, histories: Tensor) -> Tensor:
+        """(N, context_size) tokens, a negative one standing for none -> (N, J)."""
+        keys = ((histories + 1) * self._base).sum(1)
+        at, known = find(self._keys, keys)
+        if not bool(known.all()):
+            if len(self._keys) > MAX_CACHED_HISTORIES:
+                self._forget()
+                known = torch.zeros_like(known)
+            self._learn(histories[~known], keys[~known])
+            at, _ = find(self._keys, keys)
+        return self._values[self._rows[at]]
+
+    def _forget(self) -> None:
+        self._keys, self._rows = self._base[:0], self._base[:0]
+        self._values = self._base.new_zeros((0, 0), dtype=torch.float32)
+
+    def _learn(self, histories: Tensor, keys: Tensor) -> None:
+        new_keys, index = unique(keys)
+        first = torch.zeros_like(new_keys)
+        first[index] = torch.arange(len(keys), device=keys.device)
+        values = self.joiner.decoder_proj(self.decoder(histories[first], need_pad=False).squeeze(1))
+        used, needed = len(self._keys), len(self._keys) + len(values)
+        if needed > len(self._values):  # doubled, so that what is known is rarely copied
+            grown = values.new_empty((max(2 * needed, 256), values.shape[1]))
+            if used:
+                grown[:used] = self._values[:used]
+            self._values = grown
+        self._values[used:needed] = values
+        rows = torch.cat([self._rows, torch.arange(used, needed, device=keys.device)])
+        self._keys, order = torch.sort(torch.cat([self._keys, new_keys]))
+        self._rows = rows[order]
+
+
+class FrameScorer:
+    """Log-probabilities of a batch's frames.
+
+    Args:
+        model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
+        blank_penalty: taken from blank's logit. temperature: logits are divided by it.
+        ilme_scale: weight of the internal language model (the joiner on zero frames) that is taken off.
+
+    Utterances are sorted by descending length inside: ``order`` (B,) holds the original positions.
+    """
+
+    def __init__(
+        self,
+        model: TransducerModel,
+        encoder_out: Tensor,
+        lens: Tensor,
+        blank_penalty: float = 0.0,
+        temperature: float = 1.0,
+        ilme_scale: float = 0.0,
+    ) -> None:
+        if temperature <= 0:
+            raise must_be("--temperature", "above 0", temperature)
+        self.joiner = model.joiner
+        self.blank_penalty, self.temperature, self.ilme_scale = blank_penalty, temperature, ilme_scale
+        lens = lens.to(device=encoder_out.device, dtype=torch.int64)
+        self.lens, self.order = torch.sort(lens, descending=True, stable=True)
+        self.encoded = model.joiner.encoder_proj(encoder_out)[self.order].transpose(0, 1).contiguous()
+        self.predictions = Predictions(model, encoder_out.device)
+        self.batch = len(lens)
+        self.num_frames = int(self.lens[0]) if self.batch else 0
+        frames = torch.arange(self.num_frames, device=lens.device)
+        self.active: list[int] = (self.lens[:, None] > frames).sum(0).tolist()
+
+    def start(self, rows: int) -> Tensor:
+        """icefall's first history (rows, context_size): no tokens, then blank."""
+        history = self.order.new_full((rows, self.predictions.context_size), -1)
+        history[:, -1] = 0
+        return history
+
+    def log_probs(self, frame: int, utterance: Tensor, predicted: Tensor) -> Tensor:
+        """Log-probabilities (N, V) in float32.
+
+        Args:
+            frame: frame index; utterance: (N,) sorted position; predicted: (N, J) from ``predictions``.
+        """
+        return self._score(self.encoded[frame, utterance], predicted)
+
+    def leading_log_probs(self, frame: int, predicted: Tensor) -> Tensor:
+        """As `log_probs`, of the first utterances with equally many rows each: (n * K, J) -> (n * K, V)."""
+        count = self.active[frame]
+        encoded = self.encoded[frame, :count]
+        if len(predicted) != count:
+            encoded = encoded.repeat_interleave(len(predicted) // count, dim=0)
+        return self._score(encoded, predicted)
+
+    def _score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        logits = self.joiner(encoded, predicted, project_input=False).float()
+        if self.blank_penalty:
+            logits[:, 0] -= self.blank_penalty
+        log_probs = (logits / self.temperature if self.temperature != 1 else logits).log_softmax(-1)
+        if self.ilme_scale:
+            internal = self.joiner(torch.zeros_like(encoded), predicted, project_input=False).float()
+            log_probs = log_probs - self.ilme_scale * internal.log_softmax(-1)
+        return log_probs
