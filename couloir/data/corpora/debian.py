@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from couloir.data.corpora.folders import whole_folder
 from couloir.data.corpora.progress import log, reading
 from couloir.errors import UserError
 
@@ -120,32 +121,29 @@ def unpack(deb: Path, target: Path, members: str) -> None:
     Raises `UserError` when the package is damaged or holds no such file.
     """
     log(f"unpacking {deb.name}")
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    wanted = re.compile(members)
-    count = 0
     try:
-        with _open_tar(deb) as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if not member.isreg() or not wanted.search(member.name) or path.is_absolute() or ".." in path.parts:
-                    continue
-                content = archive.extractfile(member)
-                destination = temporary / path
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                with open(destination, "wb") as out:
-                    shutil.copyfileobj(content, out)  # type: ignore[arg-type]
-                count += 1
+        with whole_folder(target) as folder:
+            if not _extract(deb, folder, re.compile(members)):
+                raise UserError(f"package {deb} holds no file that matches {members!r}; is it another version?")
     except (tarfile.TarError, ValueError, EOFError, OSError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"package {deb} cannot be unpacked ({error}); remove it and run the fetch stage again"
-        ) from None
-    if not count:
-        shutil.rmtree(temporary)
-        raise UserError(f"package {deb} holds no file that matches {members!r}; is it another version?")
-    temporary.rename(target)
+        raise UserError(f"package {deb} cannot be unpacked ({error}); remove it and fetch it again") from None
+
+
+def _extract(deb: Path, folder: Path, members: re.Pattern[str]) -> int:
+    """Write the chosen files below ``folder``; their number."""
+    count = 0
+    with _open_tar(deb) as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if not member.isreg() or not members.search(member.name) or path.is_absolute() or ".." in path.parts:
+                continue
+            content = archive.extractfile(member)
+            destination = folder / path
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with open(destination, "wb") as out:
+                shutil.copyfileobj(content, out)  # type: ignore[arg-type]
+            count += 1
+    return count
 
 
 @contextlib.contextmanager

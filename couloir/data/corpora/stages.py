@@ -13,7 +13,7 @@ import numpy as np
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.data.corpora.base import Corpus, Phone, Utterance
-from couloir.data.corpora.config import SPLITS, FilterConfig, SharConfig, SplitConfig
+from couloir.data.corpora.config import SPLITS, TRAIN, FilterConfig, SharConfig, SplitConfig
 from couloir.data.corpora.manifest import (
     Dropped,
     dropped_path,
@@ -32,6 +32,7 @@ from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
 
 _G722_BYTES_PER_SECOND = 8000
+_MOST_UNREADABLE = 0.5
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -65,9 +66,12 @@ def make_manifest(corpus: Corpus, download_dir: Path, data_dir: Path, options: o
             kept[utterance.id] = dataclasses.replace(utterance, duration=_duration(utterance))
         except UserError as error:
             dropped.append(Dropped(utterance.id, "cannot be read", str(error)))
-    if not kept:
-        raise UserError(f"corpus {corpus.name} has no utterance that can be read; see {download_dir}")
     write_dropped(dropped_path(data_dir, "manifests", corpus.name), dropped)
+    if len(dropped) > _MOST_UNREADABLE * (len(kept) + len(dropped)) or not kept:
+        first = dropped[0].detail if dropped else "it has none"
+        raise UserError(
+            f"{len(dropped)} of {len(kept) + len(dropped)} utterances of {corpus.name} cannot be read: {first}"
+        )
     write_manifest(out, kept.values())
     mark_done(out, inputs)
     hours = sum(u.duration or 0 for u in kept.values()) / 3600
@@ -156,6 +160,10 @@ def make_shar(
         write_dropped(dropped_path(data_dir, "filter", corpus), dropped)
         for utterance, split in zip(kept, assign_splits(kept, splits)):
             by_split[split].append((utterance, corpus))
+    if not by_split[TRAIN]:
+        raise UserError(
+            f"no utterance is left for training; {data_dir}/dropped says why, --min-seconds and others decide"
+        )
     root.mkdir(parents=True, exist_ok=True)
     for split, utterances in by_split.items():
         _write_split(root / split, utterances, inputs, data_dir, shar.shard_size, nj)

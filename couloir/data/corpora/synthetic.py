@@ -9,14 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from couloir.data.corpora.base import Corpus, Phone, Utterance
+from couloir.data.corpora.folders import whole_folder
 from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.sentences import sentences
 from couloir.errors import UserError
@@ -91,29 +92,32 @@ def speak(folder: Path, language: str, number: int, seconds: int) -> None:
 
     Piece ``number`` takes its own stretch of the language's sentences, from the start again when they run out.
     """
-    import soundfile
-
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     espeak = Espeak(VOICES.get(language, language))
     left, rows = float(seconds), []
-    for index, text in enumerate(_stretch(language, number)):
-        speaker = SPEAKERS[index % len(SPEAKERS)]
-        how = random.Random(f"{language} {speaker}")  # each voice has a rate and a pitch of its own
-        espeak.set_voice(f"{VOICES.get(language, language)}+{speaker}", how.randrange(110, 171), how.randrange(30, 71))
-        samples, phones = espeak.synthesize(text)
-        if not phones:
-            continue
-        name = f"{language}-{number:04d}-{index:05d}"
-        soundfile.write(temporary / f"{name}.flac", samples, espeak.sample_rate)
-        rows.append({"id": name, "file": f"{name}.flac", "text": text, "speaker": speaker, "phones": phones})
-        left -= len(samples) / espeak.sample_rate
-        if left <= 0:
-            break
-    table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (temporary / _TABLE).write_text(table, encoding="utf-8")
-    temporary.rename(folder)
+    with whole_folder(folder) as unfinished:
+        for index, text in enumerate(_stretch(language, number)):
+            row, spoken = _speak_sentence(
+                espeak, language, index, text, unfinished / f"{language}-{number:04d}-{index:05d}"
+            )
+            rows.append(row)
+            left -= spoken
+            if left <= 0:
+                break
+        table = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["phones"])
+        (unfinished / _TABLE).write_text(table, encoding="utf-8")
+
+
+def _speak_sentence(espeak: Espeak, language: str, index: int, text: str, path: Path) -> tuple[dict[str, Any], float]:
+    """Write one sentence as ``path.flac``; its row of the table, and its length in s."""
+    import soundfile
+
+    speaker = SPEAKERS[index % len(SPEAKERS)]
+    how = random.Random(f"{language} {speaker}")  # each voice has a rate and a pitch of its own
+    espeak.set_voice(f"{VOICES.get(language, language)}+{speaker}", how.randrange(110, 171), how.randrange(30, 71))
+    samples, phones = espeak.synthesize(text)
+    soundfile.write(f"{path}.flac", samples, espeak.sample_rate)
+    row = {"id": path.name, "file": f"{path.name}.flac", "text": text, "speaker": speaker, "phones": phones}
+    return row, max(len(samples) / espeak.sample_rate, 0.01)
 
 
 def _stretch(language: str, number: int) -> Iterator[str]:
