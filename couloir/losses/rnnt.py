@@ -13,8 +13,9 @@ All are -log p, positive. ``rnnt_type``:
 "none", "mean" (over the batch, neither symbols nor frames) or "sum". An item without a path has loss +inf and gradient
 zero: see `leave_out_pathless`. Half-precision input is computed in float32, autocast or not.
 
-Peak memory of `rnnt_loss_pruned`, forward and backward, beyond its input: the logits' gradient, B*T*R*V in the logits'
-own dtype, and about 45 float32 numbers per lattice cell (B*T*(S+1)); the same holds for `rnnt_loss` with R = S+1.
+Peak memory of `rnnt_loss_pruned` beyond its input, in bytes, measured on CPU: forward 60*B*(T+1)*(S+1) for the
+lattice; backward the logits' gradient in the logits' own dtype and 20*B*(T+1)*(S+1); and 24*B*T*R in both. At B 30,
+T 500, S 100, V 500, R 5 in float32 that is 167 MB beside the 150 MB of logits. `rnnt_loss` is the same with R = S+1.
 
 Legend: B batch, T frames, S symbols, R rows of the band, V vocabulary.
 """
