@@ -32,13 +32,15 @@ DEFAULTS: Overrides = {
 
 def train(config: RunConfig) -> None:
     """One process of a run: the model, its loss and the data, handed to the trainer."""
+    from couloir.models.asr import build_model
     from couloir.recipes.objective import AsrObjective
-    from couloir.recipes.run import build_data, build_fbank, build_model_for, keep_tokenizer, load_tokenizer
+    from couloir.recipes.run import build_data, build_fbank, keep_tokenizer, load_tokenizer, with_vocabulary
     from couloir.training.trainer import Trainer
 
     tokenizer = load_tokenizer(config.text.bpe_model)
     keep_tokenizer(config)
-    model = build_model_for(config, tokenizer.vocab_size)
+    config = with_vocabulary(config, tokenizer)
+    model = build_model(config.zipformer, config.heads)
     objective = AsrObjective(model, build_fbank(config), config.augment, config.loss)
     Trainer(config.trainer, config.optim, objective, build_data(config, tokenizer), run_config=config).fit()
 

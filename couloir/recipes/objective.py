@@ -36,11 +36,8 @@ class AsrObjective(nn.Module):
         audio, audio_lens = batch.audio, batch.audio_lens
         if not self.training:
             return self.fbank(audio, audio_lens)
-        if self.augment.use_speed_perturb:
-            audio, audio_lens = speed_perturb(audio, audio_lens, self.augment)
-        if self.augment.use_volume_perturb:
-            audio = volume_perturb(audio, self.augment)
-        feats, lens = self.fbank(audio, audio_lens)
+        audio, audio_lens = speed_perturb(audio, audio_lens, self.augment)
+        feats, lens = self.fbank(volume_perturb(audio, self.augment), audio_lens)
         if self.loss.use_cr_ctc:
             return self.spec_augment.views(feats, lens)
         if self.augment.enable_spec_aug:

@@ -34,9 +34,9 @@ def build_fbank(config: RunConfig) -> Fbank:
     return Fbank(config.fbank)
 
 
-def build_model_for(config: RunConfig, vocab_size: int) -> AsrModel:
-    """A freshly initialised model with the given number of pieces."""
-    return build_model(config.zipformer, dataclasses.replace(config.heads, vocab_size=vocab_size))
+def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """The configuration with the tokenizer's vocabulary size, as it is saved with the run."""
+    return dataclasses.replace(config, heads=dataclasses.replace(config.heads, vocab_size=tokenizer.vocab_size))
 
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
@@ -103,7 +103,8 @@ def load_run(
     if saved is None:
         config = _adapt_to_weights(config, weights)
     tokenizer = load_tokenizer(_tokenizer_path(config, exp_dir))
-    model = build_model_for(config, tokenizer.vocab_size)
+    config = with_vocabulary(config, tokenizer)
+    model = build_model(config.zipformer, config.heads)
     load_weights(model, weights, str(exp_dir))
     target = pick_device(device)
     logging.info(

@@ -102,6 +102,13 @@ def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     return _overlay(None, layers, recipe)
 
 
+def preset_values(name: str) -> Overrides:
+    """The settings of a model of a known size. Raises `UserError` for an unknown name."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, sorted(PRESETS))
+    return {"zipformer": as_plain(PRESETS[name]), "heads": HEAD_WIDTHS.get(name, {})}
+
+
 def _checked_sections(values: dict[str, Any], origin: str) -> Overrides:
     for key, section in values.items():
         if key not in SECTIONS and key != "recipe":

@@ -20,7 +20,10 @@ class Objective(Protocol):
     of validation, without augmentation.
     """
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is optimised and saved."""
+        ...
 
     def __call__(self, batch: Batch, batch_idx_train: int) -> tuple[Tensor, Sums]:
         """Loss and sums; ``batch_idx_train`` is the number of batches the run has seen."""
