@@ -78,7 +78,7 @@ Overrides = Mapping[str, Mapping[str, Any]]
 
 
 def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *extra: type) -> argparse.ArgumentParser:
-    """A parser with a flag for every field of the named sections, of ``extra`` classes, --preset and --config."""
+    """A parser with --preset, --config and a flag for every field of the named sections and ``extra`` classes."""
     parser = TeachingParser(description=description, usage="%(prog)s [--preset NAME] [--config YAML] [flags]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a model of a known size; flags are laid over it")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings by section, laid under the flags")
@@ -87,17 +87,17 @@ def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *ex
 
 
 def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides) -> RunConfig:
-    """The run's configuration: the recipe's ``defaults`` < --preset < --config < flags.
+    """The run's configuration: the recipe's ``defaults`` < --preset (or the file's ``preset``) < --config < flags.
 
     Raises `UserError` for an unknown key, a value of the wrong type, or a contradiction.
     """
     layers: list[Overrides] = [defaults]
-    if getattr(namespace, "preset", None):
-        layers.append(
-            {"zipformer": as_plain(PRESETS[namespace.preset]), "heads": HEAD_WIDTHS.get(namespace.preset, {})}
-        )
-    if getattr(namespace, "config", None):
-        layers.append(_checked_sections(read_yaml(namespace.config), str(namespace.config)))
+    file = read_yaml(namespace.config) if getattr(namespace, "config", None) else {}
+    preset_of_file = file.pop("preset", None)
+    preset = getattr(namespace, "preset", None) or preset_of_file
+    if preset is not None:
+        layers.append(preset_values(preset))
+    layers.append(_checked_sections(file, str(getattr(namespace, "config", ""))))
     layers.append({name: given_flags(namespace, cls) for name, cls in SECTIONS.items()})
     return _overlay(None, layers, recipe)
 

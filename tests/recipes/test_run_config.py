@@ -1,0 +1,130 @@
+"""Flags, presets, files and saved configurations: what wins over what, and what is refused."""
+
+import sys
+
+import pytest
+
+from couloir.errors import UserError
+from couloir.recipes.run_config import build_config, lay_over_saved, make_parser, save_config, saved_config
+from zipformer_crctc.train import DEFAULTS, RECIPE
+
+ZIPA_LARGE = (
+    "--num-encoder-layers 4,3,4,5,4,4 --feedforward-dim 768,768,1536,2048,1536,768 --encoder-dim "
+    "512,512,768,1024,768,512 --encoder-unmasked-dim 192,192,256,320,256,192 --decoder-dim 1024 --joiner-dim 1024 "
+    "--query-head-dim 64 --value-head-dim 48 --num-heads 6,6,6,8,6,6"
+)
+ZIPA_TRAIN = (
+    "--world-size 2 --num-epochs 2 --start-epoch 1 --start-batch 500000 --use-fp16 1 --exp-dir DIR --causal 0 "
+    "--full-libri True --max-duration 120 --use-transducer False --use-ctc True --use-cr-ctc True --base-lr 0.015 "
+    f"--enable-spec-aug False --seed 2333 --wandb False {ZIPA_LARGE} --num-buckets 8 --num-workers 4 "
+    "--unsup-cr-ctc-loss-scale 0.5 --use-unsup-cr-ctc True"
+)
+
+
+def parse(flags):
+    return make_parser("").parse_args(flags.split())
+
+
+def config(flags):
+    return build_config(parse(flags), RECIPE, DEFAULTS)
+
+
+def test_zipas_training_command_gives_zipas_large_model():
+    run = config(ZIPA_TRAIN + " --remove-diacritics True")
+    preset = config("--preset zipa_large")
+    assert run.zipformer == preset.zipformer
+    assert (run.heads.decoder_dim, run.heads.joiner_dim) == (preset.heads.decoder_dim, preset.heads.joiner_dim)
+    assert run.trainer.start_batch == 500000 and run.trainer.world_size == 2 and run.trainer.use_fp16
+    assert run.optim.base_lr == 0.015 and run.trainer.seed == 2333 and run.data.max_duration == 120
+    assert run.loss.use_unsup_cr_ctc and run.loss.unsup_cr_ctc_loss_scale == 0.5
+    assert run.text.remove_diacritics
+
+
+def test_zipas_defaults_are_the_recipes():
+    run = config("")
+    assert run.zipformer.output_downsampling_factor == 1
+    assert (run.loss.cr_loss_scale, run.augment.time_mask_ratio, run.loss.use_cr_ctc) == (0.15, 2.0, True)
+
+
+def test_defaults_lose_to_preset_to_file_to_flags(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: small\nzipformer: {pos_dim: 32, pos-head-dim: [8]}\noptim: {base_lr: 0.03}\n")
+    run = config(f"--config {file} --base_lr 0.02")
+    assert run.zipformer.num_encoder_layers == (2,) * 6
+    assert run.zipformer.pos_dim == 32 and run.zipformer.pos_head_dim == (8,) * 6
+    assert run.optim.base_lr == 0.02
+    assert config(f"--config {file} --preset large").zipformer.encoder_dim[3] == 768
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--causal maybe", ["--causal", "True or False"]),
+        ("--max-duration much", ["--max-duration", "a number", "much"]),
+        ("--num-encoder-layers 1,2", ["--num-encoder-layers", "6"]),
+        ("--encoder-unmasked-dim 9999", ["--encoder-unmasked-dim", "--encoder-dim"]),
+        ("--use-cr-ctc True --enable-spec-aug True", ["--enable-spec-aug", "--use-cr-ctc"]),
+        ("--use-ctc False --use-transducer True", ["--use-ctc", "--use-cr-ctc"]),
+        ("--use-fp16 1 --use-bf16 1", ["--use-fp16", "--use-bf16"]),
+        ("--resume sometimes", ["--resume", "auto", "sometimes"]),
+    ],
+)
+def test_wrong_flags_are_named(flags, words):
+    with pytest.raises(UserError) as error:
+        config(flags)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_flag_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--max-durations 3")
+    assert stopped.value.code == 2
+    assert "did you mean `--max-duration`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("zipformers: {}", ["zipformers", "did you mean `zipformer`"]),
+        ("optim: {base_rl: 1}", ["base_rl", "did you mean `base_lr`"]),
+        ("optim: 3", ["optim", "a mapping"]),
+        ("- a", ["a YAML mapping"]),
+        ("preset: tine", ["tine", "did you mean `tiny`"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, text, words):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        config(f"--config {file}")
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_saved_configuration_round_trips(tmp_path):
+    run = config("--preset tiny --base-lr 0.031 --remove-diacritics 1")
+    save_config(run, tmp_path)
+    assert saved_config(tmp_path) == run
+    assert saved_config(tmp_path / "nowhere") is None
+
+
+def test_flags_that_contradict_the_saved_configuration_are_refused(tmp_path):
+    run = config(ZIPA_TRAIN)
+    # ZIPA's decode command repeats the model's flags: the same values are no contradiction.
+    assert lay_over_saved(run, parse(f"--max-duration 600 {ZIPA_LARGE}")).data.max_duration == 600
+    assert lay_over_saved(run, parse("--pos-dim 48 --query-head-dim 64,64,64,64,64,64")).zipformer == run.zipformer
+    with pytest.raises(UserError, match="--num-heads.*6,6,6,8,6,6.*trained with"):
+        lay_over_saved(run, parse("--num-heads 4,4,4,8,4,4"))
+
+
+def test_flags_are_read_without_torch():
+    import subprocess
+
+    code = (
+        "import sys; from couloir.recipes.run_config import make_parser; make_parser('').format_help();"
+        "assert not {'torch', 'lhotse', 'numpy'} & set(sys.modules), 'heavy imports'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
