@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from couloir.decoding.fsa.history import History
 from couloir.decoding.fsa.ragged import expand, group_first_best, group_logsumexp, group_max, splits_of, unique
-from couloir.decoding.fsa.search import SearchResult, output_labels
+from couloir.decoding.fsa.search import SearchResult, joined, output_labels
 
 HASH_FACTOR = 6364136223846793005
 Reduce = Callable[[Tensor, Tensor, int], Tensor]
@@ -65,31 +65,25 @@ def make_lattice(result: SearchResult) -> Lattice:
     for utterances in result.utterances:
         begin.append(begin[-1] + len(utterances))
     rows, device = begin[-1], result.score.device
-    sources, targets, labels, arcs, moves, scores, log_probs = [], [], [], [], [], [], []
-    for i, part in enumerate(result.frames):
-        sources.append(part.source + begin[i])
-        targets.append(part.target + begin[i + 1])
-        labels.append(part.label.clamp(min=0))
-        arcs.append(part.arc)
-        moves.append(part.move)
-        scores.append(part.score.double())
-        log_probs.append(part.log_prob.double())
-    for level, row, weight in result.finals:
-        sources.append(row + begin[level])
-        targets.append(rows + result.utterances[level][row])
-        labels.append(torch.full_like(row, -1))
-        arcs.append(torch.full_like(row, -1))
-        moves.append(torch.full_like(row, -1))
-        scores.append(weight.double())
-        log_probs.append(torch.zeros_like(scores[-1]))
-    source = torch.cat(sources) if sources else torch.zeros(0, dtype=torch.int64, device=device)
-    order = torch.sort(source, stable=True).indices
+    parts = [
+        replace(arcs, source=arcs.source + begin[i], target=arcs.target + begin[i + 1], label=arcs.label.clamp(min=0))
+        for i, arcs in enumerate(result.frames)
+    ]
+    parts += [
+        replace(arcs, source=arcs.source + begin[level], target=arcs.target + rows) for level, arcs in result.finals
+    ]
     start = torch.full_like(result.row, -1)
-    if len(result.utterances[0]):
-        start[result.utterances[0]] = torch.arange(len(result.utterances[0]), device=device)
-    flat = [torch.cat(part)[order] if part else source for part in (targets, labels, scores, log_probs, arcs, moves)]
-    aux = output_labels(result, flat[4], flat[5])
-    return Lattice(begin, start, splits_of(source[order], rows + len(start)), *flat[:4], aux)
+    start[result.utterances[0]] = torch.arange(begin[1], device=device)
+    if not parts:
+        none, nothing = start[:0], result.score[:0]
+        aux = none.new_zeros((0, 1))
+        return Lattice(begin, start, none.new_zeros(1 + rows + len(start)), none, none, nothing, nothing, aux)
+    arcs = joined(parts)
+    arcs = arcs.select(torch.sort(arcs.source, stable=True).indices)
+    return Lattice(
+        begin, start, splits_of(arcs.source, rows + len(start)), arcs.target, arcs.label,
+        arcs.score.double(), arcs.log_prob.double(), output_labels(result.graph, arcs.arc, arcs.move),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

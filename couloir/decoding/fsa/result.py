@@ -45,12 +45,12 @@ def read_hypotheses(history: History, row: Tensor, step: Tensor, score: Tensor) 
 def read_best_paths(result: SearchResult) -> list[WordHypothesis]:
     """The best path of each sorted utterance of a search."""
     mask, columns = result.history.trace(result.row, result.step)
-    outputs = np.zeros((*mask.shape, 1), dtype=np.int64)
-    if columns:
-        arc, move = (torch.from_numpy(np.where(mask, columns[name], -1)).flatten() for name in ("arc", "move"))
-        device = result.graph.label.device
-        outputs = output_labels(result, arc.to(device), move.to(device)).view(*mask.shape, -1).cpu().numpy()
-    return _with_words(result.history, mask, columns, outputs, result.score.tolist())
+    arcs = []
+    for name, last in (("arc", result.last_arc), ("move", result.last_move)):
+        path = np.where(mask, columns[name], -1) if columns else np.zeros(mask.shape, dtype=np.int64)
+        arcs.append(torch.cat([torch.from_numpy(path), last.cpu()[:, None]], dim=1).to(last.device))
+    outputs = output_labels(result.graph, arcs[0].flatten(), arcs[1].flatten()).view(*arcs[0].shape, -1)
+    return _with_words(result.history, mask, columns, outputs.cpu().numpy(), result.score.tolist())
 
 
 def read_followed(found: Followed, lattice: Lattice, score: Tensor) -> list[WordHypothesis]:
@@ -64,9 +64,9 @@ def read_followed(found: Followed, lattice: Lattice, score: Tensor) -> list[Word
 def _with_words(
     history: History, mask: np.ndarray, columns: dict[str, np.ndarray], outputs: np.ndarray, scores: list[float]
 ) -> list[WordHypothesis]:
-    frames = np.array(history.frames)
     found = []
-    for parts, output, score in zip(_tokens(history, mask, columns, scores), outputs, scores):
+    for parts, output, score, steps in zip(_tokens(history, mask, columns, scores), outputs, scores, mask.sum(1)):
+        frames = np.array([*history.frames, max(int(steps) - 1, 0)])  # a final arc counts to the last frame
         at, column = np.nonzero(output > 0) if np.isfinite(score) else (frames[:0], frames[:0])
         found.append(WordHypothesis(*parts, output[at, column].tolist(), frames[at].tolist()))
     return found

@@ -6,6 +6,7 @@ best (Viterbi) score; rows are in ascending order of (utterance, history, graph 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -60,7 +61,12 @@ class Emissions(Protocol):
 class Bias(Protocol):
     """Hotwords as a dense automaton."""
 
-    num_nodes: int
+    @property
+    def num_nodes(self) -> int:
+        """Nodes; 0 is the start."""
+
+    def to(self, device: torch.device | str) -> Bias:
+        """The same on a device."""
 
     def advance(self, node: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """Gain (N,) and next node (N,)."""
@@ -79,7 +85,7 @@ class Table:
     node: Tensor
     score: Tensor
 
-    def select(self, keep: Tensor) -> Table:
+    def select(self, keep: Tensor | slice) -> Table:
         """The rows of a mask or an index."""
         return Table(*(getattr(self, name)[keep] for name in vars(self)))
 
@@ -99,7 +105,7 @@ class Arcs:
     score: Tensor
     log_prob: Tensor
 
-    def select(self, keep: Tensor) -> Arcs:
+    def select(self, keep: Tensor | slice) -> Arcs:
         """The arcs of a mask or an index."""
         return Arcs(*(getattr(self, name)[keep] for name in vars(self)))
 
@@ -110,9 +116,10 @@ class SearchResult:
 
     Fields:
         score: (B,) float64, -inf without a path; row, step: (B,) where the best path ends in ``history``.
+        last_arc, last_move: (B,) the final arc it takes and the epsilon move before that, or -1.
         frames: the arcs that lead into surviving rows, by frame.
         utterances: utterance of each row, before the first frame and after each.
-        finals: (frames consumed, rows (F,), weights (F,)) of the paths that end.
+        finals: (frames consumed, final arcs whose target is the utterance) of the paths that end.
     """
 
     graph: Graph
@@ -120,17 +127,18 @@ class SearchResult:
     score: Tensor
     row: Tensor
     step: Tensor
+    last_arc: Tensor
+    last_move: Tensor
     frames: list[Arcs] = field(default_factory=list)
     utterances: list[Tensor] = field(default_factory=list)
-    finals: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    finals: list[tuple[int, Arcs]] = field(default_factory=list)
 
 
 class GraphSearch:
     """The search. One object decodes one batch.
 
     Args:
-        emissions: what frames say. graph: on the emissions' device. limits: pruning. keep_arcs: record the lattice.
-        bias: hotwords.
+        emissions: what frames say. graph, bias (hotwords): moved to its device. limits: pruning. keep_arcs: record the lattice.
     """
 
     def __init__(
@@ -142,7 +150,9 @@ class GraphSearch:
         bias: Bias | None = None,
     ) -> None:
         graph.check_vocabulary(emissions.vocab_size)
-        self.emissions, self.graph, self.limits, self.bias = emissions, graph, limits, bias
+        device = emissions.lens.device
+        self.emissions, self.limits = emissions, limits
+        self.graph, self.bias = graph.to(device), bias.to(device) if bias else None
         self.keep_arcs = keep_arcs
         self.nodes = bias.num_nodes if bias else 1
         self.batch = len(emissions.lens)
@@ -154,7 +164,17 @@ class GraphSearch:
         self.table = start.select(lens > 0)
         nothing = start.score.clone() if limits.allow_partial else start.score - torch.inf
         score = torch.where(lens > 0, -torch.inf, nothing)
-        self.result = SearchResult(graph, History(), score, zeros, zeros - 1, utterances=[self.table.utterance])
+        none = zeros - 1
+        self.result = SearchResult(
+            graph,
+            History(),
+            score,
+            zeros.clone(),
+            none.clone(),
+            none.clone(),
+            none.clone(),
+            utterances=[self.table.utterance],
+        )
 
     def run(self) -> SearchResult:
         """Decode all frames."""
@@ -172,7 +192,7 @@ class GraphSearch:
         rows = int(torch.searchsorted(after.utterance, going)) if some_end else len(after.score)
         if some_end and self.emissions.ends_on_last_frame:
             ending = arcs.select(before.utterance[arcs.source] >= going)
-            self._end(before, frame - 1, *self._final_sources(before, ending))
+            self._end(before, frame - 1, self._final_sources(before, ending))
             arcs, after = arcs.select(arcs.target < rows), after.select(slice(rows))
         first = group_first_best(before.score[arcs.source] + arcs.score, arcs.target, after.score)
         result.history.append(
@@ -183,7 +203,7 @@ class GraphSearch:
             result.frames.append(arcs)
             result.utterances.append(after.utterance)
         if some_end and not self.emissions.ends_on_last_frame:
-            self._end(after, frame, *self._final_weights(after, rows))
+            self._end(after, frame, self._final_weights(after, rows))
             after = after.select(slice(rows))
         self.table = after
 
@@ -231,17 +251,24 @@ class GraphSearch:
         arcs = Arcs(source, source, label, arc, move, weight + log_prob, log_prob).select(keep)
         history, allowed = emissions.advance(table.history[arcs.source], arcs.label)
         node = table.node[arcs.source] if bias is None else bias[1][keep]
-        parts = [(arcs, history, self.graph.next[arcs.arc], node)]
+        columns = torch.stack([history, self.graph.next[arcs.arc], node])
         if not bool(allowed.all()):
-            parts = [(arcs.select(allowed), history[allowed], parts[0][2][allowed], node[allowed])]
-        for rows, label, history in emissions.implicit(table.history):
+            arcs, columns = arcs.select(allowed), columns[:, allowed]
+        implicit, leads_to = self._implicit_arcs(log_probs, own)
+        history, state, node = torch.cat([*leads_to, columns], dim=1)
+        return joined([*implicit, arcs]), history, state, node
+
+    def _implicit_arcs(self, log_probs: Tensor, own: Tensor) -> tuple[list[Arcs], list[Tensor]]:
+        """The arcs that rows have beside the graph's, but for those at the graph's end, and (history, state, node)."""
+        table, implicit, leads_to = self.table, [], []
+        for rows, label, history in self.emissions.implicit(table.history):
             going = table.state[rows] < self.graph.num_states - 1
             rows, label, history = rows[going], label[going], history[going]
             log_prob, none = log_probs[own[rows], label], torch.full_like(rows, IMPLICIT)
-            arcs = Arcs(rows, torch.zeros_like(rows), torch.zeros_like(rows), none, none, log_prob, log_prob)
-            parts.insert(0, (arcs, history, table.state[rows], table.node[rows]))
-        arcs = Arcs(*(torch.cat([getattr(part[0], name) for part in parts]) for name in vars(parts[0][0])))
-        return arcs, *(torch.cat([part[i] for part in parts]) for i in (1, 2, 3))  # type: ignore[return-value]
+            silent = torch.zeros_like(rows)
+            implicit.append(Arcs(rows, rows, silent, none, none, log_prob, log_prob))
+            leads_to.append(torch.stack([history, table.state[rows], table.node[rows]]))
+        return implicit, leads_to
 
     def _graph_arcs(self) -> tuple[Tensor, Tensor, Tensor]:
         """(source row, arc, epsilon move before it or -1) of every way out of the table."""
@@ -275,47 +302,56 @@ class GraphSearch:
         floor[: len(first)] = torch.maximum(floor[: len(first)], table.score[first] + worst)
         return floor
 
-    def _final_sources(self, before: Table, ending: Arcs) -> tuple[Tensor, Tensor]:
-        """Rows in which the ending utterances may end, by their surviving final arcs, and what that costs."""
-        source = ending.source[ending.label == FINAL]
-        if self.limits.allow_partial:
-            missing = torch.ones(self.batch, dtype=torch.bool, device=source.device)
-            missing[before.utterance[source]] = False
-            source = torch.cat([source, ending.source[missing[before.utterance[ending.source]]].unique()])
-        return source, torch.zeros(len(source), device=source.device)
+    def _final_sources(self, before: Table, ending: Arcs) -> Arcs:
+        """The surviving final arcs of the ending utterances, at no cost, as k2 has it."""
+        free = torch.zeros_like(ending.score)
+        ending = Arcs(ending.source, ending.target, ending.label, ending.arc, ending.move, free, free)
+        return self._or_partial(before, ending.select(ending.label == FINAL), ending.source.unique())
 
-    def _final_weights(self, after: Table, begin: int) -> tuple[Tensor, Tensor]:
-        """As `_final_sources` for the rows from ``begin`` on, by the weights of the graph's final arcs."""
+    def _final_weights(self, after: Table, begin: int) -> Arcs:
+        """The graph's final arcs out of the rows from ``begin`` on, at their weights."""
         rows = torch.arange(begin, len(after.score), device=after.score.device)
         self.table = after.select(rows)
         source, arc, move = self._graph_arcs()
         ends = self.graph.label[arc] == FINAL
-        row, weight = rows[source[ends]], self._weights(arc[ends], move[ends])
-        if self.limits.allow_partial:
-            missing = torch.ones(self.batch, dtype=torch.bool, device=rows.device)
-            missing[after.utterance[row]] = False
-            rest = rows[missing[after.utterance[rows]]]
-            row, weight = torch.cat([row, rest]), torch.cat([weight, weight.new_zeros(len(rest))])
-        return row, weight
+        row, arc, move = rows[source[ends]], arc[ends], move[ends]
+        weight = self._weights(arc, move)
+        finals = Arcs(row, row, torch.full_like(row, FINAL), arc, move, weight, torch.zeros_like(weight))
+        return self._or_partial(after, finals, rows)
 
-    def _end(self, table: Table, step: int, row: Tensor, weight: Tensor) -> None:
-        """Take the best of the rows in which utterances may end."""
+    def _or_partial(self, table: Table, finals: Arcs, rows: Tensor) -> Arcs:
+        """The final arcs, and where an utterance has none, if that is allowed, an end at each of its ``rows``."""
+        if not self.limits.allow_partial:
+            return finals
+        missing = torch.ones(self.batch, dtype=torch.bool, device=rows.device)
+        missing[table.utterance[finals.source]] = False
+        rows = rows[missing[table.utterance[rows]]]
+        none, free = torch.full_like(rows, IMPLICIT), finals.score.new_zeros(len(rows))
+        return joined([finals, Arcs(rows, rows, none, none, none, free, free)])
+
+    def _end(self, table: Table, step: int, finals: Arcs) -> None:
+        """Take the best of the ways in which utterances may end."""
+        result, row = self.result, finals.source
+        finals.target = table.utterance[row]
         if self.bias is not None:
-            weight = weight + self.bias.refund(table.node[row])
-        result, utterance = self.result, table.utterance[row]
+            finals.score = finals.score + self.bias.refund(table.node[row])
         if self.keep_arcs:
-            result.finals.append((step + 1, row, weight))
-        total = table.score[row] + weight
-        best = group_max(total, utterance, self.batch)
-        ended = torch.nonzero(best.isfinite()).squeeze(1)
-        number = torch.zeros_like(result.row).index_put_((ended,), torch.arange(len(ended), device=row.device))
-        first = group_first_best(total, number[utterance], best[ended])
-        result.score[ended], result.row[ended], result.step[ended] = best[ended], row[first], step
+            result.finals.append((step + 1, finals))
+        total = table.score[row] + finals.score
+        utterances, group = unique(finals.target)
+        best = group_max(total, group, len(utterances))
+        first = group_first_best(total, group, best)
+        result.score[utterances], result.row[utterances], result.step[utterances] = best, row[first], step
+        result.last_arc[utterances], result.last_move[utterances] = finals.arc[first], finals.move[first]
 
 
-def output_labels(result: SearchResult, arc: Tensor, move: Tensor) -> Tensor:
+def joined(parts: Sequence[Arcs]) -> Arcs:
+    """All arcs in one."""
+    return Arcs(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
+
+def output_labels(graph: Graph, arc: Tensor, move: Tensor) -> Tensor:
     """Output labels (A, M) of search arcs, 0 where there is none: those of the epsilon move come first."""
-    graph = result.graph
     aux = torch.where((arc >= 0)[:, None], graph.aux[arc], 0)
     if graph.move_aux is None:
         return aux

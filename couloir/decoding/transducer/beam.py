@@ -10,7 +10,7 @@ from torch import Tensor
 from couloir.decoding.fsa.history import History
 from couloir.decoding.fsa.result import read_hypotheses
 from couloir.decoding.hypothesis import Hypothesis
-from couloir.decoding.transducer.frames import FrameScorer, TransducerModel
+from couloir.decoding.transducer.frames import PLAIN, FrameScorer, Scoring, TransducerModel
 from couloir.decoding.transducer.fusion import Fusion, TokenScorer
 from couloir.errors import must_be
 
@@ -92,25 +92,24 @@ def modified_beam_search_nbest(
     encoder_out: Tensor,
     lens: Tensor,
     beam: int = 4,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
     scorers: Sequence[tuple[float, TokenScorer]] = (),
+    scoring: Scoring = PLAIN,
 ) -> list[list[Hypothesis]]:
     """All surviving hypotheses of `modified_beam_search`, the best (by score per token) first.
 
     Args:
         model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
-        beam: hypotheses kept per utterance. blank_penalty: taken from blank's logit.
-        temperature: logits are divided by it.
+        beam: hypotheses kept per utterance.
         scorers: (scale, scorer) pairs that add to the score at each token: neural or n-gram language models
             (LODR is an n-gram with a negative scale), hotwords (`ContextGraph`).
+        scoring: blank penalty and temperature.
 
     Returns:
         For each utterance at most ``beam`` hypotheses with different tokens.
     """
     if beam < 1:
         raise must_be("--beam-size", "at least 1", beam)
-    frames = FrameScorer(model, encoder_out, lens, blank_penalty, temperature)
+    frames = FrameScorer(model, encoder_out, lens, scoring)
     if frames.batch == 0:
         return []
     table = BeamTable(frames, beam, scorers)
@@ -135,13 +134,12 @@ def modified_beam_search(
     encoder_out: Tensor,
     lens: Tensor,
     beam: int = 4,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
     scorers: Sequence[tuple[float, TokenScorer]] = (),
+    scoring: Scoring = PLAIN,
 ) -> list[Hypothesis]:
     """The best hypothesis of each utterance; arguments as `modified_beam_search_nbest`.
 
     Its score is the log-probability of the token sequence, summed over the alignments that the beam held.
     """
-    nbest = modified_beam_search_nbest(model, encoder_out, lens, beam, blank_penalty, temperature, scorers)
+    nbest = modified_beam_search_nbest(model, encoder_out, lens, beam, scorers, scoring)
     return [hypotheses[0] for hypotheses in nbest]

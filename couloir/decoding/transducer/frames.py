@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -68,30 +69,38 @@ class Predictions:
         self._rows = rows[order]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How logits become log-probabilities.
+
+    Attributes:
+        blank_penalty: taken from blank's logit. temperature: logits are divided by it.
+        ilme_scale: weight of the internal language model (the joiner on zero frames) that is taken off.
+    """
+
+    blank_penalty: float = 0.0
+    temperature: float = 1.0
+    ilme_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise must_be("--temperature", "above 0", self.temperature)
+
+
+PLAIN = Scoring()
+
+
 class FrameScorer:
     """Log-probabilities of a batch's frames.
 
     Args:
-        model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
-        blank_penalty: taken from blank's logit. temperature: logits are divided by it.
-        ilme_scale: weight of the internal language model (the joiner on zero frames) that is taken off.
+        model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames. scoring: how.
 
     Utterances are sorted by descending length inside: ``order`` (B,) holds the original positions.
     """
 
-    def __init__(
-        self,
-        model: TransducerModel,
-        encoder_out: Tensor,
-        lens: Tensor,
-        blank_penalty: float = 0.0,
-        temperature: float = 1.0,
-        ilme_scale: float = 0.0,
-    ) -> None:
-        if temperature <= 0:
-            raise must_be("--temperature", "above 0", temperature)
-        self.joiner = model.joiner
-        self.blank_penalty, self.temperature, self.ilme_scale = blank_penalty, temperature, ilme_scale
+    def __init__(self, model: TransducerModel, encoder_out: Tensor, lens: Tensor, scoring: Scoring = PLAIN) -> None:
+        self.joiner, self.scoring = model.joiner, scoring
         lens = lens.to(device=encoder_out.device, dtype=torch.int64)
         self.lens, self.order = torch.sort(lens, descending=True, stable=True)
         self.encoded = model.joiner.encoder_proj(encoder_out)[self.order].transpose(0, 1).contiguous()
@@ -124,11 +133,12 @@ class FrameScorer:
         return self._score(encoded, predicted)
 
     def _score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        scoring = self.scoring
         logits = self.joiner(encoded, predicted, project_input=False).float()
-        if self.blank_penalty:
-            logits[:, 0] -= self.blank_penalty
-        log_probs = (logits / self.temperature if self.temperature != 1 else logits).log_softmax(-1)
-        if self.ilme_scale:
+        if scoring.blank_penalty:
+            logits[:, 0] -= scoring.blank_penalty
+        log_probs = (logits / scoring.temperature).log_softmax(-1)
+        if scoring.ilme_scale:
             internal = self.joiner(torch.zeros_like(encoded), predicted, project_input=False).float()
-            log_probs = log_probs - self.ilme_scale * internal.log_softmax(-1)
+            log_probs = log_probs - scoring.ilme_scale * internal.log_softmax(-1)
         return log_probs

@@ -11,7 +11,9 @@ from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.fsa.nbest import choose, oracle
 from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
-from couloir.decoding.transducer.frames import FrameScorer, TransducerModel
+from couloir.decoding.transducer.frames import PLAIN, FrameScorer, Scoring, TransducerModel
+
+LIMITS = SearchLimits()
 
 
 class TransducerEmissions:
@@ -56,13 +58,11 @@ def search_graph(
     limits: SearchLimits,
     keep_arcs: bool = False,
     bias: Bias | None = None,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
-    ilme_scale: float = 0.0,
+    scoring: Scoring = PLAIN,
 ) -> tuple[SearchResult, Tensor]:
     """The search's result over sorted utterances, and their positions (B,) in the batch."""
-    scorer = FrameScorer(model, encoder_out, lens, blank_penalty, temperature, ilme_scale)
-    search = GraphSearch(TransducerEmissions(scorer), graph.to(encoder_out.device), limits, keep_arcs, bias)
+    scorer = FrameScorer(model, encoder_out, lens, scoring)
+    search = GraphSearch(TransducerEmissions(scorer), graph, limits, keep_arcs, bias)
     return search.run(), scorer.order
 
 
@@ -72,24 +72,21 @@ def fast_beam_search(
     encoder_out: Tensor,
     lens: Tensor,
     graph: Graph,
-    limits: SearchLimits = SearchLimits(),
+    limits: SearchLimits = LIMITS,
     bias: Bias | None = None,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
+    scoring: Scoring = PLAIN,
 ) -> list[WordHypothesis]:
     """Best path. On `trivial_graph` this is icefall's ``fast_beam_search``, on an LG graph ``fast_beam_search_LG``.
 
     Args:
         model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
         graph: its labels are tokens. limits: pruning. bias: hotwords.
-        blank_penalty: taken from blank's logit. temperature: logits are divided by it.
+        scoring: blank penalty and temperature.
 
     Returns:
         One hypothesis per utterance with the path's score; empty with score -inf when no path survived.
     """
-    result, order = search_graph(
-        model, encoder_out, lens, graph, limits, bias=bias, blank_penalty=blank_penalty, temperature=temperature
-    )
+    result, order = search_graph(model, encoder_out, lens, graph, limits, bias=bias, scoring=scoring)
     return unsorted(read_best_paths(result), order)
 
 
@@ -99,14 +96,12 @@ def fast_beam_search_nbest(
     encoder_out: Tensor,
     lens: Tensor,
     graph: Graph,
-    limits: SearchLimits = SearchLimits(),
+    limits: SearchLimits = LIMITS,
     num_paths: int = 200,
     nbest_scale: float = 0.5,
     log_sum: bool = False,
     bias: Bias | None = None,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
-    ilme_scale: float = 0.0,
+    scoring: Scoring = PLAIN,
 ) -> list[WordHypothesis]:
     """Sample paths from the lattice, score each distinct output sequence on the lattice, take the best.
 
@@ -114,12 +109,9 @@ def fast_beam_search_nbest(
         num_paths: paths per utterance; nbest_scale: flattens the posterior that they are taken from.
         log_sum: score a sequence by the sum over its paths, as icefall's ``fast_beam_search_nbest_LG`` does, rather
             than by its best path, as ``fast_beam_search_nbest`` does.
-        ilme_scale: see `FrameScorer`; icefall's nbest and nbest_oracle run with 0.1 by oversight.
-        The rest as in `fast_beam_search`.
+        The rest as in `fast_beam_search`. icefall's nbest and nbest_oracle run with ``ilme_scale`` 0.1 by oversight.
     """
-    result, order = search_graph(
-        model, encoder_out, lens, graph, limits, True, bias, blank_penalty, temperature, ilme_scale
-    )
+    result, order = search_graph(model, encoder_out, lens, graph, limits, True, bias, scoring)
     return unsorted(choose(result, num_paths, nbest_scale, log_sum), order)
 
 
@@ -130,17 +122,16 @@ def fast_beam_search_nbest_oracle(
     lens: Tensor,
     graph: Graph,
     references: Sequence[Sequence[int]],
-    limits: SearchLimits = SearchLimits(),
+    limits: SearchLimits = LIMITS,
     num_paths: int = 200,
     nbest_scale: float = 0.5,
-    blank_penalty: float = 0.0,
-    temperature: float = 1.0,
+    scoring: Scoring = PLAIN,
 ) -> list[WordHypothesis]:
     """Of the sampled sequences the one with the fewest errors against the reference: a bound on what n-best can give.
 
     Args:
         references: for each utterance its output labels. The rest as in `fast_beam_search_nbest`.
     """
-    result, order = search_graph(model, encoder_out, lens, graph, limits, True, None, blank_penalty, temperature)
+    result, order = search_graph(model, encoder_out, lens, graph, limits, True, scoring=scoring)
     sorted_references = [references[i] for i in order.tolist()]
     return unsorted(oracle(result, sorted_references, num_paths, nbest_scale), order)

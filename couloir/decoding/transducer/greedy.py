@@ -8,7 +8,7 @@ from torch import Tensor
 from couloir.decoding.fsa.history import History
 from couloir.decoding.fsa.result import read_hypotheses, unsorted
 from couloir.decoding.hypothesis import Hypothesis
-from couloir.decoding.transducer.frames import FrameScorer, TransducerModel
+from couloir.decoding.transducer.frames import PLAIN, FrameScorer, Scoring, TransducerModel
 from couloir.errors import must_be
 
 MAX_SYMBOLS = 1000
@@ -20,21 +20,21 @@ def greedy_search(
     encoder_out: Tensor,
     lens: Tensor,
     max_sym_per_frame: int = 1,
-    blank_penalty: float = 0.0,
+    scoring: Scoring = PLAIN,
 ) -> list[Hypothesis]:
     """Take the likeliest token of every frame, up to ``max_sym_per_frame`` of them until blank wins.
 
     Args:
         model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
         max_sym_per_frame: tokens per frame at most; an utterance ends at 1000 tokens, as in icefall.
-        blank_penalty: taken from blank's logit.
+        scoring: blank penalty and temperature.
 
     Returns:
         One hypothesis per utterance; its score is the path's log-probability.
     """
     if max_sym_per_frame < 1:
         raise must_be("--max-sym-per-frame", "at least 1", max_sym_per_frame)
-    scorer = FrameScorer(model, encoder_out, lens, blank_penalty)
+    scorer = FrameScorer(model, encoder_out, lens, scoring)
     history, rows = History(), torch.arange(scorer.batch, device=encoder_out.device)
     context = scorer.start(scorer.batch)
     predicted = scorer.predictions(context) if scorer.batch else encoder_out

@@ -1,0 +1,305 @@
+"""n-gram language models: ARPA files read through kaldilm, scored for many hypotheses at once, and estimated."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from couloir.decoding.fsa.ragged import find
+from couloir.errors import UserError, must_be
+from couloir.files import atomic_write
+
+BACKOFF = "#0"
+BOS, EOS = "<s>", "</s>"
+SPECIAL = (BOS, EOS, "<unk>", "<UNK>", "<sos/eos>", "<blk>", "<eps>")
+Gram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ArpaFst:
+    """An n-gram model as an acceptor: arcs (A,) source, target, label (a symbol's number) and score; final scores.
+
+    ``backoff`` is the label of back-off arcs; ``final`` (G,) is -inf where a sentence may not end at once.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    final: np.ndarray
+    start: int
+    backoff: int
+
+
+def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> ArpaFst:
+    """Read an ARPA file (``.gz`` too); a symbol's number is its position in ``symbols``, 0 being blank or epsilon.
+
+    Raises:
+        UserError: when the file is missing, is no ARPA file, or has no word in common with ``symbols``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"language model {path} does not exist; make it with prepare_lm.sh or give another")
+    _check(path, symbols)
+    from kaldilm import arpa2fst  # late: it is an optional extra
+
+    with tempfile.TemporaryDirectory() as folder:
+        arpa, table = path, Path(folder) / "symbols.txt"
+        if path.suffix == ".gz":
+            arpa = Path(folder) / "lm.arpa"
+            arpa.write_bytes(gzip.decompress(path.read_bytes()))
+        known = [*symbols, BACKOFF] if BACKOFF not in symbols else list(symbols)
+        table.write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(known)), encoding="utf-8")
+        with _quiet():
+            text = arpa2fst(
+                str(arpa), "", disambig_symbol=BACKOFF, read_symbol_table=str(table), max_order=max_order
+            )  # fmt: skip
+    return _parse_fst(text, known.index(BACKOFF))
+
+
+def _open_text(path: Path) -> Iterable[str]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
+    with opened as lines:
+        yield from lines
+
+
+def _check(path: Path, symbols: Sequence[str]) -> None:
+    """Refuse what kaldilm would end the process on, and a model of other units than ``symbols``."""
+    known, strange, words = set(symbols), [], 0
+    promised: dict[str, int] = {}
+    found: Counter[str] = Counter()
+    section = ""
+    for line in _open_text(path):
+        line = line.strip()
+        if line.startswith("\\"):
+            section = line
+        elif section == "\\data\\" and line.startswith("ngram "):
+            order, _, count = line[len("ngram ") :].partition("=")
+            promised[f"\\{order.strip()}-grams:"] = int(count) if count.strip().isdigit() else -1
+        elif line and section:
+            found[section] += 1
+            if section == "\\1-grams:":
+                word = (line.split() + [""])[1]
+                words += 1
+                if word not in known and word not in SPECIAL:
+                    strange.append(word)
+    if not promised or section != "\\end\\" or promised != {name: found[name] for name in promised}:
+        raise must_be(str(path), "an ARPA language model", "another file, or one that was cut off")
+    if len(strange) * 2 > words:
+        raise must_be(
+            f"words of {path}", "symbols of the tokenizer or lexicon", f"others, such as `{strange[0]}`",
+            "use the LM that was trained on these units",
+        )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what a C++ library logs to stderr."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _parse_fst(text: str, backoff: int) -> ArpaFst:
+    arcs, finals = [], []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) >= 4:
+            arcs.append((int(fields[0]), int(fields[1]), int(fields[2]), -float(fields[4]) if len(fields) > 4 else 0.0))
+        elif fields:
+            finals.append((int(fields[0]), -float(fields[1]) if len(fields) > 1 else 0.0))
+    if not arcs:
+        raise UserError("the language model has no n-gram over these symbols; use the LM that was trained on them")
+    table = np.array(arcs)
+    source, target, label = (table[:, i].astype(np.int64) for i in range(3))
+    final = np.full(max(source.max(), target.max()) + 1, -np.inf)
+    for state, score in finals:
+        final[state] = score
+    return ArpaFst(source, target, label, table[:, 3], final, int(source[0]), backoff)
+
+
+class NgramLm:
+    """An n-gram over tokens, as a `TokenScorer`: shallow fusion, or LODR with a negative scale.
+
+    Args:
+        path: ARPA file. pieces: the tokenizer's pieces, by id. max_order: use n-grams up to this order; -1 for all.
+
+    A token that the model lacks costs as much as its rarest unigram. Raises `UserError` as `read_arpa`.
+    """
+
+    def __init__(self, path: str | Path, pieces: Sequence[str], max_order: int = -1) -> None:
+        fst = read_arpa(path, pieces, max_order)
+        self.vocab_size = len(pieces)
+        backs = fst.label == fst.backoff
+        order = np.lexsort((fst.label[~backs], fst.source[~backs]))
+        source, label = fst.source[~backs][order], fst.label[~backs][order]
+        self._keys = torch.from_numpy(source * self.vocab_size + label)
+        self._target = torch.from_numpy(fst.target[~backs][order])
+        self._score = torch.from_numpy(fst.score[~backs][order])
+        self._back = torch.full((len(fst.final),), -1, dtype=torch.int64)
+        self._back_score = torch.zeros(len(fst.final), dtype=torch.float64)
+        self._back[torch.from_numpy(fst.source[backs])] = torch.from_numpy(fst.target[backs])
+        self._back_score[torch.from_numpy(fst.source[backs])] = torch.from_numpy(fst.score[backs])
+        self._final = torch.from_numpy(fst.final)
+        self.start_state = fst.start
+        unigrams = ~torch.isin(torch.from_numpy(source), torch.nonzero(self._back >= 0).squeeze(1))
+        self._unknown = float(self._score[unigrams].min()) if bool(unigrams.any()) else 0.0
+
+    @property
+    def num_states(self) -> int:
+        """Histories that the model tells apart."""
+        return len(self._back)
+
+    def to(self, device: torch.device | str) -> NgramLm:
+        """Move to a device, in place."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+    def start(self, rows: int, device: torch.device) -> tuple[Tensor, ...]:
+        """As `TokenScorer.start`: after the sentence's begin."""
+        return (torch.full((rows,), self.start_state, dtype=torch.int64, device=device),)
+
+    def step(self, state: tuple[Tensor, ...], tokens: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `TokenScorer.step`; natural log."""
+        score, after = self.advance(state[0], tokens)
+        return score, (after,)
+
+    def advance(self, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability (N,) float64 of ``token`` (N,) in ``state`` (N,), and the next state (N,)."""
+        total = torch.zeros(state.shape, dtype=torch.float64, device=state.device)
+        after, pending = torch.full_like(state, -1), torch.arange(len(state), device=state.device)
+        while len(pending):
+            here = state[pending]
+            at, known = find(self._keys, here * self.vocab_size + token[pending])
+            found = pending[known]
+            total[found] += self._score[at[known]]
+            after[found] = self._target[at[known]]
+            back = self._back[here]
+            lost = ~known & (back < 0)
+            total[pending[lost]] += self._unknown
+            after[pending[lost]] = here[lost]
+            onward = ~known & (back >= 0)
+            pending, here = pending[onward], here[onward]
+            total[pending] += self._back_score[here]
+            state = state.index_copy(0, pending, self._back[here])
+        return total, after
+
+    def final(self, state: tuple[Tensor, ...]) -> Tensor:
+        """As `TokenScorer.final`: nothing, since icefall's fusion does not count the sentence's end."""
+        return torch.zeros(state[0].shape, dtype=torch.float64, device=state[0].device)
+
+    def end_scores(self, state: Tensor) -> Tensor:
+        """Log-probability (N,) that the sentence ends in ``state`` (N,)."""
+        total = torch.zeros(state.shape, dtype=torch.float64, device=state.device)
+        for _ in range(self.num_states):
+            onward = ~self._final[state].isfinite() & (self._back[state] >= 0)
+            if not bool(onward.any()):
+                break
+            total = torch.where(onward, total + self._back_score[state], total)
+            state = torch.where(onward, self._back[state], state)
+        return total + self._final[state]
+
+    def sequence_scores(self, sequences: Sequence[Sequence[int]], end: bool = True) -> Tensor:
+        """Log-probability (N,) of whole sequences, with the sentence's end unless ``end`` is False."""
+        device = self._keys.device
+        state = self.start(len(sequences), device)[0]
+        total = torch.zeros(len(sequences), dtype=torch.float64, device=device)
+        for i in range(max(map(len, sequences), default=0)):
+            rows = [n for n, sequence in enumerate(sequences) if len(sequence) > i]
+            at = torch.tensor(rows, device=device)
+            score, after = self.advance(state[at], torch.tensor([sequences[n][i] for n in rows], device=device))
+            total[at] += score
+            state = state.index_copy(0, at, after)
+        return total + self.end_scores(state) if end else total
+
+
+def estimate_arpa(sentences: Iterable[Sequence[str]], order: int, path: str | Path) -> None:
+    """Write an interpolated Kneser-Ney n-gram model (Chen and Goodman 1999, one discount per order) as ARPA.
+
+    Args:
+        sentences: the units of each. order: 1 or more. path: where the ARPA file goes.
+
+    Raises:
+        UserError: when there is no sentence.
+    """
+    counts: list[Counter[Gram]] = [Counter() for _ in range(order)]
+    for sentence in sentences:
+        units = (BOS, *sentence, EOS)
+        for n in range(1, order + 1):
+            counts[n - 1].update(units[i : i + n] for i in range(len(units) - n + 1))
+    if not counts[0]:
+        raise UserError("the text for the language model must have a sentence, but is empty")
+    del counts[0][(BOS,)]
+    adjusted = [_continuations(counts, n) for n in range(order)]
+    probabilities, weights = [], []
+    lower: dict[Gram, float] = {(): 1.0 / len(adjusted[0])}
+    for table in adjusted:
+        now, weight = _interpolate(table, lower)
+        probabilities.append(now)
+        weights.append(weight)
+        lower = now
+    _write_arpa(path, probabilities, weights)
+
+
+def _continuations(counts: list[Counter[Gram]], n: int) -> Counter[Gram]:
+    """Counts of order n+1: of the highest order, and of grams that begin a sentence, as they are; else of contexts."""
+    if n == len(counts) - 1:
+        return counts[n]
+    seen: Counter[Gram] = Counter(gram[1:] for gram in counts[n + 1])
+    for gram, count in counts[n].items():
+        if gram[0] == BOS:
+            seen[gram] = count
+    return seen
+
+
+def _interpolate(table: Counter[Gram], lower: dict[Gram, float]) -> tuple[dict[Gram, float], dict[Gram, float]]:
+    """Probabilities of one order and the back-off weights of its histories."""
+    ones, twos = (sum(count == k for count in table.values()) for k in (1, 2))
+    discount = ones / (ones + 2 * twos) if ones and twos else 0.5
+    total: dict[Gram, int] = defaultdict(int)
+    kinds: dict[Gram, int] = defaultdict(int)
+    for gram, count in table.items():
+        total[gram[:-1]] += count
+        kinds[gram[:-1]] += 1
+    weight = {history: discount * kinds[history] / total[history] for history in total}
+    backed = lower if () not in lower else None
+    uniform = lower.get((), 0.0)
+    return {
+        gram: (count - discount) / total[gram[:-1]]
+        + weight[gram[:-1]] * (uniform if backed is None else backed[gram[1:]])
+        for gram, count in table.items()
+    }, weight
+
+
+def _write_arpa(path: str | Path, probabilities: list[dict[Gram, float]], weights: list[dict[Gram, float]]) -> None:
+    with atomic_write(path, "w") as out:
+        out.write("\n\\data\\\n")
+        probabilities[0][(BOS,)] = 10**-99.0
+        out.writelines(f"ngram {n}={len(table)}\n" for n, table in enumerate(probabilities, 1))
+        for n, table in enumerate(probabilities, 1):
+            backoff = weights[n] if n < len(weights) else {}
+            out.write(f"\n\\{n}-grams:\n")
+            for gram, probability in sorted(table.items()):
+                tail = f"\t{math.log10(backoff[gram]):.6f}" if gram in backoff else ""
+                out.write(f"{math.log10(probability):.6f}\t{' '.join(gram)}{tail}\n")
+        out.write("\n\\end\\\n")

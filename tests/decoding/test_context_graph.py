@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from couloir.decoding.context_graph import ContextGraph, read_context_file
+from couloir.errors import UserError
+from couloir.text.tokenizer import TokenTable
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PHRASES = ["HE", "SHE", "HIS", "HERS"]
+
+
+def ids(text):
+    return [LETTERS.index(letter) + 1 for letter in text]
+
+
+def run(graph, text):
+    state, total = graph.start(1, torch.device("cpu")), 0.0
+    for token in ids(text):
+        gain, state = graph.step(state, torch.tensor([token]))
+        total += gain.item()
+    return total, total + graph.final(state).item()
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "loose"),
+    [("HEHERSHE", (16, 13), (7, 7)), ("HISHE", (11, 8), (5, 5)), ("SHEK", (5, 5), (3, 3)), ("THERE", (2, 2), (2, 2))],
+)
+def test_icefalls_check_values(text, strict, loose):
+    phrases = [ids(phrase) for phrase in PHRASES]
+    assert run(ContextGraph(phrases, 1.0), text) == strict
+    assert run(ContextGraph(phrases, 1.0, strict=False), text) == loose
+
+
+def brute_force(phrases, scores, text):
+    """The longest suffix of the text that begins a phrase, found by trying; every phrase that ends adds itself."""
+    worth = {}
+    for phrase, score in zip(phrases, scores):
+        for n in range(1, len(phrase) + 1):
+            worth[phrase[:n]] = max(worth.get(phrase[:n], -1e9), score)
+    earned = lambda prefix: sum(worth[prefix[:n]] for n in range(1, len(prefix) + 1))  # noqa: E731
+    total, held = 0.0, 0.0
+    for n in range(1, len(text) + 1):
+        suffixes = [text[i:n] for i in range(n)]
+        now = next((earned(s) for s in suffixes if s in worth), 0.0)
+        total += now - held + sum(earned(s) for s in suffixes if s in phrases)
+        held = now
+    return total, total - held
+
+
+def test_per_phrase_scores_equal_a_brute_force():
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda low, high: int(torch.randint(low, high, (1,), generator=generator))  # noqa: E731
+    for _ in range(50):
+        phrases = list({"".join("ABC"[draw(0, 3)] for _ in range(draw(1, 5))) for _ in range(4)})
+        scores = [float(draw(1, 6)) for _ in phrases]
+        text = "".join("ABCD"[draw(0, 4)] for _ in range(12))
+        found = run(ContextGraph([ids(p) for p in phrases], 9.0, scores), text)
+        assert found == pytest.approx(brute_force(phrases, scores, text)), (phrases, scores, text)
+
+
+def test_a_score_of_zero_means_the_default():
+    assert run(ContextGraph([ids("AB")], 2.5, [0.0]), "AB") == run(ContextGraph([ids("AB")], 2.5), "AB")
+
+
+def test_steps_are_independent_across_hypotheses():
+    graph = ContextGraph([ids(phrase) for phrase in PHRASES], 1.0)
+    texts = ["HERS", "SHES", "XHIS"]
+    state, total = graph.start(3, torch.device("cpu")), torch.zeros(3)
+    for tokens in zip(*(ids(text) for text in texts)):
+        gain, state = graph.step(state, torch.tensor(tokens))
+        total = total + gain
+    assert total.tolist() == [run(graph, text)[0] for text in texts]
+
+
+def test_no_phrases_change_nothing():
+    assert run(ContextGraph([], 1.0), "HE") == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("phrases", [[[]], [[0, 3]]])
+def test_phrases_need_tokens(phrases):
+    with pytest.raises(UserError, match="hotword phrase"):
+        ContextGraph(phrases, 1.0)
+
+
+class TestContextFile:
+    tokenizer = TokenTable(["<blk>", "<sos/eos>", "<unk>", "a", "b", "c"])
+
+    def test_phrases_with_and_without_a_score(self, tmp_path):
+        (tmp_path / "hot.txt").write_text("ab\n\nbc :3.5\n")
+        graph = read_context_file(tmp_path / "hot.txt", self.tokenizer, 1.0)
+        gain, _ = graph.step(graph.start(2, torch.device("cpu")), torch.tensor([3, 4]))
+        assert gain.tolist() == [1.0, 3.5]
+
+    def test_unknown_symbols_are_named_with_their_line(self, tmp_path):
+        (tmp_path / "hot.txt").write_text("ab\nazb\n")
+        with pytest.raises(UserError, match=r"line 2 of .*hot.txt.* no z"):
+            read_context_file(tmp_path / "hot.txt", self.tokenizer, 1.0)
+
+    @pytest.mark.parametrize("text", ["", "\n\n"])
+    def test_an_empty_file_is_refused(self, tmp_path, text):
+        (tmp_path / "hot.txt").write_text(text)
+        with pytest.raises(UserError, match="empty"):
+            read_context_file(tmp_path / "hot.txt", self.tokenizer, 1.0)
+
+    def test_a_missing_file_and_a_bad_score(self, tmp_path):
+        with pytest.raises(UserError, match="does not exist"):
+            read_context_file(tmp_path / "none.txt", self.tokenizer, 1.0)
+        (tmp_path / "hot.txt").write_text("ab :much\n")
+        with pytest.raises(UserError, match="phrase :score"):
+            read_context_file(tmp_path / "hot.txt", self.tokenizer, 1.0)
