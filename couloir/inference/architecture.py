@@ -1,0 +1,82 @@
+"""The sizes of a Zipformer read off its weights, so that a bare checkpoint needs no flags.
+
+All published models have positional heads of width 4, the one size that shapes do not tell. Which channels feature
+masking spares in training does not show in the weights either and does not matter afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from couloir.errors import UserError
+from couloir.models.config import HeadsConfig
+from couloir.models.zipformer.config import ZipformerConfig
+
+_POS_HEAD_DIM = 4
+_LAYER = re.compile(r"encoder\.encoders\.(\d+)\.(?:encoder\.)?layers\.(\d+)\.self_attn_weights\.in_proj\.weight")
+
+
+def zipformer_config(weights: Mapping[str, Tensor], origin: str) -> ZipformerConfig:
+    """The encoder's sizes. Raises `UserError` when the weights are no second-generation Zipformer's."""
+    last_layer: dict[int, int] = {}
+    for name in weights:
+        if found := _LAYER.fullmatch(name):
+            stack, layer = int(found[1]), int(found[2])
+            last_layer[stack] = max(last_layer.get(stack, 0), layer)
+    if not last_layer or "encoder.downsample_output.bias" not in weights:
+        raise UserError(f"{origin} is no second-generation Zipformer: it has no `encoder.encoders.*` layers")
+    stacks = [_stack_sizes(weights, i, last_layer[i] + 1) for i in sorted(last_layer)]
+    columns: dict[str, Any] = {name: tuple(stack[name] for stack in stacks) for name in stacks[0]}
+    first = "encoder.encoders.0." + ("" if stacks[0]["downsampling_factor"] == 1 else "encoder.") + "layers.0."
+    channels = tuple(weights[f"encoder_embed.conv.{i}.weight"].shape[0] for i in (0, 4, 7))
+    return ZipformerConfig(
+        **columns,
+        pos_head_dim=(_POS_HEAD_DIM,),
+        pos_dim=weights[first + "self_attn_weights.linear_pos.weight"].shape[1],
+        encoder_unmasked_dim=columns["encoder_dim"],
+        causal=any("chunkwise_conv" in name for name in weights),
+        output_downsampling_factor=weights["encoder.downsample_output.bias"].numel(),
+        frontend_channels=channels,
+        feature_dim=4 * (weights["encoder_embed.out.weight"].shape[1] // channels[2]) + 4,
+    )
+
+
+def _stack_sizes(weights: Mapping[str, Tensor], index: int, layers: int) -> dict[str, int]:
+    stack = f"encoder.encoders.{index}."
+    factor = weights[stack + "downsample.bias"].numel() if stack + "downsample.bias" in weights else 1
+    layer = stack + ("" if factor == 1 else "encoder.") + "layers.0."
+
+    def rows(name: str) -> int:
+        return weights[layer + name + ".weight"].shape[0]
+
+    heads = rows("self_attn_weights.linear_pos") // _POS_HEAD_DIM
+    conv = layer + "conv_module1.depthwise_conv."
+    kernel = conv + ("weight" if conv + "weight" in weights else "chunkwise_conv.weight")
+    return {
+        "num_encoder_layers": layers,
+        "downsampling_factor": factor,
+        "feedforward_dim": rows("feed_forward2.in_proj"),
+        "num_heads": heads,
+        "encoder_dim": weights[layer + "bypass_scale"].shape[0],
+        "query_head_dim": (rows("self_attn_weights.in_proj") // heads - _POS_HEAD_DIM) // 2,
+        "value_head_dim": rows("self_attn1.in_proj") // heads,
+        "cnn_module_kernel": weights[kernel].shape[-1],
+    }
+
+
+def heads_config(weights: Mapping[str, Tensor], origin: str) -> HeadsConfig:
+    """The CTC and transducer heads. Raises `UserError` when there is neither."""
+    ctc, embedding = weights.get("ctc_output.1.weight"), weights.get("decoder.embedding.weight")
+    if ctc is None and embedding is None:
+        raise UserError(f"{origin} has neither a CTC nor a transducer head")
+    sizes: dict[str, Any] = {"vocab_size": (ctc if ctc is not None else embedding).shape[0]}  # type: ignore[union-attr]
+    if embedding is not None:
+        conv = weights.get("decoder.conv.weight")
+        sizes["decoder_dim"] = embedding.shape[1]
+        sizes["joiner_dim"] = weights["joiner.encoder_proj.weight"].shape[0]
+        sizes["context_size"] = 1 if conv is None else conv.shape[2]
+    return HeadsConfig(use_transducer=embedding is not None, use_ctc=ctc is not None, **sizes)

@@ -1,0 +1,38 @@
+"""What a recogniser asks of a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from couloir.inference.transcript import Spans
+from couloir.inference.vocabulary import Vocabulary
+
+MIN_SAMPLES = 1360
+"""Audio below this (85 ms) gives fewer than the 9 feature frames that the front end needs."""
+
+
+class Backend(Protocol):
+    """A model in some runtime.
+
+    Attributes:
+        kind: "ctc" or "transducer". vocabulary: its pieces. frame_shift: distance of its output frames in s.
+        origin: where it came from, for messages. batch_size: recordings or windows that it likes to get at a time.
+    """
+
+    kind: str
+    vocabulary: Vocabulary
+    frame_shift: float
+    origin: str
+    batch_size: int
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Waves of at least `MIN_SAMPLES` (N_i,) float32 at 16 kHz -> frames (S_i, D).
+
+        Log-probabilities of CTC, encoder output of a transducer. What a wave gives does not depend on the others.
+        """
+
+    def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
+        """The symbols in frames (S_i, D); only those that are ``allowed`` (V,) bool, None for all."""

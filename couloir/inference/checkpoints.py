@@ -1,0 +1,110 @@
+"""Models from PyTorch checkpoints: this project's run directories, icefall's folders, ZIPA's files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from couloir.config import from_mapping, read_yaml
+from couloir.errors import UserError, must_be
+from couloir.features.config import FbankConfig
+from couloir.features.fbank import Fbank
+from couloir.inference.architecture import heads_config, zipformer_config
+from couloir.inference.torch_backend import TorchBackend
+from couloir.inference.vocabulary import Vocabulary
+from couloir.models.asr import build_model
+from couloir.models.config import HeadsConfig
+from couloir.models.zipformer.config import ZipformerConfig
+from couloir.text.tokenizer import load_tokenizer
+from couloir.training.averaging import load_averaged
+from couloir.training.checkpoint import load_weights
+from couloir.training.config import AveragingConfig
+from couloir.training.run_dir import CONFIG_FILE
+
+TOKENIZER_FOLDERS = ("lang", ".", "ipa_simplified", "data/lang", "../lang")
+
+
+def open_checkpoint(
+    source: Path,
+    *,
+    tokens: Path | None = None,
+    device: str = "auto",
+    averaging: AveragingConfig | None = None,
+    model_type: str | None = None,
+) -> TorchBackend:
+    """A model from a run directory, a folder of checkpoints or one file.
+
+    Args:
+        source: where the weights are. tokens: tokenizer (``bpe.model``, ``tokens.txt`` or a folder); None looks for
+            it beside the weights.
+        device: "auto", "cpu" or "cuda". averaging: which checkpoints of a folder to average.
+        model_type: "ctc" or "transducer" for a model that has both; None prefers CTC.
+
+    Raises:
+        UserError: there is no checkpoint, no tokenizer, or they do not fit each other.
+    """
+    folder = source if source.is_dir() else source.parent
+    saved = _saved_sections(folder)
+    weights, suffix = load_averaged(source, averaging or AveragingConfig())
+    heads = heads_config(weights, str(source))
+    zipformer = from_mapping(ZipformerConfig, saved["zipformer"]) if saved else zipformer_config(weights, str(source))
+    if saved:
+        heads = dataclasses.replace(from_mapping(HeadsConfig, saved["heads"]), vocab_size=heads.vocab_size)
+    _check_type(heads, model_type, str(source))
+    vocabulary = read_tokenizer(find_tokenizer(folder, saved, tokens), heads.vocab_size, str(source))
+    model = build_model(zipformer, heads)
+    load_weights(model, weights, str(source))
+    fbank = Fbank(from_mapping(FbankConfig, saved.get("fbank", {})) if saved else FbankConfig())
+    return TorchBackend(model, fbank, vocabulary, pick_device(device), f"{source} ({suffix})", model_type)
+
+
+def _saved_sections(folder: Path) -> dict[str, Any]:
+    """The sections of a run's configuration that its weights and features depend on; empty for a foreign folder."""
+    path = folder / CONFIG_FILE
+    values = read_yaml(path) if path.is_file() else {}
+    return values if "zipformer" in values and "heads" in values else {}
+
+
+def _check_type(heads: HeadsConfig, model_type: str | None, origin: str) -> None:
+    has = {"ctc": heads.use_ctc, "transducer": heads.use_transducer}
+    if model_type and not has[model_type]:
+        other = "ctc" if model_type == "transducer" else "transducer"
+        raise must_be("--model-type", other, f"{model_type}, which {origin} has no head for")
+
+
+def find_tokenizer(folder: Path, saved: Mapping[str, Any], given: Path | None) -> Path:
+    """The tokenizer that was given, or the one beside the weights. Raises `UserError` when there is none."""
+    if given is not None:
+        return given
+    candidates = [folder / name for name in TOKENIZER_FOLDERS]
+    if saved.get("text", {}).get("bpe_model"):
+        candidates.insert(1, Path(saved["text"]["bpe_model"]))
+    for place in candidates:
+        if place.is_file() or (place.is_dir() and (any(place.glob("*.model")) or (place / "tokens.txt").is_file())):
+            return place
+    raise UserError(f"no tokenizer was found beside {folder}; name its tokens.txt or bpe.model with --tokens")
+
+
+def read_tokenizer(path: Path, vocab_size: int, origin: str) -> Vocabulary:
+    """The pieces of a tokenizer. Raises `UserError` when they are not as many as the model has outputs."""
+    pieces = load_tokenizer(path).pieces
+    if len(pieces) != vocab_size:
+        raise must_be(f"tokens of {path}", f"{vocab_size} (outputs of {origin})", len(pieces))
+    return Vocabulary(pieces)
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is the GPU when there is one. Raises `UserError` for "cuda" on a machine without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise must_be("--device", "cpu or auto", "cuda, and no GPU was found")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def count_parameters(weights: Mapping[str, Tensor]) -> int:
+    """Numbers in a state dict."""
+    return sum(tensor.numel() for tensor in weights.values())

@@ -1,0 +1,161 @@
+"""Recordings in, transcripts out: reading, windows, batches and order are its business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from couloir.audio import SAMPLE_RATE, AudioError, load_audio
+from couloir.errors import must_be
+from couloir.inference.backend import MIN_SAMPLES, Backend
+from couloir.inference.transcript import Transcript, timed_tokens
+from couloir.inference.windows import Window, cut, join
+
+Source = str | Path | bytes | np.ndarray | tuple[np.ndarray, int]
+# Recordings that are in memory at a time, as a multiple of the batch: enough to sort them by length.
+_POOL_BATCHES = 8
+
+
+@dataclass
+class _Recording:
+    index: int
+    name: str
+    samples: np.ndarray
+    windows: list[Window]
+    parts: list[np.ndarray]
+
+
+class Recognizer:
+    """A model that transcribes recordings of any length.
+
+    Args:
+        backend: the model. allowed: (V,) bool, symbols that may be emitted; None for all (see `inventory.allowed`).
+        window_s: recordings that are longer are cut; overlap_s: what two windows share at least. Both in s.
+        batch_size: windows that are encoded at a time; None leaves it to the backend.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        allowed: np.ndarray | None = None,
+        *,
+        window_s: float = 30.0,
+        overlap_s: float = 4.0,
+        batch_size: int | None = None,
+    ) -> None:
+        if not 0 < overlap_s <= window_s / 2:
+            raise must_be("overlap_s", f"above 0 and at most half of window_s ({window_s})", overlap_s)
+        if batch_size is not None and batch_size < 1:
+            raise must_be("--batch-size", "at least 1", batch_size)
+        self.backend, self.allowed = backend, allowed
+        self.window_s, self.overlap_s = window_s, overlap_s
+        self.batch_size = batch_size or backend.batch_size
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, inventory: str | Path | None = None, **options: Any) -> Recognizer:
+        """Open a model.
+
+        Args:
+            source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
+                such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
+            inventory: phones that may be emitted: a file, or a language's code (see `inventory.allowed`).
+            options: as of `pretrained.open_model`.
+
+        Raises:
+            UserError: there is no model, or it does not fit its tokens.
+        """
+        from couloir.inference.pretrained import open_model
+
+        return cls(open_model(source, **options))
+
+    def transcribe(self, items: Sequence[Source], log_probs: bool = False) -> list[Transcript]:
+        """Transcribe recordings.
+
+        Args:
+            items: paths, encoded bytes, samples at 16 kHz, or (samples, rate in Hz); of any length.
+            log_probs: keep the model's log-probabilities (CTC).
+
+        Returns:
+            One transcript for each item, in their order. None depends on the others.
+
+        Raises:
+            AudioError: an item cannot be used.
+        """
+        transcripts: list[Transcript] = []
+        for _, result in sorted(self.results(items, log_probs), key=lambda pair: pair[0]):
+            if isinstance(result, AudioError):
+                raise result
+            transcripts.append(result)
+        return transcripts
+
+    def results(
+        self, items: Iterable[Source], log_probs: bool = False
+    ) -> Iterator[tuple[int, Transcript | AudioError]]:
+        """As `transcribe`, but one at a time, each with the item's index, and an error in the place of a bad item."""
+        numbered = enumerate(items)
+        while pool := list(islice(numbered, self.batch_size * _POOL_BATCHES)):
+            recordings = []
+            for index, item in pool:
+                try:
+                    recordings.append(self._read(index, item))
+                except AudioError as error:
+                    yield index, error
+            self._encode(recordings)
+            for first in range(0, len(recordings), self.batch_size):
+                yield from self._decode(recordings[first : first + self.batch_size], log_probs)
+
+    def _read(self, index: int, item: Source) -> _Recording:
+        name = str(item) if isinstance(item, (str, Path)) else ""
+        samples = load_audio(item, name=name or f"item {index}")
+        windows = cut(len(samples), int(self.window_s * SAMPLE_RATE), int(self.overlap_s * SAMPLE_RATE))
+        return _Recording(index, name, samples, windows, [])
+
+    def _encode(self, recordings: list[_Recording]) -> None:
+        """Fill in the output frames of every recording's windows, in batches of similar length."""
+        jobs = [(recording, i) for recording in recordings for i in range(len(recording.windows))]
+        jobs.sort(key=lambda job: job[0].windows[job[1]].stop - job[0].windows[job[1]].start)
+        for recording in recordings:
+            recording.parts = [np.zeros(0)] * len(recording.windows)
+        for first in range(0, len(jobs), self.batch_size):
+            batch = jobs[first : first + self.batch_size]
+            frames = self.backend.encode([_wave(recording, i) for recording, i in batch])
+            for (recording, i), part in zip(batch, frames):
+                recording.parts[i] = part
+
+    def _decode(self, recordings: list[_Recording], log_probs: bool) -> Iterator[tuple[int, Transcript]]:
+        ctc, shift = self.backend.kind == "ctc", self.backend.frame_shift
+        joined = [
+            join(r.parts, [round(w.start / SAMPLE_RATE / shift) for w in r.windows], shift, ctc) for r in recordings
+        ]
+        for recording, frames, spans in zip(recordings, joined, self.backend.search(joined, self.allowed)):
+            duration = len(recording.samples) / SAMPLE_RATE
+            tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration)
+            yield (
+                recording.index,
+                Transcript(
+                    name=recording.name,
+                    text=self.backend.vocabulary.text(spans.tokens),
+                    tokens=tokens,
+                    duration=round(duration, 3),
+                    confidence=_confidence(spans.confidences, frames if ctc else None),
+                    frame_shift=shift,
+                    log_probs=frames if log_probs and ctc else None,
+                ),
+            )
+
+
+def _wave(recording: _Recording, window: int) -> np.ndarray:
+    part = recording.windows[window]
+    samples = recording.samples[part.start : part.stop]
+    return samples if len(samples) >= MIN_SAMPLES else np.pad(samples, (0, MIN_SAMPLES - len(samples)))
+
+
+def _confidence(confidences: list[float], log_probs: np.ndarray | None) -> float:
+    if confidences:
+        return round(float(np.mean(confidences)), 4)
+    return 1.0 if log_probs is None else round(float(np.exp(log_probs[:, 0]).mean()), 4)

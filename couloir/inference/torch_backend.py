@@ -1,0 +1,68 @@
+"""A model in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from couloir.decoding.transducer.greedy import greedy_search
+from couloir.features.fbank import Fbank
+from couloir.inference.search import ctc_greedy
+from couloir.inference.transcript import Spans
+from couloir.inference.vocabulary import Vocabulary
+from couloir.models.asr import AsrModel
+
+FRONT_END_FACTOR = 2
+
+
+class TorchBackend:
+    """A Zipformer with CTC (preferred where it has both heads) or transducer output.
+
+    Args:
+        model: the model. fbank: its features. vocabulary: its pieces. device: where to run.
+        origin: where it came from. kind: "ctc" or "transducer"; None takes CTC where the model has it.
+    """
+
+    def __init__(
+        self,
+        model: AsrModel,
+        fbank: Fbank,
+        vocabulary: Vocabulary,
+        device: torch.device,
+        origin: str = "",
+        kind: str | None = None,
+    ) -> None:
+        self.model, self.fbank = model.to(device).eval(), fbank.to(device)
+        self.vocabulary, self.device, self.origin = vocabulary, device, origin
+        self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
+        factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
+        self.frame_shift = fbank.config.frame_shift_ms / 1000 * factor
+        self.batch_size = 8 if device.type == "cpu" else 64
+
+    @torch.inference_mode()
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As `Backend.encode`."""
+        lens = torch.tensor([len(wave) for wave in waves])
+        audio = torch.zeros(len(waves), int(lens.max()))
+        for row, wave in zip(audio, waves):
+            row[: len(wave)] = torch.from_numpy(wave)
+        encoded, out_lens = self._forward(audio.to(self.device), lens.to(self.device))
+        return [frames[:n] for frames, n in zip(encoded.float().cpu().numpy(), out_lens.tolist())]
+
+    def _forward(self, audio: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        feats, feat_lens = self.fbank(audio, lens)
+        encoded, out_lens = self.model.forward_encoder(feats, feat_lens, padding="exact")
+        return (self.model.ctc_log_probs(encoded) if self.kind == "ctc" else encoded), out_lens
+
+    @torch.inference_mode()
+    def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
+        """As `Backend.search`."""
+        if self.kind == "ctc":
+            return [ctc_greedy(rows, allowed) for rows in frames]
+        lens = torch.tensor([len(rows) for rows in frames])
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(rows) for rows in frames], batch_first=True)
+        found = greedy_search(self.model, padded.to(self.device), lens.to(self.device))
+        return [Spans(h.tokens, h.frames, [f + 1 for f in h.frames], h.confidences) for h in found]

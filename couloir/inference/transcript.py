@@ -1,0 +1,124 @@
+"""The result of recognition: symbols with times and confidences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from couloir.inference.vocabulary import Vocabulary
+
+FRONT_END_DELAY_S = 0.035
+"""Where the first output frame begins: it sees feature frames 0 to 8, whose middle is 45 ms, and stands for 20 ms.
+
+At 25 frames/s it is the mean of two such frames and begins at the same time.
+"""
+LONGEST_BRIDGE_S = 0.2
+"""Neighbours that are no further apart meet in the middle of the blank frames between them."""
+REACH_S = 0.06
+"""Beside a longer gap (silence), a symbol reaches so far beyond its frames."""
+
+
+@dataclass
+class Spans:
+    """What a search found: token ids, their first frames and the first ones after them, confidences (0 to 1)."""
+
+    tokens: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A recognised symbol.
+
+    Attributes:
+        symbol: its text; a leading space where a word begins.
+        start, end: in s from the beginning of the recording.
+        confidence: the model's probability for it, 0 to 1.
+    """
+
+    symbol: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was recognised in one recording.
+
+    Attributes:
+        name: the file's path, or "" for an array.
+        text: the tokens' text. tokens: with times and confidences.
+        duration: length of the recording in s.
+        confidence: mean over the tokens, 0 to 1; of an empty transcript, the mean probability of silence.
+        frame_shift: distance of the model's output frames in s.
+        log_probs: (S, V) log-probabilities of a CTC model where they were asked for.
+    """
+
+    name: str
+    text: str
+    tokens: list[Token]
+    duration: float
+    confidence: float
+    frame_shift: float
+    log_probs: np.ndarray | None = None
+
+    def phones(self) -> list[Token]:
+        """The tokens with diacritics and length marks joined to the letter before them, and word boundaries dropped."""
+        joined: list[Token] = []
+        for token in self.tokens:
+            symbol = token.symbol.strip()
+            if not symbol:
+                continue
+            if joined and _is_mark(symbol):
+                joined[-1] = _merged([joined[-1], token], joined[-1].symbol + symbol)
+            else:
+                joined.append(replace(token, symbol=symbol))
+        return joined
+
+    def words(self) -> list[Token]:
+        """The words of a model whose pieces mark where a word begins; otherwise none."""
+        groups: list[list[Token]] = []
+        for token in self.tokens:
+            if token.symbol.startswith(" "):
+                groups.append([])
+            if groups and token.symbol:
+                groups[-1].append(token)
+        texts = ["".join(token.symbol for token in group).strip() for group in groups]
+        return [_merged(group, text) for group, text in zip(groups, texts) if text]
+
+
+def _is_mark(symbol: str) -> bool:
+    """Modifier letters, length marks and combining diacritics, which belong to the letter before them."""
+    return all("\u02b0" <= c <= "\u036f" or "\u1d2c" <= c <= "\u1d6a" or "\u1d9b" <= c <= "\u1dff" for c in symbol)
+
+
+def _merged(tokens: Sequence[Token], symbol: str) -> Token:
+    confidence = min(token.confidence for token in tokens)
+    return Token(symbol, tokens[0].start, tokens[-1].end, confidence)
+
+
+def timed_tokens(spans: Spans, vocabulary: Vocabulary, frame_shift: float, duration: float) -> list[Token]:
+    """Tokens with times from frames.
+
+    Args:
+        spans: what was found. vocabulary: for the symbols. frame_shift: in s. duration: in s, the latest time.
+    """
+    start = FRONT_END_DELAY_S + frame_shift * np.array(spans.starts, float)
+    end = FRONT_END_DELAY_S + frame_shift * np.array(spans.ends, float)
+    if len(start):
+        gap = np.maximum(start[1:] - end[:-1], 0.0)
+        reach = np.where(gap <= LONGEST_BRIDGE_S, gap / 2, REACH_S)
+        start[1:] -= reach
+        end[:-1] += reach
+        start[0] -= REACH_S
+        end[-1] += REACH_S
+    start, end = (np.clip(times, 0.0, duration).round(3) for times in (start, end))
+    return [
+        Token(vocabulary.surface(token), float(a), float(b), round(confidence, 4))
+        for token, a, b, confidence in zip(spans.tokens, start, end, spans.confidences)
+    ]
