@@ -12,7 +12,7 @@ Prepares speech for training. With no flags it fetches festvox-ru (Russian, 1.66
   ./prepare.sh                                              the default corpus
   ./prepare.sh --corpora "human"                            all real speech that can be fetched (9 h, 13 languages)
   ./prepare.sh --corpora synthetic --hours 0.2              12 minutes of espeak-ng, offline, in a minute
-  ./prepare.sh --corpora user --user-data ~/speech --user-language sw
+  ./prepare.sh --user-data ~/speech --user-language sw      your own recordings
   ./prepare.sh --corpora "tuxpaint asterisk" --unseen-languages "ro el"
 
 stages, each of which may be repeated, and killed at any point (what is whole is kept, what is not is made again):

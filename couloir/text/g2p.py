@@ -30,6 +30,7 @@ _SYNCHRONOUS, _PHONEME_EVENTS_IN_IPA, _UTF8, _IPA = 2, 1 | 2, 1, 2
 _RATE, _PITCH = 1, 3
 _END, _PHONEME = 5, 7
 _MOST_DEATHS = 20
+_SEED = 1
 
 
 class TimedPhone(NamedTuple):
@@ -113,6 +114,9 @@ class Espeak:
         self._parts: list[np.ndarray] = []
         self._events: list[tuple[str, int]] = []
         data = text.encode()
+        self._library.espeak_ng_SetRandSeed(
+            ctypes.c_long(_SEED)
+        )  # else the noise of fricatives starts at the time of day
         self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
         samples = np.concatenate([*self._parts, np.zeros(0, np.int16)])
         return samples, _segments([*self._events, ("", len(samples))], self.sample_rate)

@@ -10,6 +10,7 @@ from couloir.errors import must_be
 
 TRAIN, DEV, HELDOUT = "train", "dev", "test-heldout"
 UNSEEN_SPEAKERS, UNSEEN_LANGUAGES = "test-unseen-speakers", "test-unseen-languages"
+DEFAULT_CORPORA = ("festvox-ru",)
 SPLITS = (TRAIN, DEV, HELDOUT, UNSEEN_SPEAKERS, UNSEEN_LANGUAGES)
 
 
@@ -29,7 +30,10 @@ class PlaceConfig:
 class CorporaConfig:
     """Which speech to take."""
 
-    corpora: tuple[str, ...] = option(("festvox-ru",), "Names of corpora, comma-separated, or a group of them.")
+    corpora: tuple[str, ...] = option(
+        (),
+        "Names of corpora, comma-separated, or groups; festvox-ru where no --user-data is given.",
+    )
     download_dir: Path = option(Path("download"), "Folder for what is fetched.")
     hours: float = option(0.5, "Amount of synthetic speech, over all its languages.", unit="h")
     synthetic_languages: tuple[str, ...] = option(
@@ -44,8 +48,8 @@ class CorporaConfig:
             raise must_be("--hours", "positive", self.hours)
         if "user" in self.corpora and self.user_data is None:
             raise must_be("--user-data", "given with the corpus `user`", "missing")
-        if self.user_data is not None and "user" not in self.corpora:
-            object.__setattr__(self, "corpora", (*self.corpora, "user"))
+        own = ("user",) if self.user_data is not None and "user" not in self.corpora else ()
+        object.__setattr__(self, "corpora", (*self.corpora, *own) or DEFAULT_CORPORA)
 
 
 @dataclass(frozen=True)

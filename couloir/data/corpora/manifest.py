@@ -14,7 +14,7 @@ from typing import Any
 from couloir.config import as_plain
 from couloir.data.corpora.base import Utterance
 from couloir.errors import UserError
-from couloir.files import atomic_path, atomic_write
+from couloir.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Dropped:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write utterances as gzipped JSON lines; the file appears whole or not at all."""
-    with atomic_path(path) as temporary, gzip.open(temporary, "wt", encoding="utf-8", compresslevel=5) as out:
+    """Write utterances as gzipped JSON lines, equal ones as equal bytes; the file appears whole or not at all."""
+    with atomic_write(path) as raw, gzip.GzipFile("", "wb", 5, raw, mtime=0) as out:
         for utterance in utterances:
-            out.write(json.dumps(utterance.to_dict(), ensure_ascii=False) + "\n")
+            out.write(json.dumps(utterance.to_dict(), ensure_ascii=False).encode() + b"\n")
 
 
 def read_manifest(path: Path) -> Iterator[Utterance]:
