@@ -14,6 +14,7 @@ Legend: B batch, T frames, S symbols, K lattices (2B), N steps.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ class _Lattice(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if boundary is None:
             boundary = px.new_tensor([0, 0, px.shape[1], py.shape[2]], dtype=torch.int64).expand(px.shape[0], 4)
+        px, py = px.contiguous(), py.contiguous()
         alpha, beta = forward_backward(px, py, boundary, wants_grad)
         items = torch.arange(px.shape[0], device=px.device)
         scores = alpha[items, boundary[:, 2], boundary[:, 3]]
@@ -103,8 +105,13 @@ def occupations(px: Tensor, py: Tensor, alpha: Tensor, beta: Tensor, scores: Ten
     total = scores.masked_fill(scores == NEG_INF, float("inf"))[:, None, None]
     step = int(px.shape[2] == py.shape[2])
     px_frames = alpha.shape[2] - step
-    px_grad = (alpha[:, :-1, :px_frames] - total).add_(px).add_(beta[:, 1:, step:]).exp_()
-    py_grad = (alpha[:, :, :-1] - total).add_(py).add_(beta[:, :, 1:]).exp_()
+    px_grad = (alpha[:, :-1, :px_frames] - total).add_(px).add_(beta[:, 1:, step:])
+    py_grad = (alpha[:, :, :-1] - total).add_(py).add_(beta[:, :, 1:])
+    # What is less than 1e-29 (1e-299 in float64) is made zero: denormal numbers, here or in products that the gradients
+    # go through, cost a processor some hundred times an ordinary one.
+    least = math.log(torch.finfo(px.dtype).tiny) + 20
+    for log_probability in (px_grad, py_grad):
+        torch.threshold_(log_probability, least, NEG_INF).exp_()
     return px_grad, py_grad
 
 
@@ -127,45 +134,46 @@ def _sweep(px: Tensor, py: Tensor, starts: list[list[int]]) -> Tensor:
     """Forward variables (K, S+1, T+1) of K lattices, each from its own start cell (s, t).
 
     Step n holds the cells with s + t = n (regular) or t = n (modified). A cell of step n is reached from step n-1 by
-    a symbol out of its left neighbour in s, or by a blank out of itself; an extra column on the left, always -inf,
-    is the neighbour of s = 0.
+    a symbol out of its left neighbour in s, or by a blank out of itself; an extra row before s = 0, always -inf, is the
+    neighbour of s = 0. Lattices lie innermost, so that all of a step is one run of memory.
     """
     num_lattices, rows, num_frames = py.shape
     regular = px.shape[2] == num_frames + 1
     num_steps = num_frames + (rows - 1 if regular else 0)
     moves = _moves_by_step(px, py, num_steps, regular)
 
-    width = rows + 1
-    step_size = num_lattices * width
-    alpha = px.new_full((num_steps + 1, num_lattices, width), NEG_INF)
-    cells = alpha[:, :, 1:].unbind(0)
+    step_size = (rows + 1) * num_lattices
+    alpha = px.new_full((num_steps + 1, rows + 1, num_lattices), NEG_INF)
+    cells = alpha[:, 1:].unbind(0)
     # Per step, the left neighbours and the cells themselves: two overlapping views of the same storage.
-    sources = alpha.as_strided((num_steps + 1, 2, num_lattices, rows), (step_size, 1, width, 1)).unbind(0)
-    starts_at: dict[int, list[tuple[int, int]]] = {}
+    pairs = (num_steps, 2, rows, num_lattices)
+    sources = alpha.as_strided(pairs, (step_size, num_lattices, num_lattices, 1)).unbind(0)
+    starts_at: dict[int, tuple[list[int], list[int]]] = {}
     for lattice, (s, t) in enumerate(starts):
-        starts_at.setdefault(t + s if regular else t, []).append((lattice, s))
+        rows_there, lattices_there = starts_at.setdefault(t + s if regular else t, ([], []))
+        rows_there.append(s)
+        lattices_there.append(lattice)
 
-    reached = px.new_empty((2, num_lattices, rows))
-    by_symbol, by_blank = reached
-    for step in range(num_steps + 1):
-        if step > 0:
-            torch.add(sources[step - 1], moves[step - 1], out=reached)
-            torch.logaddexp(by_symbol, by_blank, out=cells[step])
+    if 0 in starts_at:
+        cells[0][starts_at[0]] = 0.0
+    steps = zip(sources, moves.unbind(0), moves[:, 0].unbind(0), moves[:, 1].unbind(0), cells[1:])
+    for step, (source, move, by_symbol, by_blank, reached) in enumerate(steps, start=1):
+        move.add_(source)
+        torch.logaddexp(by_symbol, by_blank, out=reached)
         if step in starts_at:
-            lattices, symbols = zip(*starts_at[step])
-            cells[step][list(lattices), list(symbols)] = 0.0
+            reached[starts_at[step]] = 0.0
     slope = step_size if regular else 0
-    return alpha.as_strided((num_lattices, rows, num_frames + 1), (width, 1 + slope, step_size), 1)
+    shape = (num_lattices, rows, num_frames + 1)
+    return alpha.as_strided(shape, (1, num_lattices + slope, step_size), num_lattices).contiguous()
 
 
-def _moves_by_step(px: Tensor, py: Tensor, num_steps: int, regular: bool) -> tuple[Tensor, ...]:
-    """For each step the log-probabilities (2, K, S+1) of entering its cells by a symbol and by a blank."""
+def _moves_by_step(px: Tensor, py: Tensor, num_steps: int, regular: bool) -> Tensor:
+    """(N, 2, S+1, K): for each step the log-probability of entering its cells by a symbol and by a blank."""
     num_lattices, rows = py.shape[:2]
-    half = num_lattices * rows
-    step_size = 2 * half
-    moves = px.new_full((num_steps, 2, num_lattices, rows), NEG_INF)
-    strides = (rows, 1 + (step_size if regular else 0), step_size)
+    half = rows * num_lattices
+    moves = px.new_full((num_steps, 2, rows, num_lattices), NEG_INF)
+    strides = (1, num_lattices + (2 * half if regular else 0), 2 * half)
     if rows > 1:
-        moves.as_strided(px.shape, strides, 1).copy_(px)
+        moves.as_strided(px.shape, strides, num_lattices).copy_(px)
     moves.as_strided(py.shape, strides, half).copy_(py)
-    return moves.unbind(0)
+    return moves
