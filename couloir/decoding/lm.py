@@ -167,7 +167,7 @@ def check_lm_vocabulary(lm: NeuralLm | NgramLm, vocab_size: int) -> None:
 
 def lm_rescore(
     nbest: Sequence[Sequence[Hypothesis]],
-    lm: NeuralLm,
+    lm: NeuralLm | NgramLm,
     scales: Sequence[float] = RESCORE_SCALES,
     lodr: NgramLm | None = None,
     lodr_scales: Sequence[float] = LODR_SCALES,

@@ -8,10 +8,11 @@ import os
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -70,8 +71,8 @@ def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> 
 
 
 def _open_text(path: Path) -> Iterable[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
-    with opened as lines:
+    opener: Callable[..., IO[str]] = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
         yield from lines
 
 
@@ -91,7 +92,7 @@ def _check(path: Path, symbols: Sequence[str]) -> None:
         elif line and section:
             found[section] += 1
             if section == "\\1-grams:":
-                word = (line.split() + [""])[1]
+                word = [*line.split(), ""][1]
                 words += 1
                 if word not in known and word not in SPECIAL:
                     strange.append(word)

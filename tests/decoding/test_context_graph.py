@@ -33,7 +33,7 @@ def test_icefalls_check_values(text, strict, loose):
 
 def brute_force(phrases, scores, text):
     """The longest suffix of the text that begins a phrase, found by trying; every phrase that ends adds itself."""
-    worth = {}
+    worth: dict[str, float] = {}
     for phrase, score in zip(phrases, scores):
         for n in range(1, len(phrase) + 1):
             worth[phrase[:n]] = max(worth.get(phrase[:n], -1e9), score)

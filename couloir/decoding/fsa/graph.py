@@ -83,21 +83,28 @@ class Graph:
 
 
 def make_graph(
-    source: Tensor, target: Tensor, label: Tensor, score: Tensor, aux: Tensor, num_states: int, sort: bool = True
+    source: Tensor,
+    target: Tensor,
+    label: Tensor,
+    score: Tensor,
+    aux: Tensor,
+    num_states: int,
+    sort: bool = True,
+    moves: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
 ) -> Graph:
     """A graph of arcs in any order; see `Graph` for the fields.
 
     Args:
         source, target, label: (A,) int64; score: (A,); aux: (A, M). sort: order a state's arcs by label.
+        moves: splits, next, score and aux of the epsilon moves.
 
     Raises:
         UserError: when no path leads from the start to the final state.
     """
     order = torch.sort(label, stable=True).indices if sort else torch.arange(len(label))
     order = order[torch.sort(source[order], stable=True).indices]
-    graph = Graph(
-        splits_of(source[order], num_states), label[order], target[order], score[order].float(), aux[order].long()
-    )
+    splits = splits_of(source[order], num_states)
+    graph = Graph(splits, label[order], target[order], score[order].float(), aux[order].long(), *(moves or ()))
     if not reaches_end(graph):
         raise UserError("the decoding graph has no path from its start to its end; check the lexicon and the LM")
     return graph

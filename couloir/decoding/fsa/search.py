@@ -138,7 +138,8 @@ class GraphSearch:
     """The search. One object decodes one batch.
 
     Args:
-        emissions: what frames say. graph, bias (hotwords): moved to its device. limits: pruning. keep_arcs: record the lattice.
+        emissions: what frames say. graph, bias (hotwords): moved to its device. limits: pruning.
+        keep_arcs: record the lattice.
     """
 
     def __init__(
