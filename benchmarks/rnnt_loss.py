@@ -14,6 +14,7 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -69,9 +70,9 @@ class Inputs:
 def compare_on_cpu(shape: tuple[int, int, int, int], systems: dict[str, ModuleType], repeats: int) -> None:
     """Print one row per loss: median and best time of each system, and the ratio of ours to the peer's."""
     inputs = Inputs(shape, "cpu")
-    steps = {
-        "smoothed": {name: lambda system=system: inputs.smoothed(system) for name, system in systems.items()},
-        "smoothed + ranges + pruned": {name: lambda s=system: inputs.pipeline(s) for name, system in systems.items()},
+    steps: dict[str, dict[str, Callable[[], object]]] = {
+        "smoothed": {name: partial(inputs.smoothed, system) for name, system in systems.items()},
+        "smoothed + ranges + pruned": {name: partial(inputs.pipeline, system) for name, system in systems.items()},
         "pruned alone": {name: inputs.pruned(system) for name, system in systems.items()},
     }
     for title, by_system in steps.items():

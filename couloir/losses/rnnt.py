@@ -13,7 +13,7 @@ All are -log p, positive. ``rnnt_type``:
 "none", "mean" (over the batch, neither symbols nor frames) or "sum". An item without a path has loss +inf and gradient
 zero: see `leave_out_pathless`. Half-precision input is computed in float32, autocast or not.
 
-Peak memory of `rnnt_loss_pruned` beyond its input, in bytes, measured on CPU: forward 60*B*(T+1)*(S+1) for the
+Peak memory of `rnnt_loss_pruned` beyond its input, in bytes, measured on CPU: forward 72*B*(T+1)*(S+1) for the
 lattice; backward the logits' gradient in the logits' own dtype and 20*B*(T+1)*(S+1); and 24*B*T*R in both. At B 30,
 T 500, S 100, V 500, R 5 in float32 that is 167 MB beside the 150 MB of logits. `rnnt_loss` is the same with R = S+1.
 
@@ -23,12 +23,13 @@ Legend: B batch, T frames, S symbols, R rows of the band, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from couloir.errors import must_be
-from couloir.losses.rnnt_lattice import NEG_INF, mutual_information_recursion
+from couloir.losses.rnnt_lattice import NEG_INF, lattice_scores, mutual_information_recursion
 from couloir.losses.rnnt_logprobs import Smoothing, joiner_logprobs, simple_logprobs
 from couloir.losses.rnnt_pruning import do_rnnt_pruning, get_rnnt_prune_ranges
 
@@ -50,7 +51,8 @@ __all__ = [
 ]
 
 RNNT_TYPES = ("regular", "modified", "constrained")
-Occupations = tuple[Tensor, Tensor]
+LossResult = Any
+"""A Tensor, or with ``return_grad`` (Tensor, (px_grad, py_grad)). It depends on an argument's value, as in k2."""
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def rnnt_loss_simple(
     delay_penalty: float = 0.0,
     reduction: str | None = "mean",
     return_grad: bool = False,
-) -> Tensor | tuple[Tensor, Occupations]:
+) -> LossResult:
     """Loss of the joiner that adds: log-softmax of ``lm`` (B, S+1, V) + ``am`` (B, T, V).
 
     Arguments, result and errors are those of `rnnt_loss_smoothed` with both scales 0.
@@ -90,7 +92,7 @@ def rnnt_loss_smoothed(
     return_grad: bool = False,
     *,
     unigram_over_padding: bool = False,
-) -> Tensor | tuple[Tensor, Occupations]:
+) -> LossResult:
     """Loss of the adding joiner, its log-probabilities mixed with those of lm alone and of am alone.
 
     Args:
@@ -127,7 +129,7 @@ def rnnt_loss_pruned(
     delay_penalty: float = 0.0,
     reduction: str | None = "mean",
     return_grad: bool = False,
-) -> Tensor | tuple[Tensor, Occupations]:
+) -> LossResult:
     """Loss of a joiner's ``logits`` (B, T, R, V) in the band ``ranges`` (B, T, R) of `get_rnnt_prune_ranges`.
 
     Other arguments, result and errors as in `rnnt_loss_smoothed`.
@@ -147,7 +149,7 @@ def rnnt_loss(
     delay_penalty: float = 0.0,
     reduction: str | None = "mean",
     return_grad: bool = False,
-) -> Tensor | tuple[Tensor, Occupations]:
+) -> LossResult:
     """Loss of a joiner's ``logits`` (B, T, S+1, V) over the whole lattice.
 
     Other arguments, result and errors as in `rnnt_loss_smoothed`.
@@ -158,16 +160,14 @@ def rnnt_loss(
     return _loss(px, py, boundary, reduction, return_grad)
 
 
-def _loss(
-    px: Tensor, py: Tensor, boundary: Tensor | None, reduction: str | None, return_grad: bool
-) -> Tensor | tuple[Tensor, Occupations]:
+def _loss(px: Tensor, py: Tensor, boundary: Tensor | None, reduction: str | None, return_grad: bool) -> LossResult:
     if reduction not in ("none", "mean", "sum", None):
         raise ValueError(f"reduction must be none, mean or sum, but is {reduction!r}")
-    result = mutual_information_recursion(px, py, boundary, return_grad)
-    loss = -(result[0] if isinstance(result, tuple) else result)
+    scores, occupations = lattice_scores(px, py, boundary, return_grad)
+    loss = -scores
     if reduction in ("mean", "sum"):
         loss = loss.mean() if reduction == "mean" else loss.sum()
-    return (loss, result[1]) if isinstance(result, tuple) else loss
+    return (loss, occupations) if return_grad else loss
 
 
 # --- log-probabilities -----------------------------------------------------------------------------------------------

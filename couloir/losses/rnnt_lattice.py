@@ -23,11 +23,13 @@ from torch import Tensor
 from couloir.losses import kernels
 
 NEG_INF = float("-inf")
+Occupations = tuple[Tensor, Tensor]
+"""(px_grad, py_grad), shaped as px and py."""
 
 
 def mutual_information_recursion(
     px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
-) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> Tensor | tuple[Tensor, Occupations]:
     """Log of the summed probability of all paths.
 
     Args:
@@ -46,10 +48,16 @@ def mutual_information_recursion(
 
     The name and arguments are k2's; the facts are in Kuang et al. 2022 (arXiv:2206.13236), section 2.
     """
+    scores, grads = lattice_scores(px, py, boundary, return_grad)
+    return (scores, grads) if return_grad else scores
+
+
+def lattice_scores(px: Tensor, py: Tensor, boundary: Tensor | None, return_grad: bool) -> tuple[Tensor, Occupations]:
+    """As `mutual_information_recursion`, but always (scores, occupations); they may be None unless asked for."""
     check_lattice(px, py, boundary)
     wants_grad = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
     scores, px_grad, py_grad = _Lattice.apply(px, py, boundary, wants_grad)
-    return (scores, (px_grad, py_grad)) if return_grad else scores
+    return scores, (px_grad, py_grad)
 
 
 def check_lattice(px: Tensor, py: Tensor, boundary: Tensor | None) -> None:
@@ -100,7 +108,7 @@ class _Lattice(torch.autograd.Function):
         return px_grad * weight, py_grad * weight, None, None
 
 
-def occupations(px: Tensor, py: Tensor, alpha: Tensor, beta: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def occupations(px: Tensor, py: Tensor, alpha: Tensor, beta: Tensor, scores: Tensor) -> Occupations:
     """Probability of each step of the path, shaped as px and py; all zero where ``scores`` (B,) is -inf."""
     total = scores.masked_fill(scores == NEG_INF, float("inf"))[:, None, None]
     step = int(px.shape[2] == py.shape[2])
