@@ -16,9 +16,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     What a killed process left is removed first; where another process was quicker, its folder stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
-        if not _is_running(leftover.name.split(".")[-2]):
-            shutil.rmtree(leftover, ignore_errors=True)
+    _remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -27,6 +25,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
             temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_leftovers(target)  # once more: what was killed a moment ago may have counted as running above
+
+
+def _remove_leftovers(target: Path) -> None:
+    for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+        if not _is_running(leftover.name.split(".")[-2]):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _is_running(pid: str) -> bool:

@@ -47,7 +47,7 @@ def _table(header: list[str], rows: list[list[Any]]) -> str:
     word = [all(isinstance(row[i], str) for row in rows) for i in range(len(header))]
 
     def line(cells: list[Any], tag: str) -> str:
-        texts = [f"{cell:.2f}" if isinstance(cell, float) else html.escape(str(cell)) for cell in cells]
+        texts = [f"{cell:g}" if isinstance(cell, float) else html.escape(str(cell)) for cell in cells]
         return "".join(f"<{tag}{' class=word' if w else ''}>{t}</{tag}>" for t, w in zip(texts, word))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
@@ -93,7 +93,6 @@ def _hours(axes: Axes, statistics: Statistics) -> None:
         axes.bar(languages, list(hours.values()), bottom=list(bottom.values()), color=_COLOURS[split], label=split)
         bottom = {language: bottom[language] + hours[language] for language in languages}
     axes.set(title="hours by language and split", ylabel="h", xlim=(-0.6, max(len(languages), 8) - 0.4))
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _phones(axes: Axes, statistics: Statistics) -> None:

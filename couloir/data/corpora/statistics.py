@@ -40,7 +40,7 @@ class Amount:
             "hours": round(self.seconds / 3600, 3),
             "speakers": len(self.speakers),
             "phones": self.phones,
-            "phones_per_second": round(self.phones / max(self.seconds, 1e-9), 2),
+            "phones_per_second": round(self.phones / max(self.seconds, 1e-9), 1),
         }
 
 
@@ -140,7 +140,7 @@ def collect(data_dir: Path, problems: Iterable[str] = ()) -> Statistics:
 
 def as_table(header: list[str], rows: list[list[Any]]) -> str:
     """Rows in aligned columns: words to the left, numbers to the right."""
-    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    cells = [[f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
     left = [all(isinstance(row[i], str) for row in rows) for i in range(len(header))]
     return "\n".join(
@@ -150,14 +150,14 @@ def as_table(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def part_rows(statistics: Statistics) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of the table of splits, corpora and languages, sums last."""
+    """Header and rows of the table of splits, corpora and languages, sums first."""
     parts = statistics.to_dict()["parts"]
     sums = [
         {"split": split, "corpus": "all", "language": "all", **row}
         for split, row in statistics.to_dict()["splits"].items()
     ]
     header = list((parts or sums)[0])
-    return header, [[part[key] for key in header] for part in parts + sums]
+    return header, [[part[key] for key in header] for part in sums + parts]
 
 
 def as_text(statistics: Statistics) -> str:
