@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,20 @@ def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
     phases = torch.arange(length, device=device)[:, None] * rates
     return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(1)
+
+
+class _Penalise(torch.autograd.Function):
+    """Identity whose gradient gets a constant pull on values beyond the limit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward((x > PENALTY_LIMIT).to(torch.int8) - (x < -PENALTY_LIMIT).to(torch.int8))
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (excess,) = ctx.saved_tensors
+        return torch.add(grads[0], excess.to(grads[0].dtype), alpha=PENALTY)
 
 
 class CrossAttention(nn.Module):
@@ -48,9 +63,7 @@ class CrossAttention(nn.Module):
         query, key, value = (self._split(y) for y in (self.linear_q(x), self.linear_k(memory), self.linear_v(memory)))
         scores = torch.matmul(query, key.transpose(2, 3)) * query.shape[-1] ** -0.5
         if self.training and random.random() < PENALTY_PROB:
-            excess = ((scores.detach().abs() > PENALTY_LIMIT) * scores.detach().sign()).to(scores.dtype)
-            # Adds PENALTY * sign to the gradient and nothing to the value.
-            scores = scores + PENALTY * (excess * (scores - scores.detach()))
+            scores = _Penalise.apply(scores)
         weights = scores.float().masked_fill(hidden, -math.inf).softmax(dim=-1)
         weights = F.dropout(weights.to(value.dtype), DROPOUT, self.training)
         return self.out_proj(torch.matmul(weights, value).transpose(1, 2).flatten(2))

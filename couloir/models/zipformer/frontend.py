@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, dropout_mask, swoosh
+from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, dropout_mask, swoosh, swoosh_linear
 from couloir.models.zipformer.balancer import Balancer
 from couloir.models.zipformer.init import scale_parameters
 from couloir.models.zipformer.norm import BiasNorm
@@ -58,7 +58,10 @@ class ConvNeXt(nn.Module):
 
     def _branch(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         hidden = pointwise_last(self.pointwise_conv1, conv_last(self.depthwise_conv, x, padding))
-        return pointwise_last(self.pointwise_conv2, swoosh(self.hidden_balancer(hidden), SWOOSH_L))
+        hidden, out = self.hidden_balancer(hidden), self.pointwise_conv2
+        assert out.bias is not None
+        y = swoosh_linear(hidden.flatten(0, 1), out.weight.flatten(1), out.bias, SWOOSH_L)
+        return y.view(*hidden.shape[:-1], -1)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """(B, T, F, C) -> (B, T, F, C). ``padding`` (B, T) is True for frames that count as zero."""
