@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, TypeVar
@@ -22,6 +23,15 @@ from couloir.training.random_state import seed_everything
 from couloir.training.signals import SIGNALS
 
 T = TypeVar("T")
+
+
+@dataclass
+class _Shared:
+    """What the processes of a run are started with: a queue of errors, the port, how they start loader processes."""
+
+    errors: Any
+    port: int
+    start_method: str
 
 
 def launch(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> None:
@@ -57,9 +67,10 @@ def _prepare(config: TrainerConfig, local_world_size: int) -> None:
 def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> None:
     pick_device(config.device, config.world_size - 1)
     context = multiprocessing.get_context("spawn")
-    errors, port = context.SimpleQueue(), _free_port(config.master_port)
+    errors = context.SimpleQueue()
+    shared = _Shared(errors, _free_port(config.master_port), multiprocessing.get_start_method())
     processes = [
-        context.Process(target=_child, args=(worker, argument, config, rank, port, errors))
+        context.Process(target=_child, args=(worker, argument, config, rank, shared))
         for rank in range(config.world_size)
     ]
     received: list[int] = []
@@ -113,21 +124,23 @@ def _supervise(processes: list[Any]) -> int | None:
     return None
 
 
-def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank: int, port: int, errors: Any) -> None:
+def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank: int, shared: _Shared) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A spawned process would spawn its loader processes too, which costs seconds at the start of every epoch.
+    multiprocessing.set_start_method(shared.start_method, force=True)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(config.world_size),
         MASTER_ADDR=os.environ.get("MASTER_ADDR", "localhost"),
-        MASTER_PORT=str(port),
+        MASTER_PORT=str(shared.port),
     )
     try:
         _prepare(config, config.world_size)
         worker(argument)
     except UserError as error:
-        errors.put(str(error))
+        shared.errors.put(str(error))
         sys.exit(2)
 
 

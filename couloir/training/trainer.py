@@ -28,6 +28,7 @@ from couloir.optim.param_groups import parameter_groups
 from couloir.optim.scaled_adam import ScaledAdam
 from couloir.training.averaging import RunningAverage
 from couloir.training.config import TrainerConfig
+from couloir.training.diagnostics import DIAGNOSTIC_BATCHES, Diagnostics, InfCheck
 from couloir.training.distributed import Group, pick_device, ranks_from_environment
 from couloir.training.failures import FailureReport
 from couloir.training.memory_scan import scan
@@ -114,6 +115,7 @@ class Trainer:
         )
         self.failures = FailureReport(self.exp_dir, self.group)
         self.stop = StopRequest()
+        self.diagnostics = Diagnostics(self.model) if config.print_diagnostics else None
         self.metrics: MetricsLog | None = None
         self._epoch_batches = 0
         self._audio_s = self._rate = 0.0
@@ -143,10 +145,13 @@ class Trainer:
         """Everything before the first batch: trying the largest ones, resuming, opening the logs."""
         config = self.config
         logging.info("device %s, %d processes, exp-dir %s", self.group.device, self.group.world_size, self.exp_dir)
-        if config.scan_batches == "always" or (config.scan_batches == "auto" and self.group.device.type == "cuda"):
+        on_gpu = self.group.device.type == "cuda"
+        if config.scan_batches == "always" or (config.scan_batches == "auto" and on_gpu and not self.diagnostics):
             with preserved_random_state():
                 scan(self.objective, self.data.hardest_batches(), self.precision, self.group.device)
         self._resume()
+        if config.inf_check:
+            InfCheck(self.model)
         self.stepper = Stepper(
             self.objective, self.optimizer, self.scheduler, self.precision, self.group, int(config.grad_accumulation)
         )
@@ -156,7 +161,7 @@ class Trainer:
             self.metrics = MetricsLog(self.exp_dir, config, self.state.step)
         if self.group.is_main and self.run_config is not None:
             write_yaml(self.exp_dir / CONFIG_FILE, self.run_config)
-        if self.state.step == 0 and config.max_rollbacks > 0:
+        if self.state.step == 0 and config.max_rollbacks > 0 and not self.diagnostics:
             # What a run that diverges before its first checkpoint goes back to.
             self.checkpoints.save(self.exp_dir / LAST)
 
@@ -205,6 +210,9 @@ class Trainer:
             if self._train_batch(batch) is Verdict.GO_BACK:
                 self._go_back()
                 return True
+            if self.diagnostics and state.batch >= DIAGNOSTIC_BATCHES:
+                logging.info("statistics of %d batches:\n%s", DIAGNOSTIC_BATCHES, self.diagnostics.table())
+                return False
         self._finish_epoch()
         return True
 
@@ -246,7 +254,7 @@ class Trainer:
         if math.isfinite(result.sums.get("loss", 0.0)):
             state.total = decayed(state.total, result.sums)
         self._log(batch, result)
-        if boundary:
+        if boundary and not self.diagnostics:
             self._duties()
         return None
 

@@ -1,13 +1,10 @@
-"""A run in miniature: a model with dropout over synthetic tones, and data that keeps the law of the data order.
-
-As a program: ``python fake_run.py EXP_DIR key=value...`` trains with those fields of TrainerConfig.
-"""
+"""A run in miniature: a model with dropout over noise, and data that keeps the law of the data order."""
 
 import os
 import random
 import sys
+import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -143,15 +140,48 @@ def worker(config: FakeRunConfig) -> None:
 
 
 @one_line_errors
-def main():
-    values = dict(arg.split("=") for arg in sys.argv[2:])
-    own = {key: int(values.pop(key)) for key in ("die_at", "num_utterances") if key in values}
-    trainer = from_mapping(TrainerConfig, {"exp_dir": sys.argv[1], "tensorboard": "0", **values})
+def main(exp_dir, values):
+    own = {key: values.pop(key) for key in ("die_at", "num_utterances", "poison") if key in values}
+    trainer = from_mapping(TrainerConfig, {"exp_dir": exp_dir, "tensorboard": False, **values})
     from couloir.training.launch import launch
 
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     launch(worker, FakeRunConfig(trainer=trainer, **own), trainer)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@dataclass
+class Finished:
+    returncode: int
+    stderr: str
+
+
+def start_program(exp_dir, **values):
+    """Start `main` in a session of its own, so that a kill -9 of it reaches all of the run and nothing else.
+
+    A fork of this process: importing torch takes most of the time of so short a run.
+    """
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    screen = os.open(exp_dir.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(screen, 1)
+    os.dup2(screen, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    code = 1
+    try:
+        code = main(str(exp_dir), values)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def finish(exp_dir, child):
+    _, status = os.waitpid(child, 0)
+    return Finished(os.waitstatus_to_exitcode(status), exp_dir.with_suffix(".stderr").read_text())
+
+
+def run_program(exp_dir, **values):
+    """Run it to its end; the exit code (negative: the signal that killed it) and what it wrote to the screen."""
+    return finish(exp_dir, start_program(exp_dir, **values))
