@@ -1,18 +1,27 @@
-"""The `couloir` command: transcribe, align, info."""
+"""Speech to IPA, alignments, and facts about a model.
+
+    couloir transcribe MODEL recording.wav recordings/ --output ipa.tsv
+    couloir align MODEL recording.wav transcript.txt --output recording.TextGrid
+    couloir info MODEL
+
+MODEL is a run directory, a checkpoint, an exported ONNX file or folder, or a hub id (owner/name@revision).
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
-from couloir.errors import UserError, one_line_errors
+from couloir.errors import UserError, must_be, one_line_errors
 from couloir.training.config import AveragingConfig
 
 if TYPE_CHECKING:
+    from couloir.inference.recognizer import Recognizer
     from couloir.inference.transcript import Transcript
 
 
@@ -20,29 +29,98 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = TeachingParser(prog="couloir", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    transcribe = commands.add_parser("transcribe", help="recordings to IPA")
-    transcribe.add_argument("inputs", nargs="+", metavar="[MODEL] FILE", help="model, then recordings")
-    transcribe.add_argument("--exp-dir", type=Path, help="run directory of the model, in place of MODEL")
-    transcribe.add_argument("--tokens", type=Path, help="tokens.txt or bpe.model, if it is not beside the model")
-    transcribe.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add_flags(transcribe, AveragingConfig)
+    transcribe = commands.add_parser("transcribe", help="recordings to IPA, with times and confidences")
+    transcribe.add_argument("inputs", nargs="+", metavar="[MODEL] FILE", help="model; then recordings, or folders")
+    _add_model_flags(transcribe)
+    transcribe.add_argument("--inventory", help="phones that may be emitted: a file, or a language such as ru")
+    transcribe.add_argument("--output", type=Path, help=".jsonl, .tsv or .ctm file, or folder for TextGrids; resumable")
+    transcribe.add_argument("--format", help="jsonl, tsv, ctm or TextGrid (default: by --output's suffix)")
+    transcribe.add_argument("--batch-size", type=int, help="recordings that are encoded at a time")
     transcribe.set_defaults(run=_transcribe)
+    align = commands.add_parser("align", help="when the phones and words of a transcript are spoken, as a TextGrid")
+    align.add_argument("inputs", nargs="+", metavar="[MODEL] FILE TRANSCRIPT", help="transcript: IPA, or its file")
+    _add_model_flags(align)
+    align.add_argument("--language", help="the transcript is words in this language (espeak-ng pronounces them)")
+    align.add_argument("--output", type=Path, help="TextGrid to write (default: beside the recording)")
+    align.set_defaults(run=_align)
+    info = commands.add_parser("info", help="what a checkpoint or ONNX file is")
+    info.add_argument("model", type=Path)
+    info.set_defaults(run=_info)
     return parser
 
 
-def _transcribe(flags: argparse.Namespace) -> None:
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--exp-dir", help="run directory of the model, in place of MODEL")
+    parser.add_argument("--tokens", help="tokens.txt or bpe.model, if it is not beside the model")
+    parser.add_argument("--model-type", choices=("ctc", "transducer"), help="for a model that is both")
+    parser.add_argument("--runtime", default="auto", choices=("auto", "torch", "onnx"), help="where files for both are")
+    parser.add_argument("--suffix", default=".onnx", help="of ONNX files in a folder, such as .int8.onnx")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add_flags(parser, AveragingConfig)
+
+
+def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]]:
+    """The model that the flags name, and what else was given."""
     inputs = list(flags.inputs)
     source = flags.exp_dir or inputs.pop(0)
     if not inputs:
-        raise UserError("no recording was given: couloir transcribe MODEL FILE...")
+        raise UserError(f"nothing to {flags.command} was given: couloir {flags.command} MODEL FILE...")
     from couloir.inference.recognizer import Recognizer
 
-    averaging = from_mapping(AveragingConfig, given_flags(flags, AveragingConfig))
-    recognizer = Recognizer.from_pretrained(source, tokens=flags.tokens, device=flags.device, averaging=averaging)
-    print_table(recognizer.transcribe(inputs))
+    recognizer = Recognizer.from_pretrained(
+        source,
+        tokens=flags.tokens,
+        model_type=flags.model_type,
+        runtime=flags.runtime,
+        suffix=flags.suffix,
+        revision=flags.revision,
+        device=flags.device,
+        averaging=from_mapping(AveragingConfig, given_flags(flags, AveragingConfig)),
+        **more,
+    )
+    return recognizer, inputs
 
 
-def print_table(transcripts: Sequence[Transcript]) -> None:
+def _transcribe(flags: argparse.Namespace) -> int:
+    from couloir.inference.file_run import find_audio, transcribe_files
+
+    recognizer, inputs = _open(flags, inventory=flags.inventory, batch_size=flags.batch_size)
+    places = [Path(place) for place in inputs]
+    root = places[0] if len(places) == 1 and places[0].is_dir() else None
+    run = transcribe_files(recognizer, find_audio(places), flags.output, flags.format, root, flags.inventory)
+    if flags.output is None:
+        print_table(run.transcripts.values())
+    else:
+        print(f"{len(run.transcripts)} recordings in {flags.output}")
+    return run.exit_code()
+
+
+def _align(flags: argparse.Namespace) -> None:
+    from couloir.inference.align import align, read_transcript, words_of_ipa, words_of_text
+    from couloir.inference.formats import write_textgrid
+
+    recognizer, inputs = _open(flags)
+    if len(inputs) != 2:
+        raise must_be("the command line", "MODEL FILE TRANSCRIPT", f"{len(inputs)} arguments after the model")
+    recording, text = Path(inputs[0]), read_transcript(inputs[1])
+    words = words_of_text(text, flags.language) if flags.language else words_of_ipa(text)
+    aligned = align(recognizer, recording, words)
+    output = flags.output or recording.with_suffix(".TextGrid")
+    write_textgrid(output, aligned.tiers(), aligned.duration)
+    print(f"{len(aligned.phones)} phones in {len(aligned.words)} words, {aligned.score:.2f} per frame: {output}")
+
+
+def _info(flags: argparse.Namespace) -> None:
+    from couloir.inference.info import describe
+
+    facts = describe(flags.model)
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        print(f"{key:<{width}}  {value}")
+
+
+def print_table(transcripts: Iterable[Transcript]) -> None:
     """File, text and confidence of each recording; no line is broken where the output is no terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -59,6 +137,7 @@ def print_table(transcripts: Sequence[Transcript]) -> None:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Parse the command line and run the command."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     flags = make_parser().parse_args(argv)
     return flags.run(flags)
 

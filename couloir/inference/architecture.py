@@ -6,6 +6,7 @@ masking spares in training does not show in the weights either and does not matt
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from couloir.errors import UserError
 from couloir.models.config import HeadsConfig
-from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 
 _POS_HEAD_DIM = 4
 _LAYER = re.compile(r"encoder\.encoders\.(\d+)\.(?:encoder\.)?layers\.(\d+)\.self_attn_weights\.in_proj\.weight")
@@ -80,3 +81,19 @@ def heads_config(weights: Mapping[str, Tensor], origin: str) -> HeadsConfig:
         sizes["joiner_dim"] = weights["joiner.encoder_proj.weight"].shape[0]
         sizes["context_size"] = 1 if conv is None else conv.shape[2]
     return HeadsConfig(use_transducer=embedding is not None, use_ctc=ctc is not None, **sizes)
+
+
+def same_sizes(config: ZipformerConfig, other: ZipformerConfig) -> bool:
+    """Whether two configurations take the same weights."""
+    training_only = {"encoder_unmasked_dim", "chunk_size", "left_context_frames"}
+    names = [field.name for field in dataclasses.fields(ZipformerConfig) if field.name not in training_only]
+    return all(getattr(config, name) == getattr(other, name) for name in names)
+
+
+def preset_name(config: ZipformerConfig) -> str:
+    """The published size that a configuration is, whatever its output rate; "" if none."""
+    for name, preset in PRESETS.items():
+        rate = config.output_downsampling_factor
+        if same_sizes(config, dataclasses.replace(preset, output_downsampling_factor=rate, causal=config.causal)):
+            return name
+    return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ import numpy as np
 from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.errors import must_be
 from couloir.inference.backend import MIN_SAMPLES, Backend
+from couloir.inference.inventory import allowed
 from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
 
 Source = str | Path | bytes | np.ndarray | tuple[np.ndarray, int]
-# Recordings that are in memory at a time, as a multiple of the batch: enough to sort them by length.
+# What is in memory at a time: enough batches to sort recordings by length, but no more than an hour of audio.
 _POOL_BATCHES = 8
+_POOL_SAMPLES = 3600 * SAMPLE_RATE
 
 
 @dataclass
@@ -57,13 +58,21 @@ class Recognizer:
         self.batch_size = batch_size or backend.batch_size
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, inventory: str | Path | None = None, **options: Any) -> Recognizer:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        inventory: str | Path | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Recognizer:
         """Open a model.
 
         Args:
             source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
                 such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
             inventory: phones that may be emitted: a file, or a language's code (see `inventory.allowed`).
+            batch_size: windows that are encoded at a time; None leaves it to the backend.
             options: as of `pretrained.open_model`.
 
         Raises:
@@ -71,7 +80,8 @@ class Recognizer:
         """
         from couloir.inference.pretrained import open_model
 
-        return cls(open_model(source, **options))
+        backend = open_model(source, **options)
+        return cls(backend, allowed(inventory, backend.vocabulary) if inventory else None, batch_size=batch_size)
 
     def transcribe(self, items: Sequence[Source], log_probs: bool = False) -> list[Transcript]:
         """Transcribe recordings.
@@ -97,17 +107,21 @@ class Recognizer:
         self, items: Iterable[Source], log_probs: bool = False
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """As `transcribe`, but one at a time, each with the item's index, and an error in the place of a bad item."""
-        numbered = enumerate(items)
-        while pool := list(islice(numbered, self.batch_size * _POOL_BATCHES)):
-            recordings = []
-            for index, item in pool:
-                try:
-                    recordings.append(self._read(index, item))
-                except AudioError as error:
-                    yield index, error
-            self._encode(recordings)
-            for first in range(0, len(recordings), self.batch_size):
-                yield from self._decode(recordings[first : first + self.batch_size], log_probs)
+        pool: list[_Recording] = []
+        for index, item in enumerate(items):
+            try:
+                pool.append(self._read(index, item))
+            except AudioError as error:
+                yield index, error
+            if len(pool) >= self.batch_size * _POOL_BATCHES or sum(len(r.samples) for r in pool) >= _POOL_SAMPLES:
+                yield from self._transcribed(pool, log_probs)
+                pool = []
+        yield from self._transcribed(pool, log_probs)
+
+    def _transcribed(self, pool: list[_Recording], log_probs: bool) -> Iterator[tuple[int, Transcript]]:
+        self._encode(pool)
+        for first in range(0, len(pool), self.batch_size):
+            yield from self._decode(pool[first : first + self.batch_size], log_probs)
 
     def _read(self, index: int, item: Source) -> _Recording:
         name = str(item) if isinstance(item, (str, Path)) else ""

@@ -1,6 +1,8 @@
-"""Greedy CTC search in numpy: the one that every runtime's output goes through, so that all find the same."""
+"""Greedy searches in numpy. Every runtime's CTC output goes through the one here, so that all find the same."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,3 +32,39 @@ def ctc_greedy(log_probs: np.ndarray, allowed: np.ndarray | None = None, blank: 
     best = np.exp(np.maximum.reduceat(scores.max(1), starts)).astype(float)
     kept = ids[starts] != blank
     return Spans(*(values[kept].tolist() for values in (ids[starts], starts, ends, best)))
+
+
+Predict = Callable[[np.ndarray], np.ndarray]
+Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def transducer_greedy(
+    frames: Sequence[np.ndarray], predict: Predict, join: Join, context_size: int, allowed: np.ndarray | None = None
+) -> list[Spans]:
+    """The best token of each frame given those before it, at most one per frame, for several recordings at once.
+
+    Args:
+        frames: encoder output (S_i, J) of each. predict: histories (N, context_size) -> (N, J).
+        join: encoded (N, J), predicted (N, J) -> logits (N, V). allowed: (V,) bool, tokens that may be emitted.
+    """
+    found = [Spans() for _ in frames]
+    order = sorted(range(len(frames)), key=lambda i: -len(frames[i]))
+    histories = np.full((len(frames), context_size), -1, np.int64)
+    histories[:, -1] = 0  # icefall's first history: no tokens, then blank
+    predicted = predict(histories) if len(frames) else histories
+    for frame in range(len(frames[order[0]]) if order else 0):
+        rows = [i for i in order if len(frames[i]) > frame]
+        logits = restricted(join(np.stack([frames[i][frame] for i in rows]), predicted[rows]), allowed)
+        tokens = logits.argmax(1)
+        emitting = np.flatnonzero(tokens)
+        for place in emitting:
+            spans = found[rows[place]]
+            spans.tokens.append(int(tokens[place]))
+            spans.starts.append(frame)
+            spans.ends.append(frame + 1)
+            spans.confidences.append(float(1 / np.exp(logits[place] - logits[place].max()).sum()))
+        if len(emitting):
+            changed = np.array(rows)[emitting]
+            histories[changed] = np.column_stack([histories[changed, 1:], tokens[emitting]])
+            predicted[changed] = predict(histories[changed])
+    return found

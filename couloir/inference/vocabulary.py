@@ -21,7 +21,8 @@ class Vocabulary:
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self.pieces = list(pieces)
-        self.has_words = any(BOUNDARY in piece for piece in self.pieces)
+        self._ids = {piece: i for i, piece in enumerate(self.pieces) if piece not in (*_SPECIAL, "<unk>")}
+        self._longest = max(map(len, self._ids), default=1)
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -36,6 +37,18 @@ class Vocabulary:
     def text(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""
         return "".join(map(self.surface, tokens)).strip()
+
+    def spell(self, text: str) -> list[int]:
+        """Token ids of a text, the longest piece that fits first; empty where a part of it has no piece."""
+        tokens, at = [], 0
+        while at < len(text):
+            ends = range(min(at + self._longest, len(text)), at, -1)
+            end = next((end for end in ends if text[at:end] in self._ids), None)
+            if end is None:
+                return []
+            tokens.append(self._ids[text[at:end]])
+            at = end
+        return tokens
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

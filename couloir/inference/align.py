@@ -1,0 +1,141 @@
+"""Forced alignment: when each phone, and each word, of a known transcript is spoken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from couloir.decoding.ctc_alignment import ctc_align
+from couloir.errors import UserError, must_be
+from couloir.inference.formats import Tiers
+from couloir.inference.recognizer import Recognizer, Source
+from couloir.inference.transcript import Spans, Token, timed_tokens
+from couloir.text.ipa import normalize, segment
+from couloir.text.tokenizer import TokenTable
+
+LONGEST_CELLS = 400_000_000
+"""Frames times states of one alignment; each takes a byte (an hour against 1,000 phones is within)."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word as it is written, and its phones as the model spells them."""
+
+    label: str
+    phones: list[str]
+
+
+@dataclass(frozen=True)
+class AlignedWords:
+    """Tiers of one recording.
+
+    Attributes:
+        words, phones: with times in s and confidences. duration: of the recording in s.
+        score: mean log-probability per frame of the path; far below the usual, the transcript is another recording's.
+    """
+
+    words: list[Token]
+    phones: list[Token]
+    duration: float
+    score: float
+
+    def tiers(self) -> Tiers:
+        """For `formats.write_textgrid`."""
+        return {"words": self.words, "phones": self.phones}
+
+
+def words_of_ipa(text: str) -> list[Word]:
+    """Words of a phone transcript. Where every space stands between two phones, the whole is one word.
+
+    Raises `UserError` when there is no phone.
+    """
+    parts = normalize(text).split()
+    if not parts:
+        raise UserError("the transcript holds no phone")
+    if len(parts) > 1 and all(len(segment(part)) == 1 for part in parts):
+        return [Word("".join(parts), parts)]
+    return [Word(part, segment(part)) for part in parts]
+
+
+def words_of_text(text: str, language: str) -> list[Word]:
+    """Words of an orthographic transcript, pronounced by espeak-ng. Raises `UserError` when it cannot."""
+    from couloir.text.g2p import phonemize
+
+    labels = text.split()
+    spoken = phonemize({language: labels})[language]
+    words = [Word(label, segment(ipa)) for label, ipa in zip(labels, spoken)]
+    if not any(word.phones for word in words):
+        raise UserError(f"espeak-ng pronounces none of the transcript's words as {language}")
+    return [word for word in words if word.phones]
+
+
+def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> AlignedWords:
+    """Align a transcript to its recording.
+
+    Args:
+        recognizer: with a CTC model. source: the recording. words: from `words_of_ipa` or `words_of_text`.
+
+    Raises:
+        UserError: the model is no CTC model, lacks a symbol, or the recording is too short or too long.
+    """
+    backend = recognizer.backend
+    if backend.kind != "ctc":
+        raise must_be("the model", "one with a CTC head", f"{backend.origin}, a transducer")
+    table = TokenTable(backend.vocabulary.pieces, backend.origin)
+    tokens, owners = _spelt(table, words)
+    transcript = recognizer.transcribe([source], log_probs=True)[0]
+    assert transcript.log_probs is not None
+    frames = torch.from_numpy(transcript.log_probs)
+    if len(frames) * (2 * len(tokens) + 1) > LONGEST_CELLS:
+        raise must_be("the recording", "shorter for an alignment", f"{transcript.duration:.0f} s; cut it into parts")
+    path = ctc_align(frames[None], torch.tensor([len(frames)]), [tokens])[0]
+    if len(path.starts) != len(tokens):
+        raise UserError(f"the recording ({transcript.duration:.2f} s) is too short for {len(tokens)} symbols")
+    spans = Spans(tokens, path.starts, path.ends, path.confidences)
+    timed = timed_tokens(spans, backend.vocabulary, transcript.frame_shift, transcript.duration)
+    phones = _grouped(timed, [phone for _, phone in owners], [p for word in words for p in word.phones])
+    of_word = _grouped(timed, [word for word, _ in owners], [word.label for word in words])
+    return AlignedWords(of_word, phones, transcript.duration, path.score / max(len(frames), 1))
+
+
+def _spelt(table: TokenTable, words: Sequence[Word]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids, and the (word, phone) that each belongs to, both counted from the transcript's beginning."""
+    tokens: list[int] = []
+    owners: list[tuple[int, int]] = []
+    phone_count = 0
+    for w, word in enumerate(words):
+        for phone in word.phones:
+            unknown = table.unknown_symbols(phone)
+            if unknown:
+                raise UserError(f"the model has no symbol for {' '.join(sorted(unknown))} (in `{word.label}`)")
+            spelt = [token for token in table.encode(phone) if table.pieces[token] != "▁"]
+            tokens += spelt
+            owners += [(w, phone_count)] * len(spelt)
+            phone_count += 1
+    return tokens, owners
+
+
+def _grouped(timed: Sequence[Token], owners: Sequence[int], labels: Sequence[str]) -> list[Token]:
+    """One token per owner, from the first of its tokens to the last, with the least of their confidences."""
+    groups: dict[int, list[Token]] = {}
+    for token, owner in zip(timed, owners):
+        groups.setdefault(owner, []).append(token)
+    return [
+        Token(labels[owner], parts[0].start, parts[-1].end, min(part.confidence for part in parts))
+        for owner, parts in groups.items()
+    ]
+
+
+def read_transcript(text_or_path: str) -> str:
+    """A transcript: the content of the file of that name, or the text itself. Raises `UserError` for an empty one."""
+    path = Path(text_or_path)
+    try:
+        text = path.read_text(encoding="utf-8") if len(text_or_path) < 1000 and path.is_file() else text_or_path
+    except (UnicodeDecodeError, OSError):
+        raise must_be(str(path), "a UTF-8 text", "something else") from None
+    if not text.strip():
+        raise UserError(f"transcript {text_or_path or 'text'} is empty")
+    return text

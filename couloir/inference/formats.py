@@ -1,0 +1,126 @@
+"""Transcripts as files: JSON lines, tab-separated lines, Praat TextGrids, NIST CTM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from couloir.errors import must_be, unknown_name
+from couloir.files import atomic_write
+from couloir.inference.transcript import Token, Transcript
+
+FORMATS = ("jsonl", "tsv", "ctm", "TextGrid")
+Tiers = dict[str, list[Token]]
+
+
+def format_of(path: Path, name: str | None = None) -> str:
+    """The format by its name or by a path's suffix; a folder gets TextGrids. Raises `UserError`."""
+    word = name or (path.suffix[1:] if path.suffix else "TextGrid")
+    found = next((kind for kind in FORMATS if kind.lower() == word.lower()), None)
+    if found is None and name:
+        raise unknown_name("--format", name, list(FORMATS))
+    if found is None:
+        raise must_be("--output", "a .jsonl, .tsv, .ctm or .TextGrid file, or a folder for TextGrids", path)
+    return found
+
+
+def to_json(transcript: Transcript) -> dict[str, Any]:
+    """Plain values of all but the log-probabilities."""
+    return asdict(replace(transcript, log_probs=None)) | {"log_probs": None}
+
+
+def from_json(values: dict[str, Any]) -> Transcript:
+    """The transcript that `to_json` was given."""
+    return Transcript(**{**values, "tokens": [Token(**token) for token in values["tokens"]]})
+
+
+def write_transcripts(path: Path, transcripts: Sequence[Transcript], kind: str, root: Path | None = None) -> None:
+    """Write all transcripts to one file, or TextGrids into a folder.
+
+    Args:
+        path: the file, or the folder. transcripts: what to write. kind: one of `FORMATS`.
+        root: folder of the recordings, whose structure the TextGrids' folder repeats.
+    """
+    if kind != "TextGrid":
+        with atomic_write(path, "w") as out:
+            out.write(_HEADERS.get(kind, ""))
+            out.writelines(_LINES[kind](transcript) for transcript in transcripts)
+        return
+    single = path.suffix == ".TextGrid" and len(transcripts) == 1
+    written: set[Path] = set()
+    for transcript in transcripts:
+        target = path if single else path / _inside(Path(transcript.name), root).with_suffix(".TextGrid")
+        if target in written:  # a.wav and a.flac side by side
+            target = target.with_name(Path(transcript.name).name + ".TextGrid")
+        written.add(target)
+        write_textgrid(target, tiers_of(transcript), transcript.duration)
+
+
+def _inside(name: Path, root: Path | None) -> Path:
+    return name.relative_to(root) if root and name.is_relative_to(root) else Path(name.name)
+
+
+def _jsonl(transcript: Transcript) -> str:
+    return json.dumps(to_json(transcript), ensure_ascii=False) + "\n"
+
+
+def _tsv(transcript: Transcript) -> str:
+    name = transcript.name.replace("\t", " ").replace("\n", " ")
+    return f"{name}\t{transcript.text}\t{transcript.confidence:.4f}\t{transcript.duration:.3f}\n"
+
+
+def _ctm(transcript: Transcript) -> str:
+    name = "_".join(transcript.name.split()) or "audio"
+    return "".join(
+        f"{name} 1 {phone.start:.3f} {phone.end - phone.start:.3f} {phone.symbol} {phone.confidence:.4f}\n"
+        for phone in transcript.phones()
+    )
+
+
+_HEADERS = {"tsv": "file\ttext\tconfidence\tduration_s\n"}
+_LINES = {"jsonl": _jsonl, "tsv": _tsv, "ctm": _ctm}
+
+
+def tiers_of(transcript: Transcript) -> Tiers:
+    """The tiers of a transcript's TextGrid: words where the model marks them, and phones."""
+    words = transcript.words()
+    return ({"words": words} if words else {}) | {"phones": transcript.phones()}
+
+
+def write_textgrid(path: Path, tiers: Tiers, duration: float) -> None:
+    """Write interval tiers in Praat's long text format; the time between intervals is filled with empty ones.
+
+    Args:
+        path: the file. tiers: name -> intervals in order of time. duration: end of every tier in s.
+    """
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', ""]
+    duration = round(duration, 3)
+    lines += ["xmin = 0", f"xmax = {duration}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, tokens) in enumerate(tiers.items(), 1):
+        intervals = list(_filled(tokens, duration))
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"']
+        lines += ["        xmin = 0", f"        xmax = {duration}", f"        intervals: size = {len(intervals)}"]
+        for i, (start, end, label) in enumerate(intervals, 1):
+            label = label.replace('"', '""')
+            lines += [f"        intervals [{i}]:", f"            xmin = {start}", f"            xmax = {end}"]
+            lines.append(f'            text = "{label}"')
+    with atomic_write(path, "w") as out:
+        out.write("\n".join(lines) + "\n")
+
+
+def _filled(tokens: Sequence[Token], duration: float) -> Iterable[tuple[float, float, str]]:
+    """Intervals (start, end, label) that cover 0 to ``duration``; Praat refuses gaps, overlaps and empty ones."""
+    at = 0.0
+    for token in tokens:
+        start, end = max(token.start, at), min(token.end, duration)
+        if end <= start:
+            continue
+        if start > at:
+            yield at, start, ""
+        yield start, end, token.symbol
+        at = end
+    if at < duration or not tokens:
+        yield at, duration, ""

@@ -1,0 +1,109 @@
+"""What a model is: read off its files, without a flag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from couloir.errors import UserError
+
+Facts = dict[str, Any]
+
+
+def describe(path: Path) -> Facts:
+    """Facts about a run directory, a checkpoint, an ONNX file or a folder of them. Raises `UserError`."""
+    from couloir.inference.pretrained import is_onnx
+
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if not is_onnx(path):
+        return _checkpoint_facts(path)
+    files = [path] if path.is_file() else sorted(path.glob("*.onnx"))
+    facts: Facts = {"path": str(path), "is": "ONNX model" if len(files) == 1 else f"{len(files)} ONNX files"}
+    for file in files:
+        facts |= _onnx_facts(file) if len(files) == 1 else {file.name: _one_line(_onnx_facts(file))}
+    return facts
+
+
+def _onnx_facts(path: Path) -> Facts:
+    from couloir.inference.onnx_backend import load_session
+
+    session = load_session(path, threads=1)
+    values = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    shown = {
+        key: ", ".join(f"{v.name} {v.type[7:-1]} ({', '.join(map(str, v.shape))})" for v in listed[:4])
+        + (f", and {len(listed) - 4} more" if len(listed) > 4 else "")
+        for key, listed in values.items()
+    }
+    size = {"size": f"{path.stat().st_size / 1e6:.1f} MB"}
+    return size | shown | dict(session.get_modelmeta().custom_metadata_map)
+
+
+def _one_line(facts: Facts) -> str:
+    return "; ".join(f"{key}: {value}" for key, value in facts.items())
+
+
+def _checkpoint_facts(path: Path) -> Facts:
+    from couloir.inference.architecture import heads_config, preset_name, zipformer_config
+    from couloir.training.averaging import load_averaged
+    from couloir.training.config import AveragingConfig
+    from couloir.training.run_dir import CONFIG_FILE
+
+    folder = path if path.is_dir() else path.parent
+    weights, suffix = load_averaged(path, AveragingConfig())
+    zipformer, heads = zipformer_config(weights, str(path)), heads_config(weights, str(path))
+    heads_present = [name for name, there in (("CTC", heads.use_ctc), ("transducer", heads.use_transducer)) if there]
+    facts: Facts = {
+        "path": str(path),
+        "is": "run directory" if (folder / CONFIG_FILE).is_file() else "checkpoint" + "s" * path.is_dir(),
+        "weights": suffix,
+        "heads": ", ".join(heads_present),
+        "size": preset_name(zipformer) or "none of the presets",
+        "parameters": f"{sum(tensor.numel() for tensor in weights.values()) / 1e6:.2f} M",
+        "vocabulary": f"{heads.vocab_size} symbols",
+        "output rate": f"{50 // zipformer.output_downsampling_factor} frames/s",
+        "streaming": "yes (chunk-causal)" if zipformer.causal else "no",
+    }
+    facts |= {name.replace("_", "-"): _comma(getattr(zipformer, name)) for name in _SIZES}
+    return facts | _run_facts(folder)
+
+
+_SIZES = (
+    "num_encoder_layers",
+    "downsampling_factor",
+    "encoder_dim",
+    "feedforward_dim",
+    "num_heads",
+    "cnn_module_kernel",
+)
+    "num_encoder_layers",
+    "downsampling_factor",
+    "encoder_dim",
+    "feedforward_dim",
+    "num_heads",
+    "cnn_module_kernel",
+)
+
+
+def _comma(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values))
+
+
+def _run_facts(folder: Path) -> Facts:
+    """Of this project's run directories: the recipe, and how far the run is."""
+    from couloir.config import read_yaml
+    from couloir.training.run_dir import CONFIG_FILE, numbered
+
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    config = read_yaml(path)
+    data: Mapping[str, Any] = config.get("data", {})
+    epochs, batches = numbered(folder, "epoch"), numbered(folder, "checkpoint")
+    return {
+        "recipe": config.get("recipe", ""),
+        "trained on": data.get("manifest_dir", ""),
+        "checkpoints": f"{len(epochs)} of epochs, {len(batches)} of batches"
+        + (f", the last after {batches[0]}" if batches else ""),
+    }

@@ -1,0 +1,215 @@
+"""A model in ONNX Runtime. Needs onnxruntime and numpy: no torch, no sentencepiece.
+
+Names, shapes and metadata of the files are icefall's, which sherpa-onnx reads too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from couloir.errors import UserError, must_be
+from couloir.features.config import FbankConfig
+from couloir.features.kaldi import fbank_numpy
+from couloir.inference.search import ctc_greedy, transducer_greedy
+from couloir.inference.transcript import Spans
+from couloir.inference.vocabulary import Vocabulary, read_vocabulary
+
+PRECISIONS = (".int8.onnx", ".fp16.onnx")
+_PROBE_FRAMES = 57
+"""Feature frames of a run that shows the model's frame rate and its number of outputs."""
+
+
+class OnnxBackend:
+    """CTC or transducer files.
+
+    Each recording runs alone, as many of them at a time as there are threads: a CPU gains nothing from batching them,
+    and so neither padding nor the scales of an int8 model can make one's result depend on another's.
+
+    Args:
+        path: model file, or the folder that holds model.onnx or encoder, decoder and joiner.
+        model_type: "ctc" or "transducer"; None finds out.
+        tokens: tokens.txt; None looks for it beside the model.
+        suffix: of the files in a folder, such as ".int8.onnx". threads: 0 for one per core.
+
+    Raises:
+        UserError: no such model, a damaged one, one of another type, or tokens that do not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        model_type: str | None = None,
+        tokens: Path | None = None,
+        suffix: str = ".onnx",
+        threads: int = 0,
+    ) -> None:
+        self.kind = model_type or guess_type(path, suffix)
+        self.origin = str(path)
+        self._threads = threads or usable_cores()
+        self.config = FbankConfig()
+        self.batch_size = 8 * self._threads
+        if self.kind == "ctc":
+            self._encoder = _open(ctc_file(path, suffix), self._threads, ("x", "x_lens"), ("log_probs",))
+        else:
+            files = transducer_files(path, suffix)
+            self._encoder = _open(files["encoder"], self._threads, ("x", "x_lens"), ("encoder_out",))
+            self._decoder = _open(files["decoder"], 1, ("y",), ("decoder_out",))
+            self._joiner = _open(files["joiner"], 1, ("encoder_out", "decoder_out"), ("logit",))
+        self.frame_shift, num_outputs = self._probe()
+        self.vocabulary = _fitting_tokens(path, tokens, num_outputs)
+
+    def _probe(self) -> tuple[float, int]:
+        """Distance of the output frames in s, and the number of symbols."""
+        frames = self._run(np.zeros((_PROBE_FRAMES, self.config.feature_dim), np.float32))
+        embedded = (_PROBE_FRAMES - 7) // 2
+        shift = 2 * round(embedded / len(frames)) * self.config.frame_shift_ms / 1000
+        if self.kind == "ctc":
+            return shift, frames.shape[1]
+        context = int(self._decoder.get_inputs()[0].shape[1])
+        return shift, self._join(frames[:1], self._predict(np.zeros((1, context), np.int64))).shape[1]
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As `Backend.encode`."""
+        if len(waves) == 1:
+            return [self._encode_one(waves[0])]
+        with ThreadPoolExecutor(self._threads) as pool:
+            # The longest first, so that no thread is left with one at the end.
+            order = sorted(range(len(waves)), key=lambda i: -len(waves[i]))
+            frames = dict(zip(order, pool.map(self._encode_one, [waves[i] for i in order])))
+        return [frames[i] for i in range(len(waves))]
+
+    def _encode_one(self, wave: np.ndarray) -> np.ndarray:
+        return self._run(fbank_numpy(wave, self.config))
+
+    def _run(self, feats: np.ndarray) -> np.ndarray:
+        """(T, F) -> (S, D)"""
+        lens: np.ndarray = np.array([len(feats)], dtype=_integer_type(self._encoder, "x_lens"))
+        frames, count = self._encoder.run(None, {"x": feats[None], "x_lens": lens})
+        return frames[0, : int(count[0])]
+
+    def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
+        """As `Backend.search`."""
+        if self.kind == "ctc":
+            return [ctc_greedy(rows, allowed) for rows in frames]
+        context = int(self._decoder.get_inputs()[0].shape[1])
+        return transducer_greedy(frames, self._predict, self._join, context, allowed)
+
+    def _predict(self, histories: np.ndarray) -> np.ndarray:
+        return self._decoder.run(None, {"y": histories})[0]
+
+    def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return self._joiner.run(None, {"encoder_out": encoded, "decoder_out": predicted})[0]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_session(path: Path, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU. Raises `UserError` for a file that is no model or a damaged one."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("ONNX models need onnxruntime; pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that spin while they wait would take the cores from the recordings that run beside them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes have no common base
+        reason = str(error).splitlines()[0].split(" : ")[-1][:160]
+        raise UserError(f"{path} cannot be loaded by ONNX Runtime: it is damaged or no model ({reason})") from None
+
+
+def _open(path: Path, threads: int, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
+    """A session of a file that has these inputs and, among others, these outputs."""
+    session = load_session(path, threads)
+    has = [value.name for value in session.get_inputs()]
+    if any(name.startswith("cached_") for name in has):
+        raise must_be(str(path), "a non-streaming model", "a streaming one; export it with export_onnx.py")
+    missing = (set(inputs) - set(has)) | (set(outputs) - {value.name for value in session.get_outputs()})
+    if missing:
+        raise must_be(str(path), f"a model with {', '.join((*inputs, *outputs))}", f"one without {sorted(missing)[0]}")
+    return session
+
+
+def _integer_type(session: Any, name: str) -> type:
+    kind = next(value.type for value in session.get_inputs() if value.name == name)
+    return np.int32 if kind == "tensor(int32)" else np.int64
+
+
+def guess_type(path: Path, suffix: str = ".onnx") -> str:
+    """ "transducer" for a folder with an encoder, or a file of one; otherwise "ctc"."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file():
+        return "transducer" if path.name.startswith(("encoder", "decoder", "joiner")) else "ctc"
+    return "transducer" if _with_suffix(folder, "encoder", suffix) else "ctc"
+
+
+def ctc_file(path: Path, suffix: str) -> Path:
+    """The CTC model that a file's or folder's path means. Raises `UserError`."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"model {path} does not exist")
+    found = _with_suffix(path, "model", suffix) or _with_suffix(path, "ctc", suffix)
+    if not found:
+        if _with_suffix(path, "encoder", suffix):
+            raise must_be("--model-type", "transducer", f"ctc, and {path} holds an encoder, a decoder and a joiner")
+        raise UserError(f"{path} holds no model{suffix}; {_present(path)}")
+    return _only(found)
+
+
+def transducer_files(path: Path, suffix: str) -> dict[str, Path]:
+    """Paths of "encoder", "decoder" and "joiner" in a folder (or in that of a file). Raises `UserError`."""
+    if not path.exists():
+        raise UserError(f"model {path} does not exist")
+    if path.is_file() and not path.name.startswith(("encoder", "decoder", "joiner")):
+        raise must_be("--model-path", "the folder of a transducer's encoder, decoder and joiner", f"{path}")
+    folder = path if path.is_dir() else path.parent
+    files = {}
+    for part in ("encoder", "decoder", "joiner"):
+        found = _with_suffix(folder, part, suffix)
+        if not found and part == "decoder":
+            found = _with_suffix(folder, part, ".onnx")  # some exports leave the small decoder in full precision
+        if not found:
+            raise UserError(f"{folder} holds no {part}*{suffix} of a transducer; {_present(folder)}")
+        files[part] = _only(found)
+    return files
+
+
+def _with_suffix(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """Files STEM*SUFFIX; ".onnx" leaves out the other precisions."""
+    files = sorted(folder.glob(f"{stem}*{suffix}"))
+    return [f for f in files if suffix != ".onnx" or not f.name.endswith(PRECISIONS)]
+
+
+def _only(files: list[Path]) -> Path:
+    if len(files) > 1:
+        raise must_be("--model-path", "one model", f"a folder with {' and '.join(f.name for f in files[:2])}")
+    return files[0]
+
+
+def _present(folder: Path) -> str:
+    names = sorted(f.name for f in folder.glob("*.onnx"))
+    return f"there is {', '.join(names[:4])} (see --suffix)" if names else "it has no ONNX file at all"
+
+
+def _fitting_tokens(path: Path, given: Path | None, num_outputs: int) -> Vocabulary:
+    folder = path if path.is_dir() else path.parent
+    places = [given] if given else [place / "tokens.txt" for place in (folder, folder / "lang", folder.parent)]
+    found = next((place for place in places if place.is_file()), places[0])
+    vocabulary = read_vocabulary(found)
+    if len(vocabulary) != num_outputs:
+        raise must_be(f"tokens of {found}", f"{num_outputs} (outputs of {path})", len(vocabulary), "give its own")
+    return vocabulary

@@ -1,0 +1,43 @@
+"""What the programs share that transcribe files: their flags, and the run on ONNX Runtime."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from couloir.inference.file_run import FilesRun, find_audio, transcribe_files
+from couloir.inference.formats import FORMATS
+from couloir.inference.inventory import allowed
+from couloir.inference.onnx_backend import OnnxBackend
+from couloir.inference.recognizer import Recognizer
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """--inventory, --output, --format and --batch-size."""
+    parser.add_argument("--inventory", help="phones that may be emitted: a file, or a language such as ru")
+    parser.add_argument("--output", type=Path, help="file (.jsonl, .tsv, .ctm), or folder for TextGrids; resumable")
+    parser.add_argument("--format", help="what to write: " + ", ".join(FORMATS) + " (default: by --output's suffix)")
+    parser.add_argument("--batch-size", type=int, help="recordings that are read and encoded at a time")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that choose an exported model."""
+    parser.add_argument("--model-path", type=Path, required=True, help="ONNX file, or folder of a transducer's files")
+    parser.add_argument("--model-type", choices=("ctc", "transducer"), help="found out when it is not given")
+    parser.add_argument("--tokens", type=Path, help="tokens.txt (default: beside the model)")
+    parser.add_argument("--suffix", default=".onnx", help="of the files in a folder: .onnx, .fp16.onnx, .int8.onnx")
+    parser.add_argument("--threads", type=int, default=0, help="0 for one per core")
+
+
+def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
+    """Open the model and transcribe what was named on the command line."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    files = find_audio(places)
+    backend = OnnxBackend(
+        flags.model_path, model_type=flags.model_type, tokens=flags.tokens, suffix=flags.suffix, threads=flags.threads
+    )
+    mask = allowed(flags.inventory, backend.vocabulary) if flags.inventory else None
+    recognizer = Recognizer(backend, mask, batch_size=flags.batch_size)
+    root = places[0] if len(places) == 1 and places[0].is_dir() else None
+    return transcribe_files(recognizer, files, flags.output, flags.format, root, flags.inventory)

@@ -1,0 +1,52 @@
+"""Published models by hub id: ZIPA's table (Zhu et al. 2025), each with the size that its weights must have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TOKENIZER_DATASET = "anyspeech/ipapack_plus_meta"
+TOKENIZER_FILE = "ipa_simplified/unigram_127.model"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A published model.
+
+    Attributes:
+        preset: name in `couloir.models.zipformer.config.PRESETS`.
+        output_downsampling_factor: 1 for 50 frames/s, 2 for 25.
+        kind: "ctc" or "transducer".
+        average: checkpoints that are to be averaged; 0 where one file holds the average.
+    """
+
+    preset: str
+    output_downsampling_factor: int
+    kind: str
+    average: int = 0
+
+
+def _table() -> dict[str, HubModel]:
+    ctc = {size: HubModel(f"zipa_{size}", 1, "ctc") for size in ("small", "large")}
+    transducer = {size: HubModel(f"zipa_{size}", 2, "transducer") for size in ("small", "large")}
+    models = {
+        f"zipa-{size}-{kind}-{steps}": family[size]
+        for kind, family in (("noncausal", transducer), ("crctc", ctc))
+        for size in ("small", "large")
+        for steps in ("300k", "500k")
+    }
+    models |= {
+        "zipa-small-crctc-ns-700k": ctc["small"],
+        "zipa-large-crctc-ns-800k": ctc["large"],
+        "zipa-small-crctc-ns-no-diacritics-700k": ctc["small"],
+        "zipa-large-crctc-ns-no-diacritics-780k": ctc["large"],
+    }
+    raw = {"zipa-t": transducer, "zipa-cr": ctc, "zipa-cr-ns": ctc}
+    for letter, size in (("s", "small"), ("l", "large")):
+        for name, family in raw.items():
+            kind = family[size].kind
+            models[f"{name}-{letter}"] = HubModel(f"zipa_{size}", 1 if kind == "ctc" else 2, kind, average=10)
+        models[f"zipa-cr-ns-{letter}-no-diacritics"] = HubModel(f"zipa_{size}", 1, "ctc", average=10)
+    return {f"anyspeech/{name}": model for name, model in models.items()}
+
+
+HUB_MODELS = _table()
