@@ -53,5 +53,6 @@ class History:
         columns = {}
         for name in self._columns[0]:
             values = torch.cat([column[name] for column in self._columns]).cpu().numpy()
-            columns[name] = np.where(mask, values[picked], 0)
+            columns[name] = np.zeros(mask.shape, dtype=values.dtype)
+            columns[name][mask] = values[picked[mask]]
         return mask, columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -41,17 +42,23 @@ class Lattice:
         """Rows, without the ends."""
         return self.levels[-1]
 
-    def backward_scores(self, scale: float = 1.0) -> Tensor:
-        """log of the summed weight (N + B,) of all paths from each row to its end, all scores times ``scale``."""
+    def arcs_by_level(self) -> list[slice]:
+        """The arcs that leave each frame's rows."""
+        bounds = self.splits[torch.tensor(self.levels, device=self.splits.device)].tolist()
+        return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
+
+    def backward_scores(self, scale: float = 1.0, reduce: Reduce = group_logsumexp) -> Tensor:
+        """log of the summed weight (N + B,) of all paths from each row to its end, all scores times ``scale``.
+
+        ``reduce``: `group_max` for the best path's weight instead.
+        """
         total = self.score.new_full((self.num_rows + len(self.start),), -torch.inf)
         total[self.num_rows :] = 0.0
         source = torch.repeat_interleave(self.splits[1:] - self.splits[:-1])
-        bounds = self.splits[torch.tensor(self.levels, device=self.splits.device)].tolist()
-        for level in range(len(self.levels) - 2, -1, -1):
-            arcs = slice(bounds[level], bounds[level + 1])
+        for level, arcs in reversed(list(enumerate(self.arcs_by_level()))):
             rows = slice(self.levels[level], self.levels[level + 1])
             onward = self.score[arcs] * scale + total[self.target[arcs]]
-            total[rows] = group_logsumexp(onward, source[arcs] - rows.start, rows.stop - rows.start)
+            total[rows] = reduce(onward, source[arcs] - rows.start, rows.stop - rows.start)
         return total
 
     def total_scores(self) -> Tensor:
@@ -84,6 +91,28 @@ def make_lattice(result: SearchResult) -> Lattice:
         begin, start, splits_of(arcs.source, rows + len(start)), arcs.target, arcs.label,
         arcs.score.double(), arcs.log_prob.double(), output_labels(result.graph, arcs.arc, arcs.move),
     )  # fmt: skip
+
+
+def prune(lattice: Lattice, beam: float) -> Lattice:
+    """Without the arcs whose best path is more than ``beam`` worse than their utterance's best; rows all stay."""
+    source = torch.repeat_interleave(lattice.splits[1:] - lattice.splits[:-1])
+    rows, ends = lattice.num_rows, len(lattice.start)
+    onward = lattice.backward_scores(reduce=group_max)
+    so_far = torch.full_like(onward, -torch.inf)
+    so_far[lattice.start[lattice.start >= 0]] = 0.0
+    owner = torch.zeros(rows + ends, dtype=torch.int64, device=source.device)
+    owner[lattice.start[lattice.start >= 0]] = torch.nonzero(lattice.start >= 0).squeeze(1)
+    for arcs in lattice.arcs_by_level():
+        so_far.scatter_reduce_(0, lattice.target[arcs], so_far[source[arcs]] + lattice.score[arcs], "amax")
+        owner[lattice.target[arcs]] = owner[source[arcs]]
+    best = torch.where(lattice.start >= 0, onward[lattice.start], 0.0)
+    total = so_far[source] + lattice.score + onward[lattice.target]
+    keep = total >= best[owner[source]] - beam
+    return replace(
+        lattice,
+        splits=splits_of(source[keep], rows + ends),
+        **{name: getattr(lattice, name)[keep] for name in ("target", "label", "score", "log_prob", "aux")},
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def choose(result: SearchResult, num_paths: int, nbest_scale: float, log_sum: bo
     lattice = make_lattice(result)
     paths = sample_paths(lattice, num_paths, nbest_scale)
     totals = follow(lattice, paths.utterance, PathAutomaton(paths), lattice.score, log_sum).total
-    return take_best(lattice, paths, totals)
+    return take_best(result, lattice, paths, totals)
 
 
 def oracle(
@@ -36,20 +36,20 @@ def oracle(
         edit_distance(list(references[utterance]), labels)["total"]
         for utterance, labels in zip(paths.utterance.tolist(), paths.lists())
     ]
-    return take_best(lattice, paths, -torch.tensor(errors, dtype=torch.float64, device=paths.utterance.device))
+    return take_best(result, lattice, paths, -torch.tensor(errors, dtype=torch.float64, device=paths.utterance.device))
 
 
-def take_best(lattice: Lattice, paths: Paths, value: Tensor) -> list[WordHypothesis]:
-    """For each utterance its path with the highest ``value`` (P,), aligned; score -inf where it has no path.
+def take_best(result: SearchResult, lattice: Lattice, paths: Paths, value: Tensor) -> list[WordHypothesis]:
+    """For each utterance its path with the highest ``value`` (P,), aligned and scored by its best alignment.
 
-    The score of the result is ``value`` where that is a score; the oracle's is the path's own.
+    Where it has no path the score is -inf.
     """
-    batch = len(lattice.start)
     utterances, group = torch.unique_consecutive(paths.utterance, return_inverse=True)
     first = group_first_best(value, group, group_max(value, group, len(utterances)))
     chosen = Paths(utterances, paths.labels[first], paths.length[first])
     aligned = follow(lattice, utterances, PathAutomaton(chosen), lattice.score)
-    results = [WordHypothesis(score=-torch.inf) for _ in range(batch)]
+    nothing = torch.where(lattice.start < 0, result.score, -torch.inf).tolist()
+    results = [WordHypothesis(score=score) for score in nothing]
     for utterance, hypothesis in zip(utterances.tolist(), read_followed(aligned, lattice, aligned.total)):
         results[utterance] = hypothesis
     return results

@@ -49,7 +49,7 @@ def read_best_paths(result: SearchResult) -> list[WordHypothesis]:
     for name, last in (("arc", result.last_arc), ("move", result.last_move)):
         path = np.where(mask, columns[name], -1) if columns else np.zeros(mask.shape, dtype=np.int64)
         arcs.append(torch.cat([torch.from_numpy(path), last.cpu()[:, None]], dim=1).to(last.device))
-    outputs = output_labels(result.graph, arcs[0].flatten(), arcs[1].flatten()).view(*arcs[0].shape, -1)
+    outputs = output_labels(result.graph, arcs[0].flatten(), arcs[1].flatten()).unflatten(0, arcs[0].shape)
     return _with_words(result.history, mask, columns, outputs.cpu().numpy(), result.score.tolist())
 
 

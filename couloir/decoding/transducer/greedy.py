@@ -42,6 +42,7 @@ def greedy_search(
     emitted_count = torch.zeros_like(rows)
     for frame in range(scorer.num_frames):
         asking = rows[: scorer.active[frame]]
+        asking = asking[emitted_count[asking] < MAX_SYMBOLS]
         for _ in range(max_sym_per_frame):
             log_prob, token = scorer.log_probs(frame, asking, predicted[asking]).max(dim=-1)
             score[asking] += log_prob
@@ -56,7 +57,7 @@ def greedy_search(
                 break
             context[asking] = torch.cat([context[asking, 1:], token[:, None]], dim=1)
             predicted[asking] = scorer.predictions(context[asking])
-            if max_sym_per_frame > 1:
+            if max_sym_per_frame > 1:  # icefall's single-symbol search has no limit
                 emitted_count[asking] += 1
                 asking = asking[emitted_count[asking] < MAX_SYMBOLS]
     return unsorted(read_hypotheses(history, rows, rows.new_full(rows.shape, len(history) - 1), score), scorer.order)

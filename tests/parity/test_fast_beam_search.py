@@ -1,0 +1,156 @@
+"""The graph search against k2's RnntDecodingStreams: lattices, best paths and n-best, state by state and arc by arc."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from couloir.decoding.fsa.graph import make_graph
+from couloir.decoding.fsa.lattice import PathAutomaton, follow, make_lattice, sample_paths
+from couloir.decoding.fsa.search import SearchLimits
+from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest, search_graph
+
+FOLDER = Path(__file__).parent / "data" / "k2"
+CASES = sorted(path.stem[len("fbs_") :] for path in FOLDER.glob("fbs_*.npz"))
+NBEST = ["trivial_ctx1", "trivial_wide"]
+
+
+class TableDecoder(torch.nn.Module):
+    """Gives the number of a token history."""
+
+    blank_id = 0
+
+    def __init__(self, vocab_size, context_size):
+        super().__init__()
+        self.vocab_size, self.context_size = vocab_size, context_size
+
+    def forward(self, tokens, need_pad=False):
+        powers = self.vocab_size ** torch.arange(self.context_size - 1, -1, -1)
+        return (tokens * powers).sum(1)[:, None, None].float()
+
+
+class TableJoiner(torch.nn.Module):
+    """Looks log-probabilities up: encoder frames are (utterance, frame) pairs."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+        self.encoder_proj = self.decoder_proj = torch.nn.Identity()
+
+    def forward(self, frames, histories, project_input=True):
+        return self.table[frames[:, 0].long(), frames[:, 1].long(), histories[:, 0].long()]
+
+
+class TableModel:
+    def __init__(self, table, vocab_size, context_size):
+        self.decoder, self.joiner = TableDecoder(vocab_size, context_size), TableJoiner(table)
+
+
+def ragged(golden, name):
+    splits, values = golden[f"{name}_splits"], golden[f"{name}_values"]
+    return [values[a:b].tolist() for a, b in zip(splits, splits[1:])]
+
+
+class Case:
+    def __init__(self, name):
+        golden = self.golden = np.load(FOLDER / f"fbs_{name}.npz")
+        table, vocab = torch.from_numpy(golden["logp"]), int(golden["vocab_size"])
+        batch, frames = table.shape[:2]
+        grid = torch.meshgrid(torch.arange(batch), torch.arange(frames), indexing="ij")
+        self.model = TableModel(table, vocab, int(golden["decoder_history_len"]))
+        self.encoder_out, self.lens = torch.stack(grid, -1).float(), torch.from_numpy(golden["lens"])
+        self.limits = SearchLimits(
+            float(golden["beam"]),
+            int(golden["max_contexts"]),
+            int(golden["max_states"]),
+            bool(golden["allow_partial"]),
+        )
+        arcs = torch.from_numpy(golden["graph_arcs"])
+        outputs = [[max(label, 0) for label in labels] for labels in ragged(golden, "graph_aux")]
+        width = max(map(len, outputs))
+        self.graph = make_graph(
+            *arcs.unbind(1),
+            torch.from_numpy(golden["graph_scores"]),
+            torch.tensor([labels + [0] * (width - len(labels)) for labels in outputs]),
+            int(golden["num_graph_states"]),
+            sort=False,
+        )
+
+    def search(self, function=fast_beam_search, **kwargs):
+        return function(self.model, self.encoder_out, self.lens, self.graph, self.limits, **kwargs)
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return Case(request.param)
+
+
+def test_best_paths(case):
+    found, golden = case.search(), case.golden
+    assert [h.tokens for h in found] == ragged(golden, "best_tokens")
+    assert [frame for h in found for frame in h.frames] == golden["best_timestamps_values"].tolist()
+    assert [h.words for h in found] == ragged(golden, "best_hyp_nofinal")
+    np.testing.assert_allclose([h.score for h in found], golden["best_tot_scores"], atol=1e-4)
+
+
+def test_lattices(case):
+    """The same states in the same order, the same arcs; ends of partial paths count once here, not once per arc."""
+    golden, partial = case.golden, case.limits.allow_partial
+    result, order = case.search(search_graph, keep_arcs=True)
+    lattice = make_lattice(result)
+    assert lattice.num_rows + len(order) == golden["lattice_state_splits"][-1]
+    source = torch.repeat_interleave(lattice.splits[1:] - lattice.splits[:-1])
+    ending = lattice.target >= lattice.num_rows
+    theirs = golden["lattice_arcs"]
+    assert Counter(lattice.label[~ending].tolist()) == Counter(theirs[theirs[:, 2] >= 0, 2].tolist())
+    ours = np.sort(lattice.score[~ending].numpy())
+    np.testing.assert_allclose(ours, np.sort(golden["lattice_scores"][theirs[:, 2] >= 0]), atol=1e-4)
+    assert len(source) <= len(theirs) if partial else len(source) == len(theirs)
+    if not partial:
+        totals = torch.empty(len(order), dtype=torch.float64)
+        totals[order] = lattice.total_scores()
+        np.testing.assert_allclose(totals, golden["lattice_log_tot_scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NBEST)
+def test_nbest_paths_and_their_scores(name):
+    case = Case(name)
+    golden = case.golden
+    result, order = case.search(search_graph, keep_arcs=True)
+    lattice = make_lattice(result)
+    paths = sample_paths(lattice, int(golden["nbest_num_paths"]), float(golden["nbest_scale"]))
+    utterances = np.repeat(np.arange(len(order)), np.diff(golden["nbest_utt_splits"]))
+    keys = [(u, tuple(labels)) for u, labels in zip(utterances, ragged(golden, "nbest_hyp"))]
+    found = [(u, tuple(labels)) for u, labels in zip(order[paths.utterance].tolist(), paths.lists())]
+    assert sorted(found) == sorted(keys)
+    for log_sum, column in ((False, "nbest_max_scores"), (True, "nbest_logsum_scores")):
+        totals = follow(lattice, paths.utterance, PathAutomaton(paths), lattice.score, log_sum).total.tolist()
+        wanted = dict(zip(keys, golden[column]))
+        np.testing.assert_allclose(totals, [wanted[key] for key in found], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NBEST)
+@pytest.mark.parametrize(("log_sum", "column"), [(False, "nbest_best_index"), (True, "nbest_LG_best_index")])
+def test_nbest_choice(name, log_sum, column):
+    case = Case(name)
+    found = case.search(
+        fast_beam_search_nbest,
+        num_paths=int(case.golden["nbest_num_paths"]),
+        nbest_scale=float(case.golden["nbest_scale"]),
+        log_sum=log_sum,
+    )
+    sequences = ragged(case.golden, "nbest_hyp")
+    assert [h.words for h in found] == [sequences[i] for i in case.golden[column]]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_utterance_alone_gives_the_same(name):
+    case = Case(name)
+    together = case.search()
+    for i, expected in enumerate(together):
+        alone = fast_beam_search(
+            case.model, case.encoder_out[i : i + 1], case.lens[i : i + 1], case.graph, case.limits
+        )[0]
+        assert alone == expected
