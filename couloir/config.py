@@ -12,7 +12,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,13 +126,13 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def add_flags(parser: argparse.ArgumentParser, *classes: type, skip: Iterable[str] = ()) -> None:
+def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = False) -> None:
     """Add one flag per field of each class. Flags that are not given stay out of the namespace.
 
     That is how `given_flags` can tell a flag that was typed from a default, and refuse contradictions.
-    A field name that two classes share is one flag for both.
+    A field name that two classes share is one flag for both. ``hidden`` flags work and are left out of --help.
     """
-    seen = set(skip)
+    seen = {action.dest for action in parser._actions}
     for cls in classes:
         title, _, text = (cls.__doc__ or cls.__name__).partition("\n")
         group = parser.add_argument_group(title.rstrip("."), text.split("\n\n")[0].strip() or None)
@@ -141,13 +141,13 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type, skip: Iterable[st
             if field.name in seen:
                 continue
             seen.add(field.name)
-            hidden = field.metadata.get("hidden", False)
+            shown = not (hidden or field.metadata.get("hidden", False))
             group.add_argument(
                 flag_name(field.name),
                 dest=field.name,
                 default=argparse.SUPPRESS,
                 metavar=_metavar(kinds[field.name]),
-                help=argparse.SUPPRESS if hidden else _help(field, kinds[field.name]),
+                help=_help(field, kinds[field.name]) if shown else argparse.SUPPRESS,
             )
 
 

@@ -26,9 +26,7 @@ from zipformer_crctc.train import DEFAULTS, RECIPE
 @one_line_errors
 def main() -> None:
     """Parse the flags, load the averaged model, decode and score every test set."""
-    parser = make_parser(
-        __doc__ or "", ("trainer", "zipformer", "heads", "text", "data"), AveragingConfig, CtcDecodeConfig
-    )
+    parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, CtcDecodeConfig)
     namespace = parser.parse_args()
     from couloir.recipes.decode import ctc_search, decode_test_sets
 

@@ -78,11 +78,15 @@ Overrides = Mapping[str, Mapping[str, Any]]
 
 
 def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *extra: type) -> argparse.ArgumentParser:
-    """A parser with --preset, --config and a flag for every field of the named sections and ``extra`` classes."""
+    """A parser with --preset, --config and a flag for every field of the named sections and ``extra`` classes.
+
+    The other sections' flags are accepted too: the field's commands give a run's flags to every program.
+    """
     parser = TeachingParser(description=description, usage="%(prog)s [--preset NAME] [--config YAML] [flags]")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a model of a known size; flags are laid over it")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings by section, laid under the flags")
     add_flags(parser, *extra, *(SECTIONS[name] for name in sections))
+    add_flags(parser, *(cls for name, cls in SECTIONS.items() if name not in sections), hidden=True)
     return parser
 
 

@@ -36,7 +36,7 @@ AT_LEAST_ZERO = (
 class TrainerConfig:
     """Trainer. How long, where to, with what precision; the flags are icefall's where it has one."""
 
-    exp_dir: Path = option(  # noqa: RUF009 (a Path is immutable)
+    exp_dir: Path = option(
         DEFAULT_EXP_DIR, "Run directory: checkpoints, logs, the resolved configuration."
     )
     seed: int = option(42, "One seed gives one run.")

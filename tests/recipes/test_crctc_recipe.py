@@ -1,0 +1,123 @@
+"""The CR-CTC recipe as a user runs it: training, resuming, decoding, foreign checkpoints, mistakes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from real_speech import TINY, losses, prepare, run
+
+TRAIN = "zipformer_crctc/train.py"
+DECODE = "zipformer_crctc/ctc_decode.py"
+SHORT = (
+    f"{TINY} --manifest-dir data/shar --bpe-model data/lang/bpe.model --max-duration 8 --min-utterance-duration 0.3 "
+    "--log-interval 1 --average-period 2 --save-every-n 4 --num-workers 0 --tensorboard False --warmup-batches 2"
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = prepare(tmp_path_factory.mktemp("recipe"))
+    run(folder, TRAIN, f"{SHORT} --exp-dir exp --max-steps 12 --num-epochs 99")
+    return folder
+
+
+def test_training_leaves_a_whole_run_directory(trained):
+    names = {path.name for path in (trained / "exp").iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoint-4.pt", "checkpoint-8.pt", "checkpoint-12.pt", "lang"} <= names
+    assert sorted(losses(trained / "exp")) == list(range(1, 13))
+
+
+def test_decoding_needs_the_run_directory_alone(trained):
+    done = run(trained, DECODE, "--exp-dir exp --manifest-dir data/shar")
+    assert "PER %" in done.stdout
+    out = trained / "exp" / "ctc-greedy-search"
+    report = json.loads((out / "report.json").read_text())
+    assert report["overall"]["utterances"] == 4
+    recogs = next(out.glob("recogs-test-heldout-*.txt")).read_text().splitlines()
+    assert len(recogs) == 8 and recogs[0].split("\t")[1].startswith("ref=[")
+    assert "<svg" in (out / "report.html").read_text()
+
+
+def test_prefix_beam_search_writes_beside_greedy(trained):
+    run(trained, DECODE, "--exp-dir exp --iter 12 --avg 2 --decoding-method ctc-prefix-beam-search --device cpu")
+    names = [path.name for path in (trained / "exp" / "ctc-prefix-beam-search").iterdir()]
+    assert any(name.startswith("errs-test-heldout-iter-12-avg-2-use-averaged-model") for name in names)
+
+
+def test_a_stopped_run_goes_on_with_the_same_losses(trained):
+    """The first eight batches, then the other four by the same command: the twelve of one go, to the last bit."""
+    flags = f"{SHORT} --exp-dir parts --num-epochs 99"
+    run(trained, TRAIN, f"{flags} --max-steps 8 --final-decay 0")
+    run(trained, TRAIN, f"{flags} --max-steps 12 --final-decay 0")
+    run(trained, TRAIN, f"{SHORT} --exp-dir whole --num-epochs 99 --max-steps 12 --final-decay 0")
+    assert losses(trained / "parts") == losses(trained / "whole")
+
+
+def test_zipas_way_of_decoding_raw_checkpoints(trained):
+    """Raw checkpoints without configuration or running average; the flags tell the model; too few to average."""
+    folder = trained / "zipa"
+    folder.mkdir(exist_ok=True)
+    for step in (4, 8, 12):
+        weights = torch.load(trained / "exp" / f"checkpoint-{step}.pt", weights_only=True)["model"]
+        torch.save({"model": weights}, folder / f"checkpoint-{step}.pt")
+    done = run(
+        trained,
+        DECODE,
+        f"--iter 12 --avg 3 --exp-dir zipa --use-transducer False --use-ctc True --use-cr-ctc True --max-duration 600 "
+        f"--decoding-method ctc-greedy-search --bpe-model data/lang/bpe.model --num-workers 1 {TINY}",
+    )
+    assert "PER %" in done.stdout
+    assert "plain mean" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "words"),
+    [
+        (DECODE, "--exp-dir nowhere", ["nowhere"]),
+        (DECODE, "--exp-dir exp --iter 3", ["3", "exp"]),
+        (DECODE, "--exp-dir exp --encoder-dim 40,48", ["--encoder-dim", "24,32"]),
+        (DECODE, "--exp-dir exp --test-sets test-helout", ["test-heldout"]),
+        (DECODE, "--exp-dir exp --manifest-dir data/lang", ["data/lang"]),
+        (DECODE, "--exp-dir zipformer1 --manifest-dir data/shar", ["downsample_output", "second-generation"]),
+        (TRAIN, f"{SHORT} --exp-dir fresh --manifest-dir missing", ["missing"]),
+        (TRAIN, f"{SHORT} --exp-dir fresh --bpe-model missing.model", ["missing.model"]),
+        (TRAIN, f"{SHORT} --exp-dir other", ["other", "zipformer_transducer"]),
+        (TRAIN, f"{SHORT} --exp-dir exp --encoder-dim 40,48 --encoder-unmasked-dim 24,32", ["exp"]),
+        (TRAIN, f"{SHORT} --exp-dir exp --start-batch 77", ["checkpoint-77.pt"]),
+        (TRAIN, f"{SHORT} --exp-dir evil --start-batch 4", ["evil"]),
+    ],
+)
+def test_mistakes_end_with_one_line(trained, program, flags, words):
+    (trained / "other").mkdir(exist_ok=True)
+    (trained / "other/config.yaml").write_text("recipe: zipformer_transducer\n")
+    (trained / "zipformer1").mkdir(exist_ok=True)
+    torch.save({"model": {"encoder.weight": torch.zeros(2)}}, trained / "zipformer1/epoch-1.pt")
+    (trained / "evil").mkdir(exist_ok=True)
+    torch.save({"model": Evil()}, trained / "evil/checkpoint-4.pt")
+    done = run(trained, program, flags, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.stderr
+    assert all(word in last for word in words), last
+    assert not (trained / "executed").exists()
+
+
+class Evil:
+    """Would leave a file behind if a checkpoint were unpickled without care."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_flat_folder_of_downloaded_shards_trains(trained):
+    flat = trained / "flat"
+    shutil.copytree(trained / "data/shar/train", flat, dirs_exist_ok=True)
+    (flat / "recording.000001.tar").write_bytes(b"damaged")
+    done = run(trained, TRAIN, f"{SHORT} --manifest-dir flat --exp-dir flat-exp --max-steps 2 --num-epochs 9")
+    assert "recording.000001.tar" in done.stderr
+    assert sorted(losses(trained / "flat-exp")) == [1, 2]
