@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 
 from couloir.decoding.ctc_alignment import ctc_align
 from couloir.errors import UserError, must_be
+from couloir.evaluation.pfer import feature_edit_distances
 from couloir.inference.formats import Tiers
 from couloir.inference.recognizer import Recognizer, Source
 from couloir.inference.transcript import Spans, Token, timed_tokens
 from couloir.text.ipa import normalize, segment
-from couloir.text.tokenizer import TokenTable
+from couloir.text.tokenizer import BOUNDARY, TokenTable
 
 LONGEST_CELLS = 400_000_000
 """Frames times states of one alignment; each takes a byte (an hour against 1,000 phones is within)."""
@@ -79,7 +81,7 @@ def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> Alig
         recognizer: with a CTC model. source: the recording. words: from `words_of_ipa` or `words_of_text`.
 
     Raises:
-        UserError: the model is no CTC model, lacks a symbol, or the recording is too short or too long.
+        UserError: the model is no CTC model, or the recording is too short or too long.
     """
     backend = recognizer.backend
     if backend.kind != "ctc":
@@ -105,17 +107,26 @@ def _spelt(table: TokenTable, words: Sequence[Word]) -> tuple[list[int], list[tu
     """Token ids, and the (word, phone) that each belongs to, both counted from the transcript's beginning."""
     tokens: list[int] = []
     owners: list[tuple[int, int]] = []
-    phone_count = 0
-    for w, word in enumerate(words):
-        for phone in word.phones:
-            unknown = table.unknown_symbols(phone)
-            if unknown:
-                raise UserError(f"the model has no symbol for {' '.join(sorted(unknown))} (in `{word.label}`)")
-            spelt = [token for token in table.encode(phone) if table.pieces[token] != "▁"]
-            tokens += spelt
-            owners += [(w, phone_count)] * len(spelt)
-            phone_count += 1
+    phones = [(w, phone) for w, word in enumerate(words) for phone in word.phones]
+    stand_ins = {phone: nearest(table, phone) for phone in {p for _, p in phones} if table.unknown_symbols(phone)}
+    if stand_ins:
+        shown = ", ".join(f"{phone} as {other}" for phone, other in sorted(stand_ins.items()))
+        logging.warning("the model has no symbol for some phones, which are aligned as the nearest ones: %s", shown)
+    for number, (word, phone) in enumerate(phones):
+        spelt = [i for i in table.encode(stand_ins.get(phone, phone)) if table.pieces[i] != BOUNDARY]
+        tokens += spelt
+        owners += [(word, number)] * len(spelt)
     return tokens, owners
+
+
+def nearest(table: TokenTable, phone: str) -> str:
+    """The phone of a vocabulary with the most articulatory features in common (panphon's distance).
+
+    Of several equally near the one with the same letter, such as ``iː`` for ``i``.
+    """
+    pieces = [piece for piece in table.pieces if segment(piece) == [piece]]
+    distances = feature_edit_distances([phone] * len(pieces), pieces)
+    return min(zip(distances.tolist(), (piece[0] != phone[0] for piece in pieces), pieces))[2]
 
 
 def _grouped(timed: Sequence[Token], owners: Sequence[int], labels: Sequence[str]) -> list[Token]:

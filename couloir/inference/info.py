@@ -9,6 +9,14 @@ from typing import Any
 from couloir.errors import UserError
 
 Facts = dict[str, Any]
+_SIZES = (
+    "num_encoder_layers",
+    "downsampling_factor",
+    "encoder_dim",
+    "feedforward_dim",
+    "num_heads",
+    "cnn_module_kernel",
+)
 
 
 def describe(path: Path) -> Facts:
@@ -67,23 +75,6 @@ def _checkpoint_facts(path: Path) -> Facts:
     }
     facts |= {name.replace("_", "-"): _comma(getattr(zipformer, name)) for name in _SIZES}
     return facts | _run_facts(folder)
-
-
-_SIZES = (
-    "num_encoder_layers",
-    "downsampling_factor",
-    "encoder_dim",
-    "feedforward_dim",
-    "num_heads",
-    "cnn_module_kernel",
-)
-    "num_encoder_layers",
-    "downsampling_factor",
-    "encoder_dim",
-    "feedforward_dim",
-    "num_heads",
-    "cnn_module_kernel",
-)
 
 
 def _comma(values: tuple[int, ...]) -> str:

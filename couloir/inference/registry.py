@@ -30,7 +30,7 @@ def _table() -> dict[str, HubModel]:
     transducer = {size: HubModel(f"zipa_{size}", 2, "transducer") for size in ("small", "large")}
     models = {
         f"zipa-{size}-{kind}-{steps}": family[size]
-        for kind, family in (("noncausal", transducer), ("crctc", ctc))
+        for kind, family in (("crctc", ctc), ("noncausal", transducer))
         for size in ("small", "large")
         for steps in ("300k", "500k")
     }
