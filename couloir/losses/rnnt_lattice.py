@@ -2,14 +2,16 @@
 
 A path walks from (s_begin, t_begin) to (s_end, t_end). ``py[s, t]`` moves one frame on; ``px[s, t]`` emits
 symbol s and stays on the frame ("regular", px has T+1 columns) or moves one frame on as well ("modified", px has
-T columns). The recursion (Graves 2012, arXiv:1211.3711, eq. 16-18) runs once: the forward variables and, as
-another half of the batch on the mirrored lattice, the backward ones. Their product gives the occupations, which are
-the derivatives, so autograd never walks the lattice.
+T columns). The recursion is Graves 2012 (arXiv:1211.3711), eq. 16. Its derivative is walked backward over the same
+cells: of what passes through a cell, a share sigmoid(a - b) came by symbol and the rest by blank, where a and b are the
+two terms that the cell added up. These shares sum to one whatever float32 made of variables of some thousand nats; a
+product of forward and backward variables does not, and costs a digit of the gradient. Autograd never walks the lattice.
 
 The cells that can be computed at once are an anti-diagonal (regular) or a frame (modified); both are "steps" here.
-The torch form stores a step contiguously and spends two operations on it. On CUDA a Triton kernel does the same sums.
+The torch form stores a step contiguously and spends two or three operations on it in each direction. On CUDA Triton
+kernels do the same sums.
 
-Legend: B batch, T frames, S symbols, K lattices (2B), N steps.
+Legend: B batch, T frames, S symbols, N steps.
 """
 
 from __future__ import annotations
@@ -87,15 +89,17 @@ class _Lattice(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if boundary is None:
             boundary = px.new_tensor([0, 0, px.shape[1], py.shape[2]], dtype=torch.int64).expand(px.shape[0], 4)
-        px, py = px.contiguous(), py.contiguous()
-        alpha, beta = forward_backward(px, py, boundary, wants_grad)
-        items = torch.arange(px.shape[0], device=px.device)
-        scores = alpha[items, boundary[:, 2], boundary[:, 3]]
-        if not wants_grad:
-            return scores, None, None
-        px_grad, py_grad = occupations(px, py, alpha, beta, scores)
-        ctx.save_for_backward(px_grad, py_grad)
-        ctx.mark_non_differentiable(px_grad, py_grad)
+        px_grad, py_grad = None, None
+        if kernels.usable(px):
+            from couloir.losses.kernels.lattice import walk as walk_on_device
+
+            scores, grads = walk_on_device(px, py, boundary, wants_grad)
+        else:
+            scores, grads = walk(px, py, boundary, wants_grad)
+        if grads is not None:
+            px_grad, py_grad = grads
+            ctx.save_for_backward(px_grad, py_grad)
+            ctx.mark_non_differentiable(px_grad, py_grad)
         return scores, px_grad, py_grad
 
     @staticmethod
@@ -108,80 +112,89 @@ class _Lattice(torch.autograd.Function):
         return px_grad * weight, py_grad * weight, None, None
 
 
-def occupations(px: Tensor, py: Tensor, alpha: Tensor, beta: Tensor, scores: Tensor) -> Occupations:
-    """Probability of each step of the path, shaped as px and py; all zero where ``scores`` (B,) is -inf."""
-    total = scores.masked_fill(scores == NEG_INF, float("inf"))[:, None, None]
-    step = int(px.shape[2] == py.shape[2])
-    px_frames = alpha.shape[2] - step
-    px_grad = (alpha[:, :-1, :px_frames] - total).add_(px).add_(beta[:, 1:, step:])
-    py_grad = (alpha[:, :, :-1] - total).add_(py).add_(beta[:, :, 1:])
-    # What is less than 1e-29 (1e-299 in float64) is made zero: denormal numbers, here or in products that the gradients
-    # go through, cost a processor some hundred times an ordinary one.
-    least = math.log(torch.finfo(px.dtype).tiny) + 20
-    for log_probability in (px_grad, py_grad):
-        torch.threshold_(log_probability, least, NEG_INF).exp_()
-    return px_grad, py_grad
+def walk(px: Tensor, py: Tensor, boundary: Tensor, wants_grad: bool) -> tuple[Tensor, Occupations | None]:
+    """Scores (B,) and, if wanted, occupations of lattices checked by `check_lattice`, in torch operations."""
+    steps = _Steps(px, py)
+    scores = steps.forward(boundary.tolist())
+    return scores, steps.backward(boundary.tolist()) if wants_grad else None
 
 
-def forward_backward(px: Tensor, py: Tensor, boundary: Tensor, wants_beta: bool) -> tuple[Tensor, Tensor]:
-    """Forward and backward variables, each (B, S+1, T+1); without ``wants_beta`` the second is empty."""
-    if kernels.usable(px):
-        from couloir.losses.kernels.lattice import forward_backward as on_device
-
-        return on_device(px, py, boundary, wants_beta)
-    if not wants_beta:
-        return _sweep(px, py, boundary[:, :2].tolist()), px.new_empty(0)
-    batch, size = px.shape[0], torch.tensor([px.shape[1], py.shape[2]])
-    mirrored = size - boundary[:, 2:].cpu()
-    starts = torch.cat([boundary[:, :2].cpu(), mirrored]).tolist()
-    both = _sweep(torch.cat([px, px.flip(1, 2)]), torch.cat([py, py.flip(1, 2)]), starts)
-    return both[:batch], both[batch:].flip(1, 2)
-
-
-def _sweep(px: Tensor, py: Tensor, starts: list[list[int]]) -> Tensor:
-    """Forward variables (K, S+1, T+1) of K lattices, each from its own start cell (s, t).
+class _Steps:
+    """A batch of lattices laid out by step.
 
     Step n holds the cells with s + t = n (regular) or t = n (modified). A cell of step n is reached from step n-1 by
-    a symbol out of its left neighbour in s, or by a blank out of itself; an extra row before s = 0, always -inf, is the
-    neighbour of s = 0. Lattices lie innermost, so that all of a step is one run of memory.
+    a symbol out of its left neighbour in s, or by a blank out of itself. ``moves`` (N, 2, S+2, B) holds, for the
+    cells that each step enters, what arrives by symbol and by blank: first the log-probabilities of these moves, after
+    `forward` the two terms of the recursion, after `backward` the occupations. Items lie innermost, so that all of a
+    step is one run of memory. Row S+1 is empty.
     """
-    num_lattices, rows, num_frames = py.shape
-    regular = px.shape[2] == num_frames + 1
-    num_steps = num_frames + (rows - 1 if regular else 0)
-    moves = _moves_by_step(px, py, num_steps, regular)
 
-    step_size = (rows + 1) * num_lattices
-    alpha = px.new_full((num_steps + 1, rows + 1, num_lattices), NEG_INF)
-    cells = alpha[:, 1:].unbind(0)
-    # Per step, the left neighbours and the cells themselves: two overlapping views of the same storage.
-    pairs = (num_steps, 2, rows, num_lattices)
-    sources = alpha.as_strided(pairs, (step_size, num_lattices, num_lattices, 1)).unbind(0)
-    starts_at: dict[int, tuple[list[int], list[int]]] = {}
-    for lattice, (s, t) in enumerate(starts):
-        rows_there, lattices_there = starts_at.setdefault(t + s if regular else t, ([], []))
-        rows_there.append(s)
-        lattices_there.append(lattice)
+    def __init__(self, px: Tensor, py: Tensor) -> None:
+        self.batch, self.rows, num_frames = py.shape
+        self.regular = px.shape[2] == num_frames + 1
+        self.num_steps = num_frames + (self.rows - 1 if self.regular else 0)
+        self.px_shape, self.py_shape = px.shape, py.shape
+        self.moves = px.new_full((self.num_steps, 2, self.rows + 1, self.batch), NEG_INF)
+        by_symbol, by_blank = self._by_cell()
+        by_symbol.copy_(px)
+        by_blank.copy_(py)
 
-    if 0 in starts_at:
-        cells[0][starts_at[0]] = 0.0
-    steps = zip(sources, moves.unbind(0), moves[:, 0].unbind(0), moves[:, 1].unbind(0), cells[1:])
-    for step, (source, move, by_symbol, by_blank, reached) in enumerate(steps, start=1):
-        move.add_(source)
-        torch.logaddexp(by_symbol, by_blank, out=reached)
-        if step in starts_at:
-            reached[starts_at[step]] = 0.0
-    slope = step_size if regular else 0
-    shape = (num_lattices, rows, num_frames + 1)
-    return alpha.as_strided(shape, (1, num_lattices + slope, step_size), num_lattices).contiguous()
+    def _by_cell(self) -> Occupations:
+        """The moves as views shaped as px and py."""
+        step_size = self.moves.stride(0)
+        strides = (1, self.batch + (step_size if self.regular else 0), step_size)
+        by_symbol = self.moves.as_strided(self.px_shape, strides, self.batch)
+        return by_symbol, self.moves.as_strided(self.py_shape, strides, step_size // 2)
 
+    def _at(self, cells: list[list[int]]) -> dict[int, tuple[list[int], list[int]]]:
+        """Step -> rows and items of one cell (s, t) per item."""
+        by_step: dict[int, tuple[list[int], list[int]]] = {}
+        for item, (s, t) in enumerate(cells):
+            rows, items = by_step.setdefault(t + s if self.regular else t, ([], []))
+            rows.append(s)
+            items.append(item)
+        return by_step
 
-def _moves_by_step(px: Tensor, py: Tensor, num_steps: int, regular: bool) -> Tensor:
-    """(N, 2, S+1, K): for each step the log-probability of entering its cells by a symbol and by a blank."""
-    num_lattices, rows = py.shape[:2]
-    half = rows * num_lattices
-    moves = px.new_full((num_steps, 2, rows, num_lattices), NEG_INF)
-    strides = (1, num_lattices + (2 * half if regular else 0), 2 * half)
-    if rows > 1:
-        moves.as_strided(px.shape, strides, num_lattices).copy_(px)
-    moves.as_strided(py.shape, strides, half).copy_(py)
-    return moves
+    def forward(self, boundary: list[list[int]]) -> Tensor:
+        """Walk from the begin to the end of each item; the log-probability (B,) of its end."""
+        starts, ends = self._at([item[:2] for item in boundary]), self._at([item[2:] for item in boundary])
+        scores = self.moves.new_empty(self.batch)
+        # Two steps, written in turn. The row before s = 0 is never reached: it is the left neighbour of s = 0.
+        variables = self.moves.new_full((2, self.rows + 1, self.batch), NEG_INF)
+        cells = variables[:, 1:].unbind(0)
+        neighbours = variables.unfold(1, self.rows, 1).transpose(2, 3).unbind(0)
+        moves = self.moves[:, :, :-1]
+        terms = zip(moves.unbind(0), moves[:, 0].unbind(0), moves[:, 1].unbind(0))
+        for step in range(self.num_steps + 1):
+            reached = cells[step % 2]
+            if step > 0:
+                move, by_symbol, by_blank = next(terms)
+                move.add_(neighbours[(step - 1) % 2])
+                torch.logaddexp(by_symbol, by_blank, out=reached)
+            if step in starts:
+                reached[starts[step]] = 0.0
+            if step in ends:
+                scores[ends[step][1]] = reached[ends[step]]
+        return scores
+
+    def backward(self, boundary: list[list[int]]) -> Occupations:
+        """Walk back from each item's end; the occupations, shaped as px and py."""
+        ends = self._at([item[2:] for item in boundary])
+        # The product of two numbers above the root of the smallest one is no denormal: those cost a processor some
+        # hundred times an ordinary number. What is less (1e-19, 1e-154 in float64) is made zero.
+        least = math.sqrt(torch.finfo(self.moves.dtype).tiny)
+        by_symbol, by_blank = self.moves.unbind(1)
+        by_symbol -= by_blank
+        torch.neg(by_symbol, out=by_blank)
+        self.moves.sigmoid_().nan_to_num_(nan=0.0)  # a cell that nothing reaches: -inf less -inf
+        torch.threshold_(self.moves, least, 0.0)
+        passing = self.moves.new_zeros(self.rows, self.batch)
+        terms = zip(self.moves[:, :, :-1].unbind(0), by_blank[:, :-1].unbind(0), by_symbol[:, 1:].unbind(0))
+        for step, (move, stayed, came) in reversed(list(enumerate(terms, start=1))):
+            if step in ends:
+                passing[ends[step]] = 1.0
+            move.mul_(passing)
+            torch.add(stayed, came, out=passing)
+            torch.threshold_(passing, least, 0.0)
+        px_grad, py_grad = self._by_cell()
+        return px_grad.contiguous(), py_grad.contiguous()

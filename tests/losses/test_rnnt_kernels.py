@@ -47,25 +47,21 @@ def ragged(num_items, num_symbols, num_frames):
 @pytest.mark.parametrize("takes_frame", [0, 1], ids=["regular", "modified"])
 @pytest.mark.parametrize(("num_symbols", "num_frames"), [(4, 7), (0, 5), (6, 6), (1, 1), (5, 9), (3, 2)])
 def test_lattice(num_symbols, num_frames, takes_frame, dtype):
-    from couloir.losses.kernels.lattice import forward_backward
+    from couloir.losses.kernels.lattice import walk
 
     px = torch.randn(4, num_symbols, num_frames + 1 - takes_frame, dtype=dtype)
     py = torch.randn(4, num_symbols + 1, num_frames, dtype=dtype)
     px[torch.rand_like(px) < 0.1] = NEG_INF
     py[torch.rand_like(py) < 0.1] = NEG_INF
     boundary = ragged(4, num_symbols, num_frames)
-    items = torch.arange(4)
-
-    def outcome(variables):
-        alpha, beta = (each.cpu() for each in variables)
-        scores = alpha[items, boundary[:, 2], boundary[:, 3]]
-        return scores, *rnnt_lattice.occupations(px, py, alpha, beta, scores)
-
     on_device = [tensor.to(DEVICE) for tensor in (px, py, boundary)]
-    expected = outcome(rnnt_lattice.forward_backward(px, py, boundary, True))
-    torch.testing.assert_close(outcome(forward_backward(*on_device, True)), expected)
-    alone, _ = forward_backward(*on_device, False)
-    torch.testing.assert_close(alone.cpu()[items, boundary[:, 2], boundary[:, 3]], expected[0])
+    scores, grads = walk(*on_device, True)
+    torch.testing.assert_close(
+        (scores.cpu(), tuple(grad.cpu() for grad in grads)), rnnt_lattice.walk(px, py, boundary, True)
+    )
+    alone, nothing = walk(*on_device, False)
+    assert nothing is None
+    torch.testing.assert_close(alone, scores)
 
 
 @here

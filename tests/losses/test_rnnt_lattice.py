@@ -63,10 +63,10 @@ def test_long_lattices_keep_their_precision_in_float32():
     single, (px_grad, _) = mutual_information_recursion(px, py, return_grad=True)
     double, (px_grad_double, _) = mutual_information_recursion(px.double(), py.double(), return_grad=True)
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=0)
-    # Variables of some 2000 nats carry 2e-4 of rounding each; an occupation is a difference of three of them.
-    torch.testing.assert_close(px_grad.double(), px_grad_double, rtol=0, atol=2e-3)
-    # Every symbol is emitted exactly once.
-    torch.testing.assert_close(px_grad_double.sum(dim=2), torch.ones(2, 120, dtype=torch.float64))
+    # Variables of some 2000 nats carry 1e-4 of rounding each, and so do the shares of what arrives at a cell...
+    torch.testing.assert_close(px_grad.double(), px_grad_double, rtol=0, atol=5e-4)
+    # ... but they are shares: every symbol is emitted exactly once.
+    torch.testing.assert_close(px_grad.sum(dim=2), torch.ones(2, 120), rtol=0, atol=1e-5)
 
 
 def test_without_a_path_the_score_is_minus_infinity_and_nothing_else_is_touched():

@@ -1,11 +1,12 @@
-"""The transducer lattice's forward and backward variables on CUDA.
+"""The transducer lattice on CUDA: the sums of `couloir.losses.rnnt_lattice`, row by row.
 
-One program walks one lattice, in one direction, row by row (one symbol after another). Within a row the recursion over
-frames, a[t] = logadd(enter[t], a[t-1] + py[t-1]), composes maps x -> logadd(enter, x + shift), and composition is
-associative: a parallel scan does the row, and the row stays in registers for the next one.
+One program walks one lattice, one symbol after another. Within a row the recursion over frames,
+a[t] = logadd(enter[t], a[t-1] + py[t-1]), composes maps x -> logadd(enter, x + shift), and composition is associative:
+a parallel scan does the row, and the row stays in registers for the next one. Backward it is the same with maps
+x -> enter + x * share.
 
 In the modified lattice a symbol takes a frame, so row s cannot start before frame s: lane j of row s holds frame
-j + s, and what a lane hands to the next row is again its own.
+j + s, and what a lane hands to the next row is again its own. Rows and frames count from the item's begin.
 """
 
 from __future__ import annotations
@@ -25,69 +26,114 @@ def _log_add(a: tl.tensor, b: tl.tensor):
 
 
 @triton.jit
-def _compose(shift_1: tl.tensor, enter_1: tl.tensor, shift_2: tl.tensor, enter_2: tl.tensor):
+def _then_log(shift_1: tl.tensor, enter_1: tl.tensor, shift_2: tl.tensor, enter_2: tl.tensor):
     return shift_1 + shift_2, _log_add(enter_1 + shift_2, enter_2)
 
 
 @triton.jit
-def _walk(
+def _then(share_1: tl.tensor, enter_1: tl.tensor, share_2: tl.tensor, enter_2: tl.tensor):
+    return share_1 * share_2, enter_1 * share_2 + enter_2
+
+
+@triton.jit
+def _share(a: tl.tensor, b: tl.tensor):
+    """Share of exp(a) in exp(a) + exp(b); nought for a cell that nothing reaches."""
+    return tl.where(a == float("-inf"), 0.0, 1.0 / (1.0 + tl.exp(b - a)))
+
+
+@triton.jit
+def _term(alpha: tl.tensor, move: tl.tensor, there: tl.tensor):
+    """What arrives by a move: the variable it comes from plus its log-probability, -inf outside."""
+    return tl.load(alpha, mask=there, other=float("-inf")) + tl.load(move, mask=there, other=float("-inf"))
+
+
+@triton.jit
+def _forward(
     px: tl.tensor,
     py: tl.tensor,
     boundary: tl.tensor,
-    out: tl.tensor,
-    num_items: int,
+    alpha: tl.tensor,
     num_symbols: int,
     num_frames: int,
     TAKES_FRAME: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    program = tl.program_id(0)
-    item = program % num_items
-    backward = program >= num_items
-    s_begin = tl.load(boundary + item * 4)
-    t_begin = tl.load(boundary + item * 4 + 1)
-    s_end = tl.load(boundary + item * 4 + 2)
-    t_end = tl.load(boundary + item * 4 + 3)
-
-    # Walking backward is walking forward on the mirrored lattice: every index runs the other way from the end.
-    sign = tl.where(backward, -1, 1)
-    px_columns = num_frames + 1 - TAKES_FRAME
-    px_s = tl.where(backward, s_end - 1, s_begin)
-    px_t = tl.where(backward, t_end - TAKES_FRAME, t_begin)
-    py_s = tl.where(backward, s_end, s_begin)
-    py_t = tl.where(backward, t_end - 1, t_begin)
-    out_t = tl.where(backward, t_end, t_begin)
-    px += item.to(tl.int64) * num_symbols * px_columns
-    py += item.to(tl.int64) * (num_symbols + 1) * num_frames
-    out += program.to(tl.int64) * (num_symbols + 1) * (num_frames + 1)
+    item = tl.program_id(0).to(tl.int64)
+    s_begin, t_begin = tl.load(boundary + item * 4), tl.load(boundary + item * 4 + 1)
+    s_span, t_span = tl.load(boundary + item * 4 + 2) - s_begin, tl.load(boundary + item * 4 + 3) - t_begin
+    px_row, alpha_row = num_frames + 1 - TAKES_FRAME, num_frames + 1
+    px += (item * num_symbols + s_begin) * px_row + t_begin
+    py += (item * (num_symbols + 1) + s_begin) * num_frames + t_begin
+    alpha += (item * (num_symbols + 1) + s_begin) * alpha_row + t_begin
 
     lane = tl.arange(0, LANES)
-    span = t_end - t_begin
-    enter = tl.where(lane == 0, 0.0, float("-inf")).to(out.dtype.element_ty)
-    for s in range(s_end - s_begin + 1):
-        first = s * TAKES_FRAME
-        t = lane + first
+    enter = tl.where(lane == 0, 0.0, float("-inf")).to(alpha.dtype.element_ty)
+    for s in range(s_span + 1):
+        t = lane + s * TAKES_FRAME
         if s > 0:
-            step = px + (px_s + sign * (s - 1)) * px_columns + px_t + sign * (t - TAKES_FRAME)
-            enter += tl.load(step, mask=t <= span, other=float("-inf"))
-        wait = py + (py_s + sign * s) * num_frames + py_t + sign * (t - 1)
-        shift = tl.load(wait, mask=(lane > 0) & (t <= span), other=float("-inf"))
-        _, enter = tl.associative_scan((shift, enter), 0, _compose)
-        cell = out + (py_s + sign * s) * (num_frames + 1) + out_t + sign * t
-        tl.store(cell, enter, mask=t <= span)
+            enter += tl.load(px + (s - 1) * px_row + t - TAKES_FRAME, mask=t <= t_span, other=float("-inf"))
+        shift = tl.load(py + s * num_frames + t - 1, mask=(lane > 0) & (t <= t_span), other=float("-inf"))
+        _, enter = tl.associative_scan((shift, enter), 0, _then_log)
+        tl.store(alpha + s * alpha_row + t, enter, mask=t <= t_span)
 
 
-def forward_backward(px: Tensor, py: Tensor, boundary: Tensor, wants_beta: bool) -> tuple[Tensor, Tensor]:
-    """Forward and backward variables, each (B, S+1, T+1), -inf outside the boundary.
+@triton.jit
+def _backward(
+    px: tl.tensor,
+    py: tl.tensor,
+    boundary: tl.tensor,
+    alpha: tl.tensor,
+    px_grad: tl.tensor,
+    py_grad: tl.tensor,
+    num_symbols: int,
+    num_frames: int,
+    TAKES_FRAME: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    item = tl.program_id(0).to(tl.int64)
+    s_begin, t_begin = tl.load(boundary + item * 4), tl.load(boundary + item * 4 + 1)
+    s_span, t_span = tl.load(boundary + item * 4 + 2) - s_begin, tl.load(boundary + item * 4 + 3) - t_begin
+    px_row, alpha_row = num_frames + 1 - TAKES_FRAME, num_frames + 1
+    px_item = (item * num_symbols + s_begin) * px_row + t_begin
+    py_item = (item * (num_symbols + 1) + s_begin) * num_frames + t_begin
+    alpha += (item * (num_symbols + 1) + s_begin) * alpha_row + t_begin
 
-    The arguments are those of `couloir.losses.rnnt_lattice.forward_backward`.
-    """
+    lane = tl.arange(0, LANES)
+    enter = tl.where(lane + s_span * TAKES_FRAME == t_span, 1.0, 0.0).to(alpha.dtype.element_ty)
+    for step in range(s_span + 1):
+        s = s_span - step
+        t = lane + s * TAKES_FRAME
+        last = tl.where(s > 0, t_span, -1)  # row 0 is entered by no symbol
+        # The two terms of the cell one frame on, of which this cell is the source by blank.
+        on = t + 1
+        source, move = (s - 1) * alpha_row + on - TAKES_FRAME, px_item + (s - 1) * px_row + on - TAKES_FRAME
+        by_symbol = _term(alpha + source, px + move, on <= last)
+        by_blank = _term(alpha + s * alpha_row + t, py + py_item + s * num_frames + t, on <= t_span)
+        _, passing = tl.associative_scan((_share(by_blank, by_symbol), enter), 0, _then, reverse=True)
+        # The two terms of this cell: what passes through it came by them.
+        source, move = (s - 1) * alpha_row + t - TAKES_FRAME, px_item + (s - 1) * px_row + t - TAKES_FRAME
+        by_symbol = _term(alpha + source, px + move, t <= last)
+        wait, from_left = py_item + s * num_frames + t - 1, (lane > 0) & (t <= t_span)
+        by_blank = _term(alpha + s * alpha_row + t - 1, py + wait, from_left)
+        enter = passing * _share(by_symbol, by_blank)
+        tl.store(px_grad + move, enter, mask=t <= last)
+        tl.store(py_grad + wait, passing * _share(by_blank, by_symbol), mask=from_left)
+
+
+def walk(px: Tensor, py: Tensor, boundary: Tensor, wants_grad: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Scores (B,) and, if wanted, occupations shaped as px and py, as `couloir.losses.rnnt_lattice.walk`."""
+    px, py, boundary = px.contiguous(), py.contiguous(), boundary.contiguous()
     batch, rows, num_frames = py.shape
-    out = py.new_full((1 + wants_beta, batch, rows, num_frames + 1), float("-inf"))
+    alpha = py.new_full((batch, rows, num_frames + 1), float("-inf"))
     lanes = triton.next_power_of_2(num_frames + 1)
-    takes_frame = int(px.shape[2] == num_frames)
-    _walk[(out.shape[0] * batch,)](
-        px.contiguous(), py.contiguous(), boundary.contiguous(), out, batch, rows - 1, num_frames,
-        TAKES_FRAME=takes_frame, LANES=lanes, num_warps=min(16, max(1, lanes // 128)),
-    )  # fmt: skip
-    return out[0], out[1] if wants_beta else torch.empty(0, dtype=py.dtype, device=py.device)
+    sizes = (rows - 1, num_frames)
+    options = {
+        "TAKES_FRAME": int(px.shape[2] == num_frames), "LANES": lanes, "num_warps": min(16, max(1, lanes // 128)),
+    }  # fmt: skip
+    _forward[(batch,)](px, py, boundary, alpha, *sizes, **options)
+    scores = alpha[torch.arange(batch, device=px.device), boundary[:, 2], boundary[:, 3]]
+    if not wants_grad:
+        return scores, None
+    px_grad, py_grad = torch.zeros_like(px), torch.zeros_like(py)
+    _backward[(batch,)](px, py, boundary, alpha, px_grad, py_grad, *sizes, **options)
+    return scores, (px_grad, py_grad)
