@@ -57,16 +57,13 @@ def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> 
     from kaldilm import arpa2fst  # late: it is an optional extra
 
     with tempfile.TemporaryDirectory() as folder:
-        arpa, table = path, Path(folder) / "symbols.txt"
-        if path.suffix == ".gz":
-            arpa = Path(folder) / "lm.arpa"
-            arpa.write_bytes(gzip.decompress(path.read_bytes()))
+        arpa, table = Path(folder) / "lm.arpa", Path(folder) / "symbols.txt"
+        with open(arpa, "w", encoding="utf-8") as out:
+            out.writelines(_up_to_order(_open_text(path), max_order))
         known = [*symbols, BACKOFF] if BACKOFF not in symbols else list(symbols)
         table.write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(known)), encoding="utf-8")
         with _quiet():
-            text = arpa2fst(
-                str(arpa), "", disambig_symbol=BACKOFF, read_symbol_table=str(table), max_order=max_order
-            )  # fmt: skip
+            text = arpa2fst(str(arpa), "", disambig_symbol=BACKOFF, read_symbol_table=str(table))
     return _parse_fst(text, known.index(BACKOFF))
 
 
@@ -74,6 +71,22 @@ def _open_text(path: Path) -> Iterable[str]:
     opener: Callable[..., IO[str]] = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as lines:
         yield from lines
+
+
+def _up_to_order(lines: Iterable[str], max_order: int) -> Iterator[str]:
+    """The lines of an ARPA file without higher orders; kaldilm itself would leave the last one its back-off weights."""
+    order = 0
+    for line in lines:
+        words = line.split()
+        if line.startswith("\\"):
+            order = int(line[1 : line.index("-")]) if line.strip().endswith("-grams:") else 0
+        elif line.startswith("ngram ") and max_order > 0 and int(line[len("ngram ") :].split("=")[0]) > max_order:
+            continue
+        if max_order > 0 and order > max_order:
+            continue
+        if order == max_order and len(words) == order + 2:
+            line = " ".join(words[:-1]) + "\n"
+        yield line
 
 
 def _check(path: Path, symbols: Sequence[str]) -> None:

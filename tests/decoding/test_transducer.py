@@ -9,7 +9,8 @@ from couloir.decoding.fsa.graph import trivial_graph
 from couloir.decoding.fsa.search import SearchLimits
 from couloir.decoding.lm import RnnLm, TransformerLm
 from couloir.decoding.transducer.beam import modified_beam_search, modified_beam_search_nbest
-from couloir.decoding.transducer.frames import Scoring
+from couloir.decoding.transducer.classic_beam import beam_search
+from couloir.decoding.transducer.frames import PLAIN, Scoring
 from couloir.decoding.transducer.graph_search import (
     fast_beam_search,
     fast_beam_search_nbest,
@@ -25,6 +26,7 @@ GRAPH = trivial_graph(VOCAB)
 FUSED = [(0.4, RnnLm(VOCAB, 8, 8, 1).eval()), (-0.2, TransformerLm(VOCAB, 8, 16, 2, 1).eval())]
 SEARCHES = {
     "greedy": greedy_search,
+    "beam": beam_search,
     "greedy_3": lambda *args: greedy_search(*args, max_sym_per_frame=3),
     "modified_beam": modified_beam_search,
     "fused": lambda *args: modified_beam_search(*args, scorers=FUSED),
@@ -35,7 +37,7 @@ SEARCHES = {
 }
 
 
-def log_probs_after(model, frame, history, scoring=Scoring()):
+def log_probs_after(model, frame, history, scoring=PLAIN):
     """(V,) log-probabilities of one frame after one history, straight from the model."""
     size = model.decoder.context_size
     context = torch.tensor([([-1] * (size - 1) + [0] + list(history))[-size:]])
@@ -267,3 +269,23 @@ def test_a_graph_of_another_vocabulary_is_refused():
 def test_impossible_settings_are_named(call, flag):
     with pytest.raises(UserError, match=flag):
         call(MODEL, *batch())
+
+
+def test_beam_search_sums_alignments_with_several_tokens_per_frame():
+    """With a beam that prunes nothing in reach, a short sequence's score nears its sum over all alignments."""
+    model = StubTransducer(3, peak=2.0)
+    encoded, lens = batch((3,))
+    with torch.no_grad():
+        model.joiner.output_linear.bias[0] += 3.0
+    found = beam_search(model, encoded, lens, beam=200)[0]
+
+    def total(t, history, rest):
+        if t == 3:
+            return torch.tensor(0.0 if not rest else -math.inf)
+        log_probs = log_probs_after(model, encoded[0, t], history)
+        ways = [log_probs[0] + total(t + 1, history, rest)]
+        if rest:
+            ways.append(log_probs[rest[0]] + total(t, [*history, rest[0]], rest[1:]))
+        return torch.stack(ways).logsumexp(0)
+
+    assert found.score == pytest.approx(total(0, [], found.tokens).item(), abs=1e-4)
