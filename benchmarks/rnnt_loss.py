@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -67,30 +72,43 @@ class Inputs:
         return step
 
 
-def compare_on_cpu(shape: tuple[int, int, int, int], systems: dict[str, ModuleType], repeats: int) -> None:
-    """Print one row per loss: median and best time of each system, and the ratio of ours to the peer's."""
-    inputs = Inputs(shape, "cpu")
-    steps: dict[str, dict[str, Callable[[], object]]] = {
-        "smoothed": {name: partial(inputs.smoothed, system) for name, system in systems.items()},
-        "smoothed + ranges + pruned": {name: partial(inputs.pipeline, system) for name, system in systems.items()},
-        "pruned alone": {name: inputs.pruned(system) for name, system in systems.items()},
+def alternately(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
+    """Median and best time in ms of each step, all of them run in turn."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats + 1):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            times[name].append(1e3 * (time.perf_counter() - begin))
+    return {
+        name: {"median_ms": round(statistics.median(each[1:]), 1), "best_ms": round(min(each[1:]), 1)}
+        for name, each in times.items()
     }
-    for title, by_system in steps.items():
-        times: dict[str, list[float]] = {name: [] for name in by_system}
-        for _ in range(repeats + 1):
-            for name, step in by_system.items():
-                begin = time.perf_counter()
-                step()
-                times[name].append(1e3 * (time.perf_counter() - begin))
-        found = {name: (statistics.median(each[1:]), min(each[1:])) for name, each in times.items()}
-        shown = ", ".join(f"{name} {median:.1f} (best {best:.1f}) ms" for name, (median, best) in found.items())
-        ours, *others = found.values()
-        ratio = "".join(f"; ratio {ours[0] / peer[0]:.2f} (best {ours[1] / peer[1]:.2f})" for peer in others)
-        print("B {} T {} S {} V {}".format(*shape), f"{title}: {shown}{ratio}", flush=True)
 
 
-def measure_on_cuda(repeats: int) -> None:
-    """Print time and peak memory of the pruned loss in float32 and of the unpruned one in bfloat16."""
+def compare_on_cpu(systems: dict[str, ModuleType], repeats: int) -> dict[str, object]:
+    """One row per shape and loss: each system's times, and the ratio of the first system's to the last one's."""
+    rows: dict[str, object] = {}
+    for shape in CPU_SHAPES:
+        inputs = Inputs(shape, "cpu")
+        steps: dict[str, dict[str, Callable[[], object]]] = {
+            "smoothed": {name: partial(inputs.smoothed, system) for name, system in systems.items()},
+            "smoothed + ranges + pruned": {name: partial(inputs.pipeline, system) for name, system in systems.items()},
+            "pruned alone": {name: inputs.pruned(system) for name, system in systems.items()},
+        }
+        for title, by_system in steps.items():
+            found = alternately(by_system, repeats)
+            every = list(found.values())
+            ours, peer = every[0], every[-1]
+            ratios = {f"ratio of {key}": round(ours[key] / peer[key], 2) for key in ours} if ours is not peer else {}
+            row = "B {} T {} S {} V {}, ".format(*shape) + title
+            rows[row] = {**found, **ratios}
+            print(row, rows[row], flush=True)
+    return rows
+
+
+def measure_on_cuda(repeats: int) -> dict[str, object]:
+    """Time and peak memory of the pruned loss in float32 and of the unpruned one in bfloat16."""
     inputs = Inputs(CUDA_SHAPE, "cuda")
     batch, frames, symbols, vocab = CUDA_SHAPE
     full = torch.randn(batch, frames, symbols + 1, vocab, device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -99,44 +117,51 @@ def measure_on_cuda(repeats: int) -> None:
         full.grad = None
         rnnt.rnnt_loss(full, inputs.symbols, BLANK, inputs.boundary, reduction="sum").backward()
 
-    for title, step in {"pruned": inputs.pruned(rnnt), "unpruned bfloat16": unpruned}.items():
+    def waited(step: Callable[[], None]) -> None:
         step()
         torch.cuda.synchronize()
+
+    rows: dict[str, object] = {}
+    for title, step in {"pruned": inputs.pruned(rnnt), "unpruned bfloat16": unpruned}.items():
+        waited(step)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        times = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            step()
-            torch.cuda.synchronize()
-            times.append(1e3 * (time.perf_counter() - begin))
+        times = alternately({title: partial(waited, step)}, repeats)[title]
         peak = torch.cuda.max_memory_allocated()
-        print(
-            f"{title}: {statistics.median(times):.2f} ms, peak {peak / 2**20:.0f} MiB, "
-            f"{(peak - before) / 2**20:.0f} MiB above what was held before the step"
-        )
+        rows[title] = {**times, "peak_MiB": peak >> 20, "above_what_was_held_MiB": (peak - before) >> 20}
+        print(title, rows[title], flush=True)
+    return rows
 
 
 def main() -> None:
-    """Parse the flags and print the table."""
+    """Print the table; with --write keep it as a dated file beside this program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--peer", default="fast_rnnt", help="module with k2's names to compare with on CPU")
+    parser.add_argument("--write", action="store_true", help="write results/rnnt_loss-DEVICE-DATE.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
-    if options.device == "cuda":
-        measure_on_cuda(options.repeats)
-        return
     systems = {"couloir": rnnt}
-    try:
-        systems[options.peer] = importlib.import_module(options.peer)
-    except ImportError as error:
-        print(f"{options.peer} is not compared with: {error}")
-    for shape in CPU_SHAPES:
-        compare_on_cpu(shape, systems, options.repeats)
+    if options.device == "cpu":
+        try:
+            systems[options.peer] = importlib.import_module(options.peer)
+        except ImportError as error:
+            print(f"{options.peer} is not compared with: {error}")
+    rows = measure_on_cuda(options.repeats) if options.device == "cuda" else compare_on_cpu(systems, options.repeats)
+    if options.write:
+        machine = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": options.threads,
+            "load average": round(os.getloadavg()[0], 1),
+            "cores": os.cpu_count(),
+        }
+        path = Path(__file__).parent / "results" / f"rnnt_loss-{options.device}-{date.today()}.json"
+        path.parent.mkdir(exist_ok=True)
+        what = "ms, forward and backward, random scores"
+        path.write_text(json.dumps({"what": what, "repeats": options.repeats, **rows, **machine}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

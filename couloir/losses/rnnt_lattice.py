@@ -57,6 +57,8 @@ def mutual_information_recursion(
 def lattice_scores(px: Tensor, py: Tensor, boundary: Tensor | None, return_grad: bool) -> tuple[Tensor, Occupations]:
     """As `mutual_information_recursion`, but always (scores, occupations); they may be None unless asked for."""
     check_lattice(px, py, boundary)
+    if px.dtype in (torch.float16, torch.bfloat16):
+        px, py = px.float(), py.float()
     wants_grad = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
     scores, px_grad, py_grad = _Lattice.apply(px, py, boundary, wants_grad)
     return scores, (px_grad, py_grad)

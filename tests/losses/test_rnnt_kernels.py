@@ -94,6 +94,15 @@ def test_logits(num_rows, vocab, dtype):
 
 
 @here
+def test_a_symbol_outside_the_vocabulary_gives_nan():
+    from couloir.losses.kernels.logits import row_logprobs
+
+    by_symbol, by_blank, _ = row_logprobs(torch.randn(3, 4, device=DEVICE), torch.tensor([3, 4, -1], device=DEVICE), 0)
+    assert by_symbol.isnan().tolist() == [False, True, True]
+    assert not by_blank.isnan().any()
+
+
+@here
 @pytest.mark.parametrize("kind", rnnt.RNNT_TYPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_losses_through_the_kernels_equal_those_without(kind, dtype, monkeypatch):

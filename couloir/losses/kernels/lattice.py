@@ -122,18 +122,20 @@ def _backward(
 
 def walk(px: Tensor, py: Tensor, boundary: Tensor, wants_grad: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Scores (B,) and, if wanted, occupations shaped as px and py, as `couloir.losses.rnnt_lattice.walk`."""
-    px, py, boundary = px.contiguous(), py.contiguous(), boundary.contiguous()
+    px, py = px.contiguous(), py.contiguous()
     batch, rows, num_frames = py.shape
+    # A boundary outside the lattice must not become a write outside of it; it is reported where scores are read.
+    inside = torch.minimum(boundary.clamp(min=0), boundary.new_tensor([rows - 1, num_frames] * 2)).contiguous()
     alpha = py.new_full((batch, rows, num_frames + 1), float("-inf"))
     lanes = triton.next_power_of_2(num_frames + 1)
     sizes = (rows - 1, num_frames)
     options = {
         "TAKES_FRAME": int(px.shape[2] == num_frames), "LANES": lanes, "num_warps": min(16, max(1, lanes // 128)),
     }  # fmt: skip
-    _forward[(batch,)](px, py, boundary, alpha, *sizes, **options)
+    _forward[(batch,)](px, py, inside, alpha, *sizes, **options)
     scores = alpha[torch.arange(batch, device=px.device), boundary[:, 2], boundary[:, 3]]
     if not wants_grad:
         return scores, None
     px_grad, py_grad = torch.zeros_like(px), torch.zeros_like(py)
-    _backward[(batch,)](px, py, boundary, alpha, px_grad, py_grad, *sizes, **options)
+    _backward[(batch,)](px, py, inside, alpha, px_grad, py_grad, *sizes, **options)
     return scores, (px_grad, py_grad)

@@ -41,7 +41,10 @@ def _logprobs(
     high = tl.max(top, axis=0)
     normalizer = high + tl.log(tl.sum(total * tl.exp(top - high), axis=0))
     symbol = tl.load(symbols + row)
-    tl.store(out_symbol + row, tl.load(rows + symbol).to(dtype) - normalizer)
+    # A symbol outside the vocabulary gives NaN, which a trainer notices, rather than another row's logit.
+    safe = tl.minimum(tl.maximum(symbol, 0), vocab - 1)
+    by_symbol = tl.load(rows + safe).to(dtype) - normalizer
+    tl.store(out_symbol + row, tl.where(symbol == safe, by_symbol, float("nan")))
     tl.store(out_blank + row, tl.load(rows + blank).to(dtype) - normalizer)
     tl.store(out_normalizer + row, normalizer)
 
