@@ -44,24 +44,28 @@ class Inputs:
         self.symbols = torch.randint(1, vocab, (batch, symbols), device=device)
         self.boundary = torch.tensor([[0, 0, symbols, frames]], device=device).repeat(batch, 1)
 
-    def smoothed(self, system: ModuleType) -> tuple[Tensor, Tensor]:
-        """Forward and backward of the smoothed loss; its occupations."""
-        loss, occupations = system.rnnt_loss_smoothed(
+    def _smoothed_loss(self, system: ModuleType) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return system.rnnt_loss_smoothed(
             self.lm, self.am, self.symbols, BLANK, 0.25, 0.0, self.boundary, reduction="sum", return_grad=True
         )
+
+    def smoothed(self, system: ModuleType) -> None:
+        """Forward and backward of the smoothed loss."""
+        loss, _ = self._smoothed_loss(system)
         loss.backward()
-        return occupations
 
     def pipeline(self, system: ModuleType) -> None:
         """Smoothed, ranges, pruning, adding joiner, pruned: forward and backward."""
-        ranges = system.get_rnnt_prune_ranges(*self.smoothed(system), self.boundary, S_RANGE)
+        smoothed, occupations = self._smoothed_loss(system)
+        # Before the backward pass: fast_rnnt's multiplies the occupations by the incoming gradient in place.
+        ranges = system.get_rnnt_prune_ranges(*occupations, self.boundary, S_RANGE)
         am, lm = system.do_rnnt_pruning(self.am, self.lm, ranges)
-        loss = system.rnnt_loss_pruned(am + lm, self.symbols, ranges, BLANK, self.boundary, reduction="sum")
-        loss.backward()
+        pruned = system.rnnt_loss_pruned(am + lm, self.symbols, ranges, BLANK, self.boundary, reduction="sum")
+        (smoothed + pruned).backward()
 
     def pruned(self, system: ModuleType) -> Callable[[], None]:
         """Forward and backward of the pruned loss alone, on given logits."""
-        ranges = system.get_rnnt_prune_ranges(*self.smoothed(system), self.boundary, S_RANGE)
+        ranges = system.get_rnnt_prune_ranges(*self._smoothed_loss(system)[1], self.boundary, S_RANGE)
         logits = torch.randn(*ranges.shape, self.lm.shape[2], device=self.lm.device, requires_grad=True)
 
         def step() -> None:
