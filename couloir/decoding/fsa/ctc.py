@@ -31,6 +31,9 @@ class CtcEmissions:
     """The history of a row is the label of its last frame, 0 for blank. All frames are scored."""
 
     ends_on_last_frame = False
+    rivals: int | None = (
+        2  # an arc leads to the same row whatever the last label was, and only one last label forbids it
+    )
 
     def __init__(self, log_probs: Tensor, lens: Tensor) -> None:
         """Take (B, S, V) log-probabilities and (B,) valid frames; ``order`` (B,) sorts them by descending length."""

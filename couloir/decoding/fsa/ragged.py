@@ -64,14 +64,21 @@ def keep_best(scores: Tensor, segment: Tensor, segments: int, most: int, beam: f
         most: entries kept per segment; beam: largest distance from the segment's best.
     """
     splits = splits_of(segment, segments)
-    near = scores >= (group_max(scores, segment, segments) - beam)[segment]
-    if int((splits[1:] - splits[:-1]).max(dim=0).values) <= most:
+    sizes = splits[1:] - splits[:-1]
+    longest = int(sizes.max()) if segments else 0
+    position = torch.arange(len(scores), device=scores.device) - splits[segment]
+    dense = scores.new_full((segments, longest), -torch.inf)
+    dense[segment, position] = scores
+    top = dense.topk(min(most, longest), dim=1).values
+    near = scores >= (top[:, 0] - beam)[segment] if longest else scores > scores
+    if longest <= most:
         return near
-    order = torch.sort(scores, descending=True, stable=True).indices
-    order = order[torch.sort(segment[order], stable=True).indices]
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
-    return near & (rank - splits[segment] < most)
+    bar = top[:, -1][segment]
+    ties = (scores == bar).long()
+    earlier = ties.cumsum(0) - ties
+    earlier = earlier - earlier[splits[segment]]
+    room = most - (top > top[:, -1:]).sum(1)
+    return near & ((scores > bar) | ((ties > 0) & (earlier < room[segment])))
 
 
 def find(keys: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,7 @@ class Emissions(Protocol):
     vocab_size: int
     num_histories: int
     ends_on_last_frame: bool  # k2's transducer search: the last frame only ends, unscored
+    rivals: int | None  # rows of one graph state among which the best path's source is found; None: all of them
 
     def log_probs(self, frame: int, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """(R, V) log-probabilities, and for each of the N rows which of the R is its own."""
@@ -105,8 +106,8 @@ class Arcs:
     score: Tensor
     log_prob: Tensor
 
-    def select(self, keep: Tensor | slice) -> Arcs:
-        """The arcs of a mask or an index."""
+    def select(self, keep: Tensor) -> Arcs:
+        """The arcs of an index (K,)."""
         return Arcs(*(getattr(self, name)[keep] for name in vars(self)))
 
 
@@ -192,9 +193,9 @@ class GraphSearch:
         going = int((self.emissions.lens > frame + 1).sum())
         rows = int(torch.searchsorted(after.utterance, going)) if some_end else len(after.score)
         if some_end and self.emissions.ends_on_last_frame:
-            ending = arcs.select(before.utterance[arcs.source] >= going)
+            ending = arcs.select(where(before.utterance[arcs.source] >= going))
             self._end(before, frame - 1, self._final_sources(before, ending))
-            arcs, after = arcs.select(arcs.target < rows), after.select(slice(rows))
+            arcs, after = arcs.select(where(arcs.target < rows)), after.select(slice(rows))
         first = group_first_best(before.score[arcs.source] + arcs.score, arcs.target, after.score)
         result.history.append(
             frame, arcs.source[first], token=arcs.label[first].clamp(min=0), log_prob=arcs.log_prob[first],
@@ -218,7 +219,7 @@ class GraphSearch:
         score = group_max(table.score[arcs.source] + arcs.score, arcs.target, len(keys))
         context = torch.div(keys, self.graph.num_states * nodes, rounding_mode="floor")
         keep = self._survivors(score, context)
-        arcs = arcs.select(keep[arcs.target])
+        arcs = arcs.select(where(keep[arcs.target]))
         arcs.target = (keep.cumsum(0) - 1)[arcs.target]
         keys, context, score = keys[keep], context[keep], score[keep]
         utterance = torch.div(context, self.emissions.num_histories, rounding_mode="floor")
@@ -247,14 +248,14 @@ class GraphSearch:
         if bias is not None:
             weight = weight + bias[0]
         hopeful = table.score[source] + weight + log_prob.where(label != FINAL, 0.0)
-        passes = (label == 0) | (hopeful >= self._floor(log_probs, own)[table.utterance[source]])
-        keep = torch.nonzero(passes).squeeze(1)
+        keep = where((label == 0) | (hopeful >= self._floor(log_probs, own)[table.utterance[source]]))
         arcs = Arcs(source, source, label, arc, move, weight + log_prob, log_prob).select(keep)
         history, allowed = emissions.advance(table.history[arcs.source], arcs.label)
         node = table.node[arcs.source] if bias is None else bias[1][keep]
         columns = torch.stack([history, self.graph.next[arcs.arc], node])
         if not bool(allowed.all()):
-            arcs, columns = arcs.select(allowed), columns[:, allowed]
+            keep = where(allowed)
+            arcs, columns = arcs.select(keep), columns[:, keep]
         implicit, leads_to = self._implicit_arcs(log_probs, own)
         history, state, node = torch.cat([*leads_to, columns], dim=1)
         return joined([*implicit, arcs]), history, state, node
@@ -273,13 +274,24 @@ class GraphSearch:
 
     def _graph_arcs(self) -> tuple[Tensor, Tensor, Tensor]:
         """(source row, arc, epsilon move before it or -1) of every way out of the table."""
-        graph, state = self.graph, self.table.state
+        graph, rows = self.graph, self._sources()
         if graph.moves is None or graph.move_next is None:
-            source, arc = expand(graph.splits, state)
-            return source, arc, torch.full_like(arc, IMPLICIT)
-        owner, move = expand(graph.moves, state)
+            source, arc = expand(graph.splits, self.table.state[rows])
+            return rows[source], arc, torch.full_like(arc, IMPLICIT)
+        owner, move = expand(graph.moves, self.table.state[rows])
         source, arc = expand(graph.splits, graph.move_next[move])
-        return owner[source], arc, move[source]
+        return rows[owner[source]], arc, move[source]
+
+    def _sources(self) -> Tensor:
+        """The rows whose graph arcs can matter; for a lattice all do."""
+        table, most = self.table, self.emissions.rivals
+        if self.keep_arcs or most is None:
+            return torch.arange(len(table.score), device=table.score.device)
+        place = (table.utterance * self.graph.num_states + table.state) * self.nodes + table.node
+        place, order = torch.sort(place, stable=True)
+        places, segment = torch.unique_consecutive(place, return_inverse=True)
+        keep = keep_best(table.score[order], segment, len(places), most, torch.inf)
+        return order[keep].sort().values
 
     def _weights(self, arc: Tensor, move: Tensor) -> Tensor:
         weight = self.graph.score[arc]
@@ -307,7 +319,7 @@ class GraphSearch:
         """The surviving final arcs of the ending utterances, at no cost, as k2 has it."""
         free = torch.zeros_like(ending.score)
         ending = Arcs(ending.source, ending.target, ending.label, ending.arc, ending.move, free, free)
-        return self._or_partial(before, ending.select(ending.label == FINAL), ending.source.unique())
+        return self._or_partial(before, ending.select(where(ending.label == FINAL)), ending.source.unique())
 
     def _final_weights(self, after: Table, begin: int) -> Arcs:
         """The graph's final arcs out of the rows from ``begin`` on, at their weights."""
@@ -344,6 +356,11 @@ class GraphSearch:
         first = group_first_best(total, group, best)
         result.score[utterances], result.row[utterances], result.step[utterances] = best, row[first], step
         result.last_arc[utterances], result.last_move[utterances] = finals.arc[first], finals.move[first]
+
+
+def where(mask: Tensor) -> Tensor:
+    """The positions (K,) at which a mask (N,) holds."""
+    return torch.nonzero(mask).squeeze(1)
 
 
 def joined(parts: Sequence[Arcs]) -> Arcs:

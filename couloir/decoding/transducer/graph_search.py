@@ -23,6 +23,7 @@ class TransducerEmissions:
     """
 
     ends_on_last_frame = True
+    rivals: int | None = None
 
     def __init__(self, scorer: FrameScorer) -> None:
         self.scorer = scorer

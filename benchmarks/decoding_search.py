@@ -1,0 +1,104 @@
+"""Times every decoding method on one device: a table of RTF, with and without the encoder.
+
+    python benchmarks/decoding_search.py --preset medium --vocab-size 500
+
+The weights are random, scaled so that outputs are as peaky as a trained model's and about a third of the frames emit.
+Seconds of audio are those that the encoder's frames stand for. Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+from couloir.decoding.fsa.ctc import ctc_graph_search
+from couloir.decoding.fsa.graph import trivial_graph
+from couloir.decoding.transducer.beam import modified_beam_search
+from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
+from couloir.decoding.transducer.greedy import greedy_search
+from couloir.models.asr import AsrModel, build_model
+from couloir.models.config import HeadsConfig
+from couloir.models.zipformer.config import PRESETS
+
+SECONDS_PER_EMBEDDED_FRAME = 0.02
+
+
+def peaky_model(preset: str, vocab_size: int, dim: int) -> AsrModel:
+    """A transducer with CTC whose random outputs are peaky."""
+    torch.manual_seed(0)
+    heads = HeadsConfig(use_transducer=True, use_ctc=True, decoder_dim=dim, joiner_dim=dim, vocab_size=vocab_size)
+    model = build_model(PRESETS[preset], heads).eval()
+    with torch.no_grad():
+        model.joiner.output_linear.weight *= 20
+        model.joiner.output_linear.bias[0] += 0.8 * dim**0.5
+        model.joiner.decoder_proj.weight *= 0.3
+    return model
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Wall time of the better of two calls."""
+    best = float("inf")
+    for _ in range(2):
+        begin = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="small", choices=sorted(PRESETS))
+    parser.add_argument("--vocab-size", type=int, default=500)
+    parser.add_argument("--joiner-dim", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=250, help="encoder output frames per utterance")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = peaky_model(args.preset, args.vocab_size, args.joiner_dim).to(args.device)
+    subsampling = PRESETS[args.preset].output_downsampling_factor
+    feats = torch.randn(args.batch, 2 * subsampling * args.frames + 7, 80, device=args.device)
+    feat_lens = torch.full((args.batch,), feats.shape[1], device=args.device)
+    with torch.no_grad():
+        (encoded, lens), graph = model.forward_encoder(feats, feat_lens), trivial_graph(args.vocab_size)
+        encoded = torch.randn_like(encoded)
+        log_probs = (model.ctc_output(encoded) * 4).log_softmax(-1)
+        encoder = seconds(lambda: model.forward_encoder(feats, feat_lens), args.device)
+    methods: dict[str, Callable[[], list]] = {
+        "greedy_search": lambda: greedy_search(model, encoded, lens),
+        "greedy_search, one at a time": lambda: [
+            greedy_search(model, encoded[i : i + 1], lens[i : i + 1])[0] for i in range(args.batch)
+        ],
+        "modified_beam_search": lambda: modified_beam_search(model, encoded, lens),
+        "fast_beam_search": lambda: fast_beam_search(model, encoded, lens, graph),
+        "fast_beam_search_nbest": lambda: fast_beam_search_nbest(model, encoded, lens, graph),
+        "ctc-decoding": lambda: ctc_graph_search(log_probs, lens, graph),
+    }
+    audio = float(lens.sum()) * subsampling * SECONDS_PER_EMBEDDED_FRAME
+    tokens = sum(len(h.tokens) for h in methods["greedy_search"]()) / float(lens.sum())
+    print(
+        f"{args.preset}, vocabulary {args.vocab_size}, batch {args.batch}, {audio:.0f} s of audio, {tokens:.2f} tokens"
+    )
+    print(f"per frame, {args.device}, {args.threads} threads; encoder {encoder:.2f} s, RTF {encoder / audio:.5f}\n")
+    print("| method | search s | search / greedy | RTF search | RTF with encoder | total / greedy |")
+    print("|---|--:|--:|--:|--:|--:|")
+    greedy = 0.0
+    for name, method in methods.items():
+        took = seconds(method, args.device)
+        greedy = greedy or took
+        total, base = took + encoder, greedy + encoder
+        print(
+            f"| {name} | {took:.2f} | {took / greedy:.2f} | {took / audio:.5f} | {total / audio:.5f} "
+            f"| {total / base:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
