@@ -200,9 +200,7 @@ def compare(args: argparse.Namespace) -> list[dict]:
     """Time both in turns, at every training progress."""
     torch.manual_seed(0)
     random.seed(0)
-    heads = HeadsConfig(
-        use_transducer=False, use_ctc=True, vocab_size=VOCABULARY, **HEAD_WIDTHS.get(args.preset, {})
-    )
+    heads = HeadsConfig(use_transducer=False, use_ctc=True, vocab_size=VOCABULARY, **HEAD_WIDTHS.get(args.preset, {}))
     # The package has no output at 50 frames per second.
     ours = build_model(dataclasses.replace(PRESETS[args.preset], output_downsampling_factor=2), heads)
     models: dict[str, nn.Module] = {"ours": ours}

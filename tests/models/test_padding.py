@@ -7,35 +7,35 @@ from couloir.models.asr import build_model, num_subsampled_frames
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 
-SMALL = dict(
-    num_encoder_layers=(1, 2, 1),
-    downsampling_factor=(1, 2, 4),
-    feedforward_dim=(48, 64, 48),
-    num_heads=(2, 4, 2),
-    encoder_dim=(32, 48, 40),
-    query_head_dim=(8,),
-    value_head_dim=(6,),
-    pos_dim=16,
-    encoder_unmasked_dim=(24, 32, 32),
-    cnn_module_kernel=(15, 7, 15),
-    frontend_channels=(4, 8, 16),
-)
+SMALL = {
+    "num_encoder_layers": (1, 2, 1),
+    "downsampling_factor": (1, 2, 4),
+    "feedforward_dim": (48, 64, 48),
+    "num_heads": (2, 4, 2),
+    "encoder_dim": (32, 48, 40),
+    "query_head_dim": (8,),
+    "value_head_dim": (6,),
+    "pos_dim": 16,
+    "encoder_unmasked_dim": (24, 32, 32),
+    "cnn_module_kernel": (15, 7, 15),
+    "frontend_channels": (4, 8, 16),
+}
 CASES = {
     "output_25hz": {},
-    "output_50hz": dict(output_downsampling_factor=1),
-    "published_shape": dict(
-        num_encoder_layers=(1,) * 6,
-        downsampling_factor=(1, 2, 4, 8, 4, 2),
-        feedforward_dim=(48,),
-        num_heads=(4,),
-        encoder_dim=(16, 24, 32, 40, 32, 24),
-        encoder_unmasked_dim=(16,),
-        cnn_module_kernel=(31, 31, 15, 15, 15, 31),
-    ),
-    "causal": dict(causal=True, chunk_size=(8,), left_context_frames=(64,)),
-    "causal_full_context": dict(causal=True, chunk_size=(-1,), left_context_frames=(64,)),
-    "causal_chunk_longer_than_some": dict(causal=True, chunk_size=(32,), left_context_frames=(64,)),
-    "causal_50hz": dict(causal=True, chunk_size=(64,), left_context_frames=(-1,), output_downsampling_factor=1),
+    "output_50hz": {"output_downsampling_factor": 1},
+    "published_shape": {
+        "num_encoder_layers": (1,) * 6,
+        "downsampling_factor": (1, 2, 4, 8, 4, 2),
+        "feedforward_dim": (48,),
+        "num_heads": (4,),
+        "encoder_dim": (16, 24, 32, 40, 32, 24),
+        "encoder_unmasked_dim": (16,),
+        "cnn_module_kernel": (31, 31, 15, 15, 15, 31),
+    },
+    "causal": {"causal": True, "chunk_size": (8,), "left_context_frames": (64,)},
+    "causal_full_context": {"causal": True, "chunk_size": (-1,), "left_context_frames": (64,)},
+    "causal_chunk_longer_than_some": {"causal": True, "chunk_size": (32,), "left_context_frames": (64,)},
+    "causal_50hz": {"causal": True, "chunk_size": (64,), "left_context_frames": (-1,), "output_downsampling_factor": 1},
 }
 LENS = [101, 73, 9, 40, 64]
 HEADS = HeadsConfig(use_ctc=True, use_transducer=False, vocab_size=30)

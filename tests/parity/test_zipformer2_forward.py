@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from zipformer2_golden import CAUSAL, DATA, SIZES, arrays, golden_model
 
 from couloir.models.asr import build_model
 from couloir.models.config import HEAD_WIDTHS, HeadsConfig
-from couloir.models.zipformer import balancer, whiten
+from couloir.models.zipformer import balancer, blocks, whiten
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.models.zipformer.streaming import initial_states, state_shapes
-from zipformer2_golden import CAUSAL, DATA, SIZES, arrays, golden_model
 
 # float32 noise of the reference is 4e-6; the goldens' README sets 2e-5.
 OUTPUT_TOLERANCE = 2.0e-5
@@ -74,9 +74,12 @@ def golden_loss(model, case, encoded, lens, golden):
     return (model.joiner(encoded[:, :5, None], predicted[:, None]) * golden("joiner_R")).sum()
 
 
+# The small blocks make every blocked loop go round many times; the large ones, once.
+@pytest.mark.parametrize("block", [512, 1 << 17])
 @pytest.mark.parametrize("case", ["enc", "ctcout", "ctcloss", "joiner"])
 @pytest.mark.parametrize("tag", ["nc", "ca"])
-def test_gradients(tag, case):
+def test_gradients(tag, case, block, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", block)
     model, stored = golden_model(tag)
     grads = {key[3:]: value for key, value in arrays("zipformer2_grads").items() if key.startswith(tag)}
     feats = stored["x"].clone().requires_grad_()
@@ -93,7 +96,9 @@ def test_gradients(tag, case):
         assert (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max()
 
 
-def test_balancer_gradient():
+@pytest.mark.parametrize("block", [32, 1 << 17])
+def test_balancer_gradient(block, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", block)
     stored = arrays("zipformer2_gradient_rules")
     module = balancer.Balancer(0.3, 0.7, 0.2, 4.0, prob=1.0)
     x = stored["balancer/x"].requires_grad_()
@@ -116,13 +121,13 @@ def heads_of(name):
     family, size, kind, *rest = name.split("-")
     preset = f"zipa_{size}" if family == "zipa" else size
     heads = {
-        "transducer": dict(use_ctc="ctc" in rest),
-        "ctc": dict(use_transducer=False, use_ctc=True, use_attention_decoder="aed" in rest),
-        "crctc": dict(use_transducer=False, use_ctc=True),
+        "transducer": {"use_ctc": "ctc" in rest},
+        "ctc": {"use_transducer": False, "use_ctc": True, "use_attention_decoder": "aed" in rest},
+        "crctc": {"use_transducer": False, "use_ctc": True},
     }[kind]
     widths = HEAD_WIDTHS.get(preset, {})
     config = PRESETS[preset]
-    overrides = dict(causal="causal" in rest)
+    overrides = {"causal": "causal" in rest}
     if kind == "transducer":
         overrides["output_downsampling_factor"] = 2
     values = {field: getattr(config, field) for field in config.__dataclass_fields__}

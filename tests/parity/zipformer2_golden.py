@@ -10,20 +10,20 @@ from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
 
 DATA = Path(__file__).parent / "data"
-SIZES = dict(
-    num_encoder_layers=(1, 2, 1),
-    downsampling_factor=(1, 2, 4),
-    feedforward_dim=(48, 64, 48),
-    num_heads=(2, 4, 2),
-    encoder_dim=(32, 48, 40),
-    query_head_dim=(8,),
-    value_head_dim=(6,),
-    pos_head_dim=(4,),
-    pos_dim=16,
-    encoder_unmasked_dim=(24, 32, 32),
-    cnn_module_kernel=(15, 7, 15),
-)
-CAUSAL = dict(causal=True, chunk_size=(8,), left_context_frames=(64,))
+SIZES = {
+    "num_encoder_layers": (1, 2, 1),
+    "downsampling_factor": (1, 2, 4),
+    "feedforward_dim": (48, 64, 48),
+    "num_heads": (2, 4, 2),
+    "encoder_dim": (32, 48, 40),
+    "query_head_dim": (8,),
+    "value_head_dim": (6,),
+    "pos_head_dim": (4,),
+    "pos_dim": 16,
+    "encoder_unmasked_dim": (24, 32, 32),
+    "cnn_module_kernel": (15, 7, 15),
+}
+CAUSAL = {"causal": True, "chunk_size": (8,), "left_context_frames": (64,)}
 HEADS = HeadsConfig(use_ctc=True, vocab_size=30, decoder_dim=24, joiner_dim=28)
 
 

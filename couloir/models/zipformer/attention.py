@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from couloir.models.zipformer.balancer import Balancer
+from couloir.models.zipformer.blocks import blocks
 from couloir.models.zipformer.init import scale_parameters
 from couloir.models.zipformer.schedule import ScheduledFloat
 from couloir.models.zipformer.whiten import Whiten
@@ -59,52 +62,141 @@ def _scores(query: Tensor, key: Tensor, pos_query: Tensor | None, pos: Tensor | 
     return scores.add_(_shifted(by_offset, sources))
 
 
+@dataclass
+class SharedWeights:
+    """Attention weights, and how the modules that apply them send their gradients back.
+
+    The gradient with respect to the weights is as large as they are, and three modules contribute to it. Instead of
+    making and adding up three such tensors, each module leaves the two small factors of its contribution here,
+    and the backward pass of the weights multiplies them out, one cache-sized block at a time.
+
+    Attributes:
+        weights: (H, B, T, sources).
+        token: a zero, through which autograd runs the backward pass of the weights after those of their users.
+            None outside autograd.
+        factors: (heads, gradient (heads, B, T, d), values (heads, B, sources, d)) of each user.
+    """
+
+    weights: Tensor
+    token: Tensor | None = None
+    factors: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+
+    def apply(self, values: Tensor, heads: int) -> Tensor:
+        """Mix ``values`` (heads, B, sources, d) by the weights of the first ``heads`` heads: (heads, B, T, d)."""
+        if self.token is None:
+            return torch.matmul(self.weights[:heads], values)
+        return _Attend.apply(values, self.token, self, heads)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, token: Tensor, shared: SharedWeights, heads: int) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.shared, ctx.heads = shared, heads
+        return torch.matmul(shared.weights[:heads], values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (values,), shared, heads = ctx.saved_tensors, ctx.shared, ctx.heads
+        with torch.amp.autocast(values.device.type, enabled=False):
+            grad = grads[0].to(values.dtype)
+            shared.factors.append((heads, grad, values))
+            values_grad = torch.matmul(shared.weights[:heads].transpose(2, 3), grad)
+        return values_grad, torch.zeros((), device=values.device), None, None
+
+
+def _weights_forward(
+    proj: Tensor, pos: Tensor | None, dims: tuple[int, int, int], mask: Tensor | None, penalise: bool
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(mask(q k + shift(p r))) and, if asked for, the signs of the scores that are too large."""
+    query, key, pos_query = (split_heads(part, dims[0]).contiguous() for part in split_projection(proj, dims))
+    heads, batch, frames, _ = query.shape
+    weights = query.new_empty(heads, batch, frames, frames)
+    penalty = torch.empty_like(weights, dtype=torch.int8) if penalise else None
+    hidden = None if mask is None else mask.expand(heads, batch, -1, frames)
+    for at in _attention_blocks(weights):
+        scores = weights[at].flatten(0, 1)
+        torch.bmm(query[at].flatten(0, 1), key[at].flatten(0, 1).transpose(1, 2), out=scores)
+        if pos is not None:
+            scores += _shifted(_position_scores(pos_query[at], pos[at[0]]), frames).flatten(0, 1)
+        if penalty is not None:
+            excess = (scores > PENALTY_LIMIT).to(torch.int8) - (scores < -PENALTY_LIMIT).to(torch.int8)
+            penalty[at] = excess.view(penalty[at].shape)
+        if hidden is not None:
+            weights[at].masked_fill_(hidden[at], MASKED)
+        torch.softmax(scores, dim=-1, out=scores)
+    return weights, penalty
+
+
+def _position_scores(pos_query: Tensor, pos: Tensor) -> Tensor:
+    """(H, B, T, d), (H, d, offsets) -> (H, B, T, offsets)."""
+    return torch.bmm(pos_query.flatten(1, 2), pos).view(*pos_query.shape[:3], -1)
+
+
+def _attention_blocks(weights: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Ranges of heads and of items: on CPU, some items of one head at a time; elsewhere, everything at once."""
+    if weights.device.type != "cpu":
+        yield slice(None), slice(None)
+        return
+    for head in range(weights.shape[0]):
+        for items in blocks(weights[head]):
+            yield slice(head, head + 1), items
+
+
 class _AttentionWeights(torch.autograd.Function):
-    """softmax(mask(q k + shift(p r))) that keeps the weights and its inputs alone for the backward pass."""
+    """Makes the token of `SharedWeights`: it keeps the weights and its inputs alone for the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, proj: Tensor, pos: Tensor | None, dims: tuple[int, int, int], mask: Tensor | None, penalise: bool
+        ctx: Any,
+        proj: Tensor,
+        pos: Tensor | None,
+        dims: tuple[int, int, int],
+        mask: Tensor | None,
+        penalise: bool,
+        shared: SharedWeights,
     ) -> Tensor:
-        heads = dims[0]
-        query, key, pos_query = (split_heads(part, heads) for part in split_projection(proj, dims))
         with torch.amp.autocast(proj.device.type, enabled=False):
-            scores = _scores(query, key, pos_query if pos is not None else None, pos)
-            penalty = None
-            if penalise:
-                penalty = (scores > PENALTY_LIMIT).to(torch.int8) - (scores < -PENALTY_LIMIT).to(torch.int8)
-            if mask is not None:
-                scores.masked_fill_(mask, MASKED)
-            weights = torch.softmax(scores, dim=-1)
-        ctx.save_for_backward(proj, pos, weights, penalty)
-        ctx.dims = dims
-        return weights
+            shared.weights, penalty = _weights_forward(proj, pos, dims, mask, penalise)
+        ctx.save_for_backward(proj, pos, penalty)
+        ctx.dims, ctx.shared = dims, shared
+        return torch.zeros((), device=proj.device)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        proj, pos, weights, penalty = ctx.saved_tensors
-        heads = ctx.dims[0]
-        query, key, pos_query = (split_heads(part, heads) for part in split_projection(proj, ctx.dims))
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        proj, pos, penalty = ctx.saved_tensors
+        weights, factors = ctx.shared.weights, ctx.shared.factors
+        query, key, pos_query = (split_heads(x, ctx.dims[0]).contiguous() for x in split_projection(proj, ctx.dims))
+        query_grad, key_grad, pos_query_grad = map(torch.zeros_like, (query, key, pos_query))
+        pos_grad = None if pos is None else torch.zeros_like(pos)
         with torch.amp.autocast(proj.device.type, enabled=False):
-            score_grad = torch._softmax_backward_data(grads[0], weights, -1, weights.dtype)
-            if penalty is not None:
-                score_grad.add_(penalty.to(score_grad.dtype), alpha=PENALTY)
-            proj_grad = torch.empty_like(proj)
-            query_grad, key_grad, pos_query_grad = (
-                split_heads(part, heads) for part in split_projection(proj_grad, ctx.dims)
-            )
-            query_grad.copy_(torch.matmul(score_grad, key))
-            key_grad.copy_(torch.matmul(score_grad.transpose(2, 3), query))
-            if pos is None:
-                pos_query_grad.zero_()
-                return proj_grad, None, None, None, None
-            _, batch, frames, sources = score_grad.shape
-            by_offset = score_grad.new_zeros(heads, batch, frames, pos.shape[2])
-            _shifted(by_offset, sources).copy_(score_grad)
-            by_offset = by_offset.view(heads, batch * frames, -1)
-            pos_query_grad.copy_(torch.matmul(by_offset, pos.transpose(1, 2)).view(heads, batch, frames, -1))
-            pos_grad = torch.matmul(pos_query.reshape(heads, batch * frames, -1).transpose(1, 2), by_offset)
-        return proj_grad, pos_grad, None, None, None
+            for at in _attention_blocks(weights):
+                grad = _score_gradient(weights, factors, at)
+                if penalty is not None:
+                    grad.add_(penalty[at].to(grad.dtype), alpha=PENALTY)
+                query_grad[at] = torch.matmul(grad, key[at])
+                key_grad[at] = torch.matmul(grad.transpose(2, 3), query[at])
+                if pos is None or pos_grad is None:
+                    continue
+                by_offset = grad.new_zeros(*grad.shape[:3], pos.shape[2])
+                _shifted(by_offset, grad.shape[3]).copy_(grad)
+                pos_query_grad[at] = _position_scores(by_offset, pos[at[0]].transpose(1, 2))
+                pos_grad[at[0]] += torch.bmm(pos_query[at].flatten(1, 2).transpose(1, 2), by_offset.flatten(1, 2))
+        factors.clear()
+        proj_grad = torch.cat([merge_heads(grad) for grad in (query_grad, key_grad, pos_query_grad)], dim=-1)
+        return proj_grad, pos_grad, None, None, None, None
+
+
+def _score_gradient(weights: Tensor, factors: list[tuple[int, Tensor, Tensor]], at: tuple[slice, slice]) -> Tensor:
+    """Gradient of a block of the scores (H, B, T, sources), from the factors that the users left."""
+    block = weights[at]
+    grad = torch.zeros_like(block)
+    first = at[0].start or 0
+    for heads, output_grad, values in factors:
+        if first < heads:
+            used = grad[: heads - first].flatten(0, 1)
+            used.baddbmm_(output_grad[at].flatten(0, 1), values[at].flatten(0, 1).transpose(1, 2))
+    return torch._softmax_backward_data(grad, block, -1, block.dtype)
 
 
 def split_projection(proj: Tensor, dims: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +230,7 @@ class MultiheadAttentionWeights(nn.Module):
         """(offsets, pos_dim) -> (H, d_pos, offsets)."""
         return self.linear_pos(pos_emb).unflatten(1, (self.dims[0], self.dims[2])).permute(1, 2, 0)
 
-    def forward(self, x: Tensor, pos_emb: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, pos_emb: Tensor, mask: Tensor | None = None) -> SharedWeights:
         """Attention weights (H, B, T, T).
 
         Args:
@@ -151,11 +243,15 @@ class MultiheadAttentionWeights(nn.Module):
         pos = None if skip_rate > 0.0 and random.random() < skip_rate else self._positions(pos_emb)
         if torch.is_grad_enabled() and proj.requires_grad:
             penalise = self.training and random.random() < PENALTY_PROB
-            return _AttentionWeights.apply(proj, pos, self.dims, mask, penalise)
+            shared = SharedWeights(proj)
+            shared.token = _AttentionWeights.apply(proj, pos, self.dims, mask, penalise, shared)
+            return shared
         query, key, pos_query = (split_heads(part, self.dims[0]) for part in split_projection(proj, self.dims))
-        return _masked_softmax(_scores(query, key, pos_query, pos), mask)
+        return SharedWeights(_masked_softmax(_scores(query, key, pos_query, pos), mask))
 
-    def streaming_forward(self, x: Tensor, pos_emb: Tensor, cached_key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def streaming_forward(
+        self, x: Tensor, pos_emb: Tensor, cached_key: Tensor, mask: Tensor
+    ) -> tuple[SharedWeights, Tensor]:
         """Weights (H, B, T, L + T) of a chunk, and the new cache of keys (L, B, H * d_query).
 
         Args:
@@ -168,7 +264,7 @@ class MultiheadAttentionWeights(nn.Module):
         scores = _scores(
             split_heads(query, heads), split_heads(key, heads), split_heads(pos_query, heads), self._positions(pos_emb)
         )
-        return _masked_softmax(scores, mask), key[x.shape[0] :]
+        return SharedWeights(_masked_softmax(scores, mask)), key[x.shape[0] :]
 
 
 def _masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -191,15 +287,15 @@ class SelfAttention(nn.Module):
         self.out_proj = scale_parameters(nn.Linear(num_heads * value_head_dim, channels), 0.05)
         self.whiten = Whiten(1, ScheduledFloat((0.0, 7.5), (20000.0, 22.5), default=7.5), grad_scale=0.01)
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weights: SharedWeights) -> Tensor:
         """(T, B, D) -> (T, B, D), given weights (H, B, T, T)."""
-        attended = torch.matmul(weights, split_heads(self.in_proj(x), self.num_heads))
+        attended = weights.apply(split_heads(self.in_proj(x), self.num_heads), self.num_heads)
         return self.whiten(self.out_proj(merge_heads(attended)))
 
-    def streaming_forward(self, x: Tensor, weights: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+    def streaming_forward(self, x: Tensor, weights: SharedWeights, cache: Tensor) -> tuple[Tensor, Tensor]:
         """One chunk (T, B, D) given weights (H, B, T, L + T), and the new cache of values (L, B, H * d_value)."""
         values = torch.cat([cache, self.in_proj(x)], dim=0)
-        attended = torch.matmul(weights, split_heads(values, self.num_heads))
+        attended = weights.apply(split_heads(values, self.num_heads), self.num_heads)
         return self.out_proj(merge_heads(attended)), values[x.shape[0] :]
 
 
@@ -231,15 +327,15 @@ class NonlinAttention(nn.Module):
         gate, values, out_gate = projected.split(hidden, dim=-1)
         return values * gate.tanh(), out_gate
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """(T, B, D) -> (T, B, D), given the first head's weights (B, T, T)."""
+    def forward(self, x: Tensor, weights: SharedWeights) -> Tensor:
+        """(T, B, D) -> (T, B, D), given weights of which the first head's (B, T, T) are used."""
         values, out_gate = self._gates(x)
-        mixed = torch.bmm(weights, values.transpose(0, 1)).transpose(0, 1)
+        mixed = merge_heads(weights.apply(split_heads(values, 1), 1))
         return self.whiten2(self.out_proj(out_gate * mixed))
 
-    def streaming_forward(self, x: Tensor, weights: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """One chunk (T, B, D) given weights (B, T, L + T), and the new cache (1, B, L, hidden)."""
+    def streaming_forward(self, x: Tensor, weights: SharedWeights, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """One chunk (T, B, D) given weights (H, B, T, L + T), and the new cache (1, B, L, hidden)."""
         values, out_gate = self._gates(x)
-        extended = torch.cat([cache[0], values.transpose(0, 1)], dim=1)
-        mixed = torch.bmm(weights, extended).transpose(0, 1)
-        return self.out_proj(out_gate * mixed), extended[:, x.shape[0] :].unsqueeze(0)
+        extended = torch.cat([cache, split_heads(values, 1)], dim=2)
+        mixed = merge_heads(weights.apply(extended, 1))
+        return self.out_proj(out_gate * mixed), extended[:, :, x.shape[0] :]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from couloir.models.zipformer.blocks import blocks
 from couloir.models.zipformer.schedule import FloatLike, ScheduledFloat, value_of
 
 # A Gaussian with this mean/std has sign balance p: atanh(2p - 1) * MEAN_SCALE (a close fit of the normal quantile).
@@ -27,6 +28,20 @@ def mean_over_std(proportion_positive: float) -> float:
     return MEAN_SCALE * 0.5 * (math.log(1.0 + odds + eps) - math.log(1.0 - odds + eps))
 
 
+def channel_moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square (C,) of rows (M, C).
+
+    In double: the square of the variance of a channel that is all zero (a masked one) is beyond float32's range.
+    """
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    total_square = torch.zeros_like(total)
+    for block in blocks(rows):
+        wide = rows[block].float()
+        total += wide.sum(dim=0)
+        total_square += wide.square().sum(dim=0)
+    return total / rows.shape[0], total_square / rows.shape[0]
+
+
 def balance_gradient(x: Tensor, grad: Tensor, limits: tuple[float, float, float, float]) -> Tensor:
     """Add to ``grad`` its magnitude times the direction that pulls out-of-bounds channels back.
 
@@ -39,10 +54,8 @@ def balance_gradient(x: Tensor, grad: Tensor, limits: tuple[float, float, float,
         limits: bounds of mean/std (low, high) and of rms (low, high).
     """
     mean_low, mean_high, rms_low, rms_high = limits
-    flat = x.detach().reshape(-1, x.shape[-1]).float()
-    # Per channel in double: a channel that is all zero (a masked one) takes squares beyond float32's range.
-    mean = flat.mean(dim=0).double()
-    square = flat.square().mean(dim=0).double()
+    rows, grad_rows = x.detach().reshape(-1, x.shape[-1]), grad.reshape(-1, x.shape[-1])
+    mean, square = channel_moments(rows)
     variance = square - mean * mean
     varies = (variance > TINY).double()
     std = variance.clamp(min=TINY).sqrt()
@@ -54,8 +67,12 @@ def balance_gradient(x: Tensor, grad: Tensor, limits: tuple[float, float, float,
     offset = mean_side * (1.0 / std + varies * mean * mean / std.pow(3))
     norm = (offset * offset + 2.0 * offset * slope * mean + slope * slope * square).clamp(min=0.0).sqrt()
     scale = GRAD_SCALE / norm.clamp(min=TINY)
-    push = torch.addcmul((offset * scale).to(grad.dtype), x, (slope * scale).to(x.dtype))
-    return torch.addcmul(grad, grad.abs(), push.to(grad.dtype))
+    slope, offset = (slope * scale).to(grad.dtype), (offset * scale).to(grad.dtype)
+    result = torch.empty_like(grad_rows)
+    for block in blocks(rows):
+        push = (rows[block] * slope).add_(offset).mul_(grad_rows[block].abs())
+        torch.add(grad_rows[block], push, out=result[block])
+    return result.view(grad.shape)
 
 
 class _Balance(torch.autograd.Function):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from couloir.models.zipformer.attention import MultiheadAttentionWeights, NonlinAttention, SelfAttention
+from couloir.models.zipformer.attention import MultiheadAttentionWeights, NonlinAttention, SelfAttention, SharedWeights
 from couloir.models.zipformer.balancer import Balancer
 from couloir.models.zipformer.convolution import ConvolutionModule
 from couloir.models.zipformer.feedforward import FeedForward
@@ -137,7 +137,7 @@ class Zipformer2EncoderLayer(nn.Module):
         conv_rate, chunks = self.conv_skip_rate(), (context.padding, context.chunk_size, context.item_lens)
 
         x = x + self.feed_forward1(x)
-        x = add_masked(x, self.balancer_na(self.nonlin_attention(x, self._first_head(weights))), attention_mask)
+        x = add_masked(x, self.balancer_na(self.nonlin_attention(x, self._maybe_constant(weights))), attention_mask)
         x = add_masked(x, self.self_attn1(x, weights), attention_mask)
         x = add_masked(x, self.conv_module1(x, *chunks), keep_mask(x, conv_rate))
         x = add_masked(x, self.balancer_ff2(self.feed_forward2(x)), keep_mask(x, self.ff2_skip_rate()))
@@ -149,13 +149,12 @@ class Zipformer2EncoderLayer(nn.Module):
         x = self.whiten(self.balancer2(self.bypass(x0, x)))
         return x if context.feature_mask is None else x * context.feature_mask
 
-    def _first_head(self, weights: Tensor) -> Tensor:
-        """The first head's weights (B, T, T), at times made uniform over the sources in reach."""
-        first = weights[0]
+    def _maybe_constant(self, weights: SharedWeights) -> SharedWeights:
+        """The weights; in training, at times, uniform ones over the first head's sources in reach."""
         if not self.training or random.random() >= self.const_attention_rate():
-            return first
-        uniform = (first.detach() > 0.0).to(first.dtype)
-        return uniform / uniform.sum(dim=-1, keepdim=True)
+            return weights
+        uniform = (weights.weights[:1].detach() > 0.0).to(weights.weights.dtype)
+        return SharedWeights(uniform / uniform.sum(dim=-1, keepdim=True))
 
     def streaming_forward(
         self, x: Tensor, states: list[Tensor], pos_emb: Tensor, mask: Tensor
@@ -174,7 +173,7 @@ class Zipformer2EncoderLayer(nn.Module):
         padding = mask[:, nonlin.shape[2] :]
         weights, key = self.self_attn_weights.streaming_forward(x, pos_emb, key, mask[None, :, None, :])
         x = x + self.feed_forward1(x)
-        branch, nonlin = self.nonlin_attention.streaming_forward(x, weights[0], nonlin)
+        branch, nonlin = self.nonlin_attention.streaming_forward(x, weights, nonlin)
         x = x + branch
         branch, val1 = self.self_attn1.streaming_forward(x, weights, val1)
         x = x + branch
