@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +21,18 @@ from couloir.models.zipformer.stack import (
 FEATURE_MASK_KEEP = 0.875
 
 
-def fit_channels(x: Tensor, channels: int) -> Tensor:
-    """Cut the last axis to ``channels``, or pad it with zeros."""
-    missing = channels - x.shape[-1]
-    return x[..., :channels] if missing <= 0 else F.pad(x, (0, missing))
+def fit_channels(x: Tensor, width: int, channels: int) -> Tensor:
+    """Cut the last axis from ``width`` to ``channels``, or pad it with zeros."""
+    return x[..., :channels] if channels <= width else F.pad(x, (0, channels - width))
 
 
-def merge_outputs(outputs: list[Tensor]) -> Tensor:
+def merge_outputs(outputs: list[Tensor], widths: Sequence[int]) -> Tensor:
     """The last stack's channels, and beyond them those of the latest stack that has them."""
-    pieces = [outputs[-1]]
-    width = outputs[-1].shape[-1]
-    for output in reversed(outputs[:-1]):
-        if output.shape[-1] > width:
+    pieces, width = [outputs[-1]], widths[-1]
+    for output, channels in zip(reversed(outputs[:-1]), reversed(widths[:-1])):
+        if channels > width:
             pieces.append(output[..., width:])
-            width = output.shape[-1]
+            width = channels
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
 
@@ -96,11 +95,13 @@ class Zipformer2(nn.Module):
         attention_mask = chunk_mask(x.shape[0], chunk_size, left_chunks, x.device) if chunk_size > 0 else None
         item_lens = lens if exact_padding else None
         feature_masks = self.feature_masks(x)
-        outputs = []
-        for stack, channels, feature_mask in zip(self.encoders, self.config.encoder_dim, feature_masks):
-            x = stack(fit_channels(x, channels), padding, attention_mask, chunk_size, item_lens, feature_mask)
+        outputs: list[Tensor] = []
+        widths = self.config.encoder_dim
+        for stack, width, channels, feature_mask in zip(self.encoders, (widths[0], *widths), widths, feature_masks):
+            x = fit_channels(x, width, channels)
+            x = stack(x, padding, attention_mask, chunk_size, item_lens, feature_mask)
             outputs.append(x)
-        x = self.downsample_output(merge_outputs(outputs), item_lens)
+        x = self.downsample_output(merge_outputs(outputs, widths), item_lens)
         factor = self.config.output_downsampling_factor
         return x, (lens + factor - 1) // factor
 
@@ -131,15 +132,20 @@ class Zipformer2(nn.Module):
         Returns:
             (S, B, output_dim), (B,) lengths, and the new states.
         """
-        outputs, new_states, used = [], [], 0
-        for stack, channels, layers in zip(self.encoders, self.config.encoder_dim, self.config.num_encoder_layers):
+        outputs: list[Tensor] = []
+        new_states: list[Tensor] = []
+        used, widths = 0, self.config.encoder_dim
+        layer_counts = self.config.num_encoder_layers
+        for stack, width, channels, layers in zip(self.encoders, (widths[0], *widths), widths, layer_counts):
             assert isinstance(stack, (Zipformer2Encoder, DownsampledZipformer2Encoder))
             stack_states = states[6 * used : 6 * (used + layers)]
-            x, stack_states = stack.streaming_forward(fit_channels(x, channels), stack_states, left_context, mask)
+            x, stack_states = stack.streaming_forward(
+                fit_channels(x, width, channels), stack_states, left_context, mask
+            )
             used += layers
             outputs.append(x)
             new_states += stack_states
-        x = self.downsample_output(merge_outputs(outputs))
+        x = self.downsample_output(merge_outputs(outputs, widths))
         factor = self.config.output_downsampling_factor
         return x, (lens + factor - 1) // factor, new_states
 
