@@ -193,18 +193,18 @@ class ScaledAdam(Optimizer):
 
     def _pieces(self, group: dict[str, Any], batches: list[_ShapeBatch], scale: float) -> Iterator[list[_Piece]]:
         """What is updated together: everything on an accelerator, little enough for the cache on a CPU."""
-        on_cpu = batches[0].params[0].device.type == "cpu"
-        together: list[_Piece] = []
+        bound = CPU_PIECE if batches[0].params[0].device.type == "cpu" else math.inf
+        together, size = [], 0
         for batch in batches:
             state = self._states(batch, group["size_update_period"])
-            count = len(batch.params)
-            stride = max(1, CPU_PIECE // max(1, batch.params[0].numel())) if on_cpu else count
+            count, each = len(batch.params), max(1, batch.params[0].numel())
+            stride = count if count * each <= bound else max(1, CPU_PIECE // each)
             for start in range(0, count, stride):
-                piece = _piece(batch, state, slice(start, start + stride), scale)
-                if on_cpu:
-                    yield [piece]
-                else:
-                    together.append(piece)
+                together.append(_piece(batch, state, slice(start, start + stride), scale))
+                size += stride * each
+                if size >= bound:
+                    yield together
+                    together, size = [], 0
         if together:
             yield together
 
