@@ -62,7 +62,7 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, str(error)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).split(". ")[0].split("\n")[0] or "it is empty"
         raise UserError(f"checkpoint {path} is damaged or cut off ({reason}); fetch it again or use another") from None
     if not isinstance(loaded, dict):

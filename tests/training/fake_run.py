@@ -4,7 +4,7 @@ import os
 import random
 import sys
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -25,7 +25,11 @@ class FakeRunConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(base_lr=0.02, warmup_batches=5))
     num_utterances: int = 104
     poison: tuple = ()  # ids whose loss is not finite
+    poison_from: int = 10**9  # from this batch on every loss is not finite, while the learning rate is above
+    poison_lr: float = 0.0
+    empty: tuple = ()  # (rank, batch) that hold no utterance
     die_at: int = 0  # kill -9 itself after that many batches
+    width: int = 8
     recipe: str = "fake"
 
 
@@ -41,16 +45,17 @@ class FakeModel(nn.Module):
 
 
 class FakeObjective(nn.Module):
-    def __init__(self, model, poison=()):
+    def __init__(self, model, poison=(), diverges=lambda step: False):
         super().__init__()
         self.model = model
         self.poison = set(poison)
+        self.diverges = diverges
 
     def forward(self, batch, batch_idx_train):
         x = batch.audio.unflatten(1, (-1, 4))[:, :10].mean(1)
         target = x.sum(1, keepdim=True)
         loss = (self.model(x) - target).square().sum()
-        if self.training and self.poison & set(batch.ids):
+        if self.training and (self.poison & set(batch.ids) or self.diverges(batch_idx_train)):
             loss = loss * float("nan")
         stats = {"loss": loss.detach(), "frames": torch.tensor(10 * len(batch)), "utterances": torch.tensor(len(batch))}
         return loss, stats
@@ -108,7 +113,7 @@ class Recorder(FakeData):
     """Notes which utterances were trained on, and kills the process where it is told to."""
 
     def __init__(self, config, path):
-        super().__init__(config.num_utterances, num_workers=2)
+        super().__init__(config.num_utterances, num_workers=2, empty=config.empty)
         self.path, self.die_at = path, config.die_at
 
     def train_loader(self, epoch, rank=0, world_size=1, start_batch=0):
@@ -132,20 +137,35 @@ class _Recorded:
             yield batch
 
 
-def worker(config: FakeRunConfig) -> None:
+def make_trainer(config: FakeRunConfig, data=None):
     from couloir.training.trainer import Trainer
 
-    data = Recorder(config, config.trainer.exp_dir / "seen")
-    Trainer(config.trainer, config.optim, FakeObjective(FakeModel(), config.poison), data, config).fit()
+    data = data or Recorder(config, config.trainer.exp_dir / "seen")
+    objective = FakeObjective(FakeModel(config.width), config.poison)
+    trainer = Trainer(config.trainer, config.optim, objective, data, config)
+    objective.diverges = lambda step: step >= config.poison_from and trainer.scheduler.last_lr() > config.poison_lr
+    return trainer
+
+
+def worker(config: FakeRunConfig) -> None:
+    make_trainer(config).fit()
+
+
+def fake_config(exp_dir, values):
+    """The configuration from fields of FakeRunConfig and of TrainerConfig."""
+    names = {f.name for f in fields(FakeRunConfig)}
+    own = {key: value for key, value in values.items() if key in names}
+    flags = {key: value for key, value in values.items() if key not in names}
+    trainer = from_mapping(TrainerConfig, {"exp_dir": str(exp_dir), "tensorboard": False, **flags})
+    return FakeRunConfig(trainer=trainer, **own)
 
 
 @one_line_errors
 def main(exp_dir, values):
-    own = {key: values.pop(key) for key in ("die_at", "num_utterances", "poison") if key in values}
-    trainer = from_mapping(TrainerConfig, {"exp_dir": exp_dir, "tensorboard": False, **values})
     from couloir.training.launch import launch
 
-    launch(worker, FakeRunConfig(trainer=trainer, **own), trainer)
+    config = fake_config(exp_dir, values)
+    launch(worker, config, config.trainer)
 
 
 @dataclass
@@ -170,7 +190,7 @@ def start_program(exp_dir, **values):
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     code = 1
     try:
-        code = main(str(exp_dir), values)
+        code = main(exp_dir, values)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -61,12 +61,13 @@ def test_an_unknown_class_is_refused_by_name(tmp_path):
         load_checkpoint(saved(tmp_path, {"state": np.random.RandomState(0)}))
 
 
-@pytest.mark.parametrize("size", [0, 10, 1000, -10])
-def test_a_cut_file_is_named(tmp_path, model, size):
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("size", [0, 10, 1000, -100, -10])
+def test_a_cut_file_is_named(tmp_path, model, size, mmap):
     path = saved(tmp_path, {"model": model.state_dict()})
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match=r"x\.pt is damaged or cut off"):
-        load_checkpoint(path)
+        load_checkpoint(path, mmap=mmap)
 
 
 def test_a_missing_file_and_another_kind_of_file_are_named(tmp_path):

@@ -1,0 +1,279 @@
+"""What the trainer does when a run is bounded, resumed by hand, or put on a bad footing."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+from fake_run import FakeData, fake_config, make_trainer
+
+from couloir.errors import UserError
+from couloir.training.random_state import seed_everything
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Train in this process, in ``tmp_path/exp``; returns the trainer."""
+
+    def run(data=None, **values):
+        values = {"log_interval": 1, "valid_interval": 100, **values}
+        seed_everything(1)
+        trainer = make_trainer(fake_config(tmp_path / "exp", values), data or FakeData())
+        trainer.fit()
+        return trainer
+
+    return run
+
+
+def lines(tmp_path, name="metrics.jsonl", kind=None):
+    found = [json.loads(line) for line in (tmp_path / "exp" / name).read_text().splitlines()]
+    return [line for line in found if kind is None or line["kind"] == kind]
+
+
+def files(tmp_path, pattern="*.pt"):
+    return sorted(path.name for path in (tmp_path / "exp").glob(pattern))
+
+
+def test_two_epochs_leave_icefalls_files(tmp_path, train):
+    train(num_epochs=2, save_every_n=10, keep_last_k=2)
+    assert files(tmp_path) == [
+        "best-train-loss.pt",
+        "best-valid-loss.pt",
+        "checkpoint-40.pt",
+        "checkpoint-50.pt",
+        "epoch-1.pt",
+        "epoch-2.pt",
+        "last.pt",
+    ]
+    saved = torch.load(tmp_path / "exp" / "epoch-2.pt", weights_only=True)
+    expected = {
+        "model",
+        "model_avg",
+        "optimizer",
+        "scheduler",
+        "grad_scaler",
+        "sampler",
+        "batch_idx_train",
+        "cur_epoch",
+    }
+    assert expected | {"best_valid_loss", "train_loss", "config", "num_epochs", "exp_dir", "dtype"} <= saved.keys()
+    assert (saved["cur_epoch"], saved["batch_idx_train"], saved["average_period"]) == (2, 52, 200)
+    assert saved["config"]["trainer"]["num_epochs"] == 2
+    assert (tmp_path / "exp" / "config.yaml").is_file()
+    assert list((tmp_path / "exp" / "log").iterdir())
+    losses = [line["loss"] for line in lines(tmp_path, kind="train")]
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_the_log_line_is_icefalls(train, caplog):
+    with caplog.at_level(logging.INFO):
+        train(max_steps=2)
+    wanted = (
+        "Epoch 1, batch 2, loss[loss=",
+        "over 40.00 frames. ], tot_loss[loss=",
+        "batch size: 4, lr: ",
+        "grad_scale: 1.0",
+    )
+    assert any(all(part in message for part in wanted) for message in caplog.messages)
+
+
+def test_a_run_bounded_by_batches_decays_saves_and_is_complete(tmp_path, train):
+    train(max_steps=30, num_epochs=9)
+    rates = [line["lr"] for line in lines(tmp_path, kind="train")]
+    assert len(rates) == 30
+    assert rates[23] == pytest.approx(rates[22], rel=0.01)
+    # The last fifth: six batches, from 6/6 to 1/6.
+    assert rates[29] == pytest.approx(rates[23] / 6, rel=0.05)
+    assert "checkpoint-30.pt" in files(tmp_path)
+    again = train(max_steps=30, num_epochs=9)
+    assert again.state.step == 30
+    assert len(lines(tmp_path, kind="train")) == 30
+
+
+def test_a_time_budget_is_kept_over_a_restart(tmp_path, train):
+    first = train(time_budget_minutes=1 / 600, num_epochs=10**6)
+    assert first.state.elapsed_s >= 0.1
+    again = train(time_budget_minutes=1 / 600, num_epochs=10**6)
+    assert again.state.step == first.state.step
+
+
+@pytest.mark.parametrize(
+    ("flags", "step", "epoch"), [({"start_batch": 20}, 20, 1), ({"start_epoch": 2}, 26, 2), ({}, 52, 3)]
+)
+def test_resuming_by_hand_and_automatically(tmp_path, train, caplog, flags, step, epoch):
+    train(num_epochs=2, save_every_n=20, save_last_every=0)
+    with caplog.at_level(logging.INFO):
+        train(num_epochs=2, **flags)
+    assert f"epoch {epoch}, batch {step}" in caplog.text
+
+
+def test_a_run_directory_in_use_is_not_begun_anew(train):
+    train(max_steps=3)
+    with pytest.raises(UserError, match="--resume none.*holds"):
+        train(max_steps=3, resume="none")
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, train, caplog):
+    train(num_epochs=1, save_every_n=10, save_last_every=0)
+    for name in ("epoch-1.pt", "checkpoint-20.pt"):
+        path = tmp_path / "exp" / name
+        path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.INFO):
+        train(num_epochs=1)
+    assert "checkpoint-10.pt: epoch 1, batch 10" in caplog.text
+    assert "epoch-1.pt is damaged" in caplog.text
+
+
+def test_another_models_checkpoint_is_refused(train):
+    train(max_steps=3)
+    with pytest.raises(UserError, match=r"layers\.0\.weight` must be \(12, 4\), but is \(8, 4\)"):
+        train(max_steps=3, width=12)
+
+
+def test_another_recipes_directory_is_refused(train):
+    train(max_steps=3)
+    with pytest.raises(UserError, match=r"--exp-dir` must be a run of other, but is .*, a run of fake"):
+        train(max_steps=3, recipe="other")
+
+
+def test_an_icefall_checkpoint_is_gone_on_from(tmp_path, train, caplog):
+    trainer = train(max_steps=5)
+    kept = ("model", "model_avg", "optimizer", "scheduler", "batch_idx_train", "cur_epoch", "best_train_loss")
+    saved = torch.load(tmp_path / "exp" / "checkpoint-5.pt", weights_only=True)
+    for path in (tmp_path / "exp").glob("*.pt"):
+        path.unlink()
+    foreign = {**{key: saved[key] for key in kept}, "sampler": {"lhotse": 1}, "grad_scaler": None}
+    torch.save(foreign, tmp_path / "exp" / "checkpoint-5.pt")
+    with caplog.at_level(logging.INFO):
+        trainer = train(max_steps=8, start_batch=5)
+    assert "checkpoint-5.pt: epoch 1, batch 5" in caplog.text
+    assert trainer.state.step == 8
+
+
+def test_a_batch_that_is_not_finite_is_skipped_named_and_saved(tmp_path, train, caplog):
+    trainer = train(num_epochs=1, poison=("utt7",))
+    assert trainer.recovery.skipped == 1
+    (skipped,) = lines(tmp_path, "skipped.jsonl")
+    assert "utt7" in skipped["utterances"]
+    assert skipped["reason"] == "loss not finite"
+    (batch,) = (tmp_path / "exp").glob("batch-*.pt")
+    assert torch.load(batch, weights_only=True)["ids"] == skipped["utterances"]
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    assert len(lines(tmp_path, kind="train")) == 25
+
+
+def test_a_run_that_diverges_goes_back_with_a_smaller_rate_and_recovers(tmp_path, train, caplog):
+    trainer = train(num_epochs=2, save_every_n=5, poison_from=8, poison_lr=0.011, max_bad_batches=3, log_interval=1)
+    assert trainer.recovery.rollbacks == 1
+    assert trainer.recovery.lr_scale == 0.5
+    assert "went back to checkpoint-5.pt, learning rate times 0.5" in caplog.text
+    assert trainer.state.step == 52
+    # The batches after the checkpoint were trained on after the return, with half the rate.
+    rates = {line["step"]: line["lr"] for line in lines(tmp_path, kind="train")}
+    assert rates.keys() == set(range(1, 53))
+    assert rates[8] < 0.011 < rates[5]
+
+
+def test_a_run_that_diverges_for_good_stops_with_advice(tmp_path, train):
+    with pytest.raises(UserError, match=r"training diverged.*--base-lr.*--inf-check") as error:
+        train(num_epochs=2, poison_from=4, max_rollbacks=2)
+    assert "\n" not in str(error.value)
+    assert "went" not in str(error.value)
+    saved = torch.load(tmp_path / "exp" / "last.pt", weights_only=True)
+    assert saved["recovery"]["lr_scale"] == 0.25
+
+
+def test_a_full_disk_costs_a_line_and_nothing_that_was_saved(tmp_path, train, monkeypatch, caplog):
+    train(max_steps=10, save_every_n=5, final_decay=0)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "exp").glob("*.pt")}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("couloir.training.checkpoint.torch.save", full)
+    trainer = train(max_steps=20, save_every_n=5, final_decay=0)
+    assert trainer.state.step == 20
+    assert "checkpoint-15.pt could not be saved (No space left on device)" in caplog.text
+    assert {path.name: path.read_bytes() for path in (tmp_path / "exp").glob("*.pt")} == whole
+
+
+def test_an_empty_batch_is_passed_over(train):
+    trainer = train(FakeData(empty={(0, 3)}), max_steps=6, final_decay=0)
+    assert trainer.state.step == 6
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_accumulated_gradients_equal_those_of_a_batch_twice_as_large(tmp_path, train):
+    trainer = train(num_epochs=1, grad_accumulation=2)
+    # 26 batches make 13 steps.
+    state = next(iter(trainer.optimizer.state_dict()["state"].values()))
+    assert state["step"] == 13
+
+
+def test_batch_counts_follow_the_reference_duration(train, monkeypatch):
+    counts = []
+    monkeypatch.setattr("couloir.training.trainer.set_batch_count", lambda model, count: counts.append(count))
+    train(max_steps=21, batch_count_scale=10.0)
+    # 4 s of audio per batch against 600 s: 10 batches are 10 * 4 / 600, times 10.
+    assert sorted(set(counts)) == pytest.approx([0.0, 2 / 3, 4 / 3])
+
+
+def test_diagnostics_stop_after_six_batches_and_save_nothing(tmp_path, train, caplog):
+    with caplog.at_level(logging.INFO):
+        train(print_diagnostics=True)
+    assert "output    layers.1" in caplog.text
+    assert "gradient  layers.0" in caplog.text
+    assert "parameter unused" in caplog.text
+    assert files(tmp_path) == []
+
+
+def test_inf_check_names_the_first_module(train, caplog):
+    class Breaks(torch.nn.Module):
+        def forward(self, x):
+            return x * math.inf
+
+    from fake_run import FakeModel, FakeObjective
+
+    from couloir.training.diagnostics import InfCheck
+
+    model = FakeModel()
+    model.layers[1] = Breaks()
+    InfCheck(model)
+    FakeObjective(model)(FakeData().hardest_batches()[0], 1)
+    assert "the first output that is not finite is of layers.1" in caplog.text
+
+
+def test_the_largest_batches_are_tried_first_and_named_when_they_do_not_fit(train, monkeypatch):
+    from fake_run import FakeObjective
+
+    before = train(max_steps=1).model.state_dict()
+    scanned = train(max_steps=1, scan_batches="always").model.state_dict()
+    assert all(torch.equal(before[name], scanned[name]) for name in before)
+
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FakeObjective, "forward", out_of_memory)
+    with pytest.raises(UserError, match=r"a batch of 3 utterances.*does not fit.*--max-duration"):
+        train(max_steps=1, scan_batches="always")
+
+
+def test_a_failing_batch_is_saved_before_its_error_passes(tmp_path, train, monkeypatch):
+    from fake_run import FakeModel
+
+    def fail(*_):
+        raise ValueError("shapes do not match")
+
+    monkeypatch.setattr(FakeModel, "forward", fail)
+    with pytest.raises(ValueError, match="shapes"):
+        train(max_steps=3)
+    assert "bad-model-0.pt" in files(tmp_path)
+    assert files(tmp_path, "batch-0-0.pt")
+
+
+def test_fp16_on_a_cpu_is_named_and_bf16_trains(train, caplog):
+    train(max_steps=3, use_fp16=True)
+    assert caplog.text.count("`--use-fp16` has no effect on a CPU") == 1
+    with pytest.raises(UserError, match="--use-fp16"):
+        fake_config("x", {"use_fp16": True, "use_bf16": True})
