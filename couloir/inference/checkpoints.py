@@ -51,8 +51,8 @@ def open_checkpoint(
     folder = source if source.is_dir() else source.parent
     saved = _saved_sections(folder)
     weights, suffix = load_averaged(source, averaging or AveragingConfig())
-    heads = heads_config(weights, str(source))
     zipformer = from_mapping(ZipformerConfig, saved["zipformer"]) if saved else zipformer_config(weights, str(source))
+    heads = heads_config(weights, str(source))
     if saved:
         heads = dataclasses.replace(from_mapping(HeadsConfig, saved["heads"]), vocab_size=heads.vocab_size)
     _check_type(heads, model_type, str(source))

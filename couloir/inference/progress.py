@@ -12,10 +12,10 @@ from typing import IO
 class ProgressBar:
     """A line on stderr with what is done, how fast, and what is left; silent where stderr is no terminal."""
 
-    def __init__(self, total: int, out: IO[str] = sys.stderr, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: int, out: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.count, self.seconds = total, 0, 0.0
-        self._out, self._clock, self._start = out, clock, clock()
-        self._shown = out.isatty() and total > 1
+        self._out, self._clock, self._start = out or sys.stderr, clock, clock()
+        self._shown = self._out.isatty() and total > 1
 
     def step(self, seconds: float) -> None:
         """One more recording of that length is done."""

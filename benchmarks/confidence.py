@@ -1,0 +1,91 @@
+"""Does a confidence of 0.9 mean that nine in ten are right? A reliability table on held-out speech.
+
+    python benchmarks/confidence.py --model demo/exp/festvox-ru --data demo/festvox-ru/shar/test-heldout [--write]
+
+A recognised phone is right when edit distance pairs it with the same phone of the reference. ECE is the expected
+calibration error: the mean gap between confidence and accuracy over the bins, weighted by their size. For utterances
+the rank correlation of confidence with accuracy (1 - phone error rate) is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kaldialign import align as edit_alignment
+
+from couloir.inference.recognizer import Recognizer
+from couloir.text.ipa import segment
+
+BINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+
+def measure(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
+    """The table of phones and the correlation of utterances."""
+    from lhotse import CutSet
+
+    phones: list[tuple[float, bool]] = []
+    utterances: list[tuple[float, float]] = []
+    for cut in CutSet.from_shar(in_dir=str(folder)):
+        transcript = recognizer.transcribe([cut.load_audio()[0]])[0]
+        found = transcript.phones()
+        reference = segment(cut.supervisions[0].text)
+        rows = edit_alignment(reference, [phone.symbol for phone in found], "<eps>")
+        right = [expected == heard for expected, heard in rows if heard != "<eps>"]
+        phones += [(phone.confidence, ok) for phone, ok in zip(found, right)]
+        errors = sum(expected != heard for expected, heard in rows)
+        utterances.append((transcript.confidence, 1 - errors / max(len(reference), 1)))
+    return {"phones": table(np.array(phones)), "ece": calibration_error(np.array(phones)), **correlation(utterances)}
+
+
+def table(rows: np.ndarray) -> list[dict[str, float]]:
+    """Number, mean confidence and accuracy of the phones in each of `BINS`; rows are (confidence, right)."""
+    result = []
+    for low, high in pairwise(BINS):
+        inside = rows[(rows[:, 0] > low) & (rows[:, 0] <= high)]
+        if len(inside):
+            confidence, accuracy = (round(float(value), 4) for value in inside.mean(0))
+            result.append(
+                {"above": low, "to": high, "phones": len(inside), "confidence": confidence, "accuracy": accuracy}
+            )
+    return result
+
+
+def calibration_error(rows: np.ndarray) -> float:
+    """Expected calibration error over the bins."""
+    parts = table(rows)
+    gaps = sum(part["phones"] * abs(part["confidence"] - part["accuracy"]) for part in parts)
+    return round(gaps / max(len(rows), 1), 4)
+
+
+def correlation(utterances: list[tuple[float, float]]) -> dict[str, float]:
+    """Spearman's correlation of the utterances' confidence and accuracy."""
+    from scipy.stats import spearmanr
+
+    return {"utterances": len(utterances), "spearman": round(float(spearmanr(*zip(*utterances)).statistic), 3)}
+
+
+def main() -> None:
+    """Print the table; with --write keep it as a dated file beside this program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--write", action="store_true", help="write results/confidence-DATE.json")
+    args = parser.parse_args()
+    result = measure(Recognizer.from_pretrained(args.model), args.data)
+    for row in result["phones"]:
+        print(f"{row['above']:5.2f} to {row['to']:4.2f}  {row['phones']:6d} phones", end="")
+        print(f"  confidence {row['confidence']:.3f}  accuracy {row['accuracy']:.3f}")
+    print(f"ECE {result['ece']}, {result['utterances']} utterances: rank correlation {result['spearman']}")
+    if args.write:
+        path = Path(__file__).parent / "results" / f"confidence-{date.today()}.json"
+        path.write_text(json.dumps(result | {"model": args.model, "data": str(args.data)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

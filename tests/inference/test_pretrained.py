@@ -1,0 +1,182 @@
+"""Models from elsewhere: bare checkpoints, averages of them, the hub's cache; sizes read off weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+
+import pytest
+import torch
+from tiny_models import PIECES, tiny_model, write_tokens
+
+from couloir.errors import UserError
+from couloir.inference import hub
+from couloir.inference.architecture import heads_config, preset_name, same_sizes, zipformer_config
+from couloir.inference.pretrained import open_model
+from couloir.inference.recognizer import Recognizer
+from couloir.inference.registry import HUB_MODELS, HubModel
+from couloir.models.asr import build_model
+from couloir.models.config import HEAD_WIDTHS, HeadsConfig
+from couloir.models.zipformer.config import PRESETS
+from couloir.training.checkpoint import save_checkpoint
+from couloir.training.config import AveragingConfig
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def text_of(speech):
+    return lambda source, **options: Recognizer.from_pretrained(source, **options).transcribe(speech[:1])[0].text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["ctc", "transducer"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_sizes_are_read_off_the_weights_of_every_preset(preset, kind, causal):
+    config = dataclasses.replace(PRESETS[preset], causal=causal)
+    widths = HEAD_WIDTHS.get(preset, {})
+    heads = HeadsConfig(use_ctc=kind == "ctc", use_transducer=kind != "ctc", vocab_size=127, **widths)
+    with torch.device("meta"):
+        weights = build_model(config, heads).state_dict()
+    found = zipformer_config(weights, "x")
+    assert same_sizes(found, config)
+    assert preset_name(found) == ("medium" if preset == "zipa_small" else preset)
+    read = heads_config(weights, "x")
+    names = ["use_ctc", "use_transducer", "vocab_size"] + ["decoder_dim", "joiner_dim", "context_size"] * (
+        kind != "ctc"
+    )
+    assert [getattr(read, n) for n in names] == [getattr(heads, n) for n in names]
+
+
+def test_bare_weights_icefall_checkpoints_and_raw_ones_averaged(text_of, tmp_path):
+    weights = tiny_model().state_dict()
+    tokens = write_tokens(tmp_path / "tokens")
+    expected = None
+    icefall = {"model": {f"module.{k}": v for k, v in weights.items()}, "exp_dir": tmp_path, "batch_idx_train": 5}
+    contents = {"zipa.pth": dict(weights), "epoch-999.pt": icefall, "pretrained.pt": {"model": weights}}
+    for name, content in contents.items():
+        folder = tmp_path / name.split(".")[0]
+        folder.mkdir()
+        torch.save(content, folder / name)
+        for source in (folder, folder / name):
+            text = text_of(source, tokens=tokens)
+            expected = expected or text
+            assert text == expected and len(text) > 10
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for i, factor in ((1, 0.5), (2, 1.5)):
+        scaled = {k: v * factor if v.is_floating_point() else v for k, v in weights.items()}
+        torch.save({"model": scaled, "batch_idx_train": 1000 * i}, raw / f"checkpoint-{1000 * i}.pt")
+    write_tokens(raw)
+    assert text_of(raw, averaging=AveragingConfig(iter=2000, avg=2)) == expected
+    assert text_of(raw, averaging=AveragingConfig(iter=2000, avg=1)) != expected
+
+
+def _cache(root, repo, kind="model"):
+    folder = root / "hub" / f"{kind}s--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    snapshot = folder / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    return snapshot
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def test_hub_models_come_from_the_cache_without_a_network(cache, text_of):
+    snapshot = _cache(cache, "someone/tiny")
+    weights = tiny_model().state_dict()
+    torch.save(weights, snapshot / "tiny.pth")
+    write_tokens(snapshot)
+    expected = text_of(snapshot / "tiny.pth")
+    assert text_of("someone/tiny") == text_of(f"someone/tiny@{COMMIT}") == expected
+    assert text_of("someone/tiny", revision="main") == expected
+    with pytest.raises(UserError, match="someone/tiny@v2"):
+        open_model("someone/tiny@v2")
+    with pytest.raises(UserError, match="someone/other"):
+        open_model("someone/other")
+    with pytest.raises(UserError, match="commit f{40}"):
+        monkeyed = hub._fetch
+        try:
+            hub._fetch = lambda *_, **__: str(snapshot)
+            hub.fetch_model("someone/tiny", "f" * 40)
+        finally:
+            hub._fetch = monkeyed
+
+
+def test_a_registered_id_gets_its_tokenizer_and_its_size_is_checked(cache, text_of, monkeypatch):
+    snapshot = _cache(cache, "anyspeech/zipa-small-crctc-300k")
+    torch.save(tiny_model().state_dict(), snapshot / "small.pth")
+    write_tokens(snapshot)
+    with pytest.raises(UserError, match="zipa_small"):
+        open_model("anyspeech/zipa-small-crctc-300k")
+    config = tiny_model().zipformer_config
+    monkeypatch.setitem(PRESETS, "mine", config)
+    monkeypatch.setitem(HUB_MODELS, "anyspeech/zipa-small-crctc-300k", HubModel("mine", 1, "ctc"))
+    expected = text_of("anyspeech/zipa-small-crctc-300k")
+
+    (snapshot / "tokens.txt").unlink()
+    with pytest.raises(UserError, match="unigram_127.model"):
+        open_model("anyspeech/zipa-small-crctc-300k")
+    data = _cache(cache, "anyspeech/ipapack_plus_meta", "dataset")
+    import sentencepiece
+
+    (data / "ipa_simplified").mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["".join(PIECES[3:])]), model_prefix=str(data / "ipa_simplified" / "unigram_127"),
+        model_type="bpe", vocab_size=len(PIECES), user_defined_symbols=[*PIECES[:2], *PIECES[3:]], unk_id=2, bos_id=-1,
+        eos_id=-1, add_dummy_prefix=False, normalization_rule_name="identity", minloglevel=2,
+    )  # fmt: skip
+    assert text_of("anyspeech/zipa-small-crctc-300k") == expected
+
+
+def test_registry_is_the_readme_table():
+    sizes = {"small": "zipa_small", "large": "zipa_large", "s": "zipa_small", "l": "zipa_large"}
+    assert len(HUB_MODELS) == 20
+    for name, model in HUB_MODELS.items():
+        words = name.removeprefix("anyspeech/zipa-").removesuffix("-no-diacritics").split("-")
+        averaged = words[-1].endswith("k")
+        assert model.preset == sizes[words[0] if averaged else words[-1]]
+        assert (model.kind == "transducer") == ("noncausal" in words or "t" in words)
+        assert model.output_downsampling_factor == (2 if model.kind == "transducer" else 1)
+        assert model.average == (0 if averaged else 10)
+
+
+def test_a_model_file_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "was here"),))
+
+    write_tokens(tmp_path)
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps({"model": Evil()}, protocol=2))
+    for name in ("evil.pth", "old.pth"):
+        with pytest.raises(UserError, match=name):
+            open_model(tmp_path / name)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    weights = tiny_model().state_dict()
+    save_checkpoint(tmp_path / "a.pt", {"model": weights})
+    with pytest.raises(UserError, match="--tokens"):
+        open_model(tmp_path / "a.pt")
+    (tmp_path / "tokens.txt").write_text("<blk> 0\na 1\n")
+    with pytest.raises(UserError, match="19"):
+        open_model(tmp_path / "a.pt")
+    write_tokens(tmp_path)
+    with pytest.raises(UserError, match="ctc"):
+        open_model(tmp_path / "a.pt", model_type="transducer")
+    save_checkpoint(tmp_path / "b.pt", {"model": {"linear.weight": torch.zeros(2, 2)}})
+    with pytest.raises(UserError, match="Zipformer"):
+        open_model(tmp_path / "b.pt")
+    with pytest.raises(UserError, match="--runtime"):
+        open_model(tmp_path / "a.pt", runtime="tensorrt")

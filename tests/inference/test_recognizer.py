@@ -1,0 +1,160 @@
+"""The recogniser: one result per recording whatever the batch, the runtime and the cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import couloir
+from couloir.audio import AudioError, load_audio
+from couloir.decoding.ctc import ctc_greedy_search
+from couloir.errors import UserError
+from couloir.inference.onnx_backend import OnnxBackend
+from couloir.inference.recognizer import Recognizer
+from couloir.inference.search import ctc_greedy
+from couloir.inference.windows import STEP_SAMPLES, cut, join
+
+CASES = [("ctc", 1), ("ctc", 2), ("transducer", 1), ("transducer", 2)]
+
+
+@pytest.fixture(scope="module")
+def waves(speech):
+    return [load_audio(path) for path in speech]
+
+
+def _plain(transcripts):
+    return [(t.text, [(k.symbol, k.start, k.end) for k in t.tokens]) for t in transcripts]
+
+
+@pytest.mark.parametrize("kind, factor", CASES)
+def test_torch_and_onnxruntime_agree_on_real_speech(models, speech, kind, factor):
+    folder = models(kind, factor)
+    by_torch = Recognizer.from_pretrained(folder / "run").transcribe(speech, log_probs=True)
+    by_onnx = Recognizer(OnnxBackend(folder / "onnx")).transcribe(speech, log_probs=True)
+    assert _plain(by_torch) == _plain(by_onnx)
+    assert all(len(t.tokens) > 20 for t in by_torch)
+    assert {t.frame_shift for t in by_torch + by_onnx} == {0.02 * factor}
+    for ours, theirs in zip(by_torch, by_onnx):
+        assert ours.confidence == pytest.approx(theirs.confidence, abs=2e-4)
+        if kind == "ctc":
+            # The head's weights are 30 times the usual, and so are the differences of float32 sums.
+            np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=3e-3)
+
+
+@pytest.mark.parametrize("kind, factor", CASES)
+def test_neither_batch_nor_order_changes_a_result(models, waves, kind, factor):
+    items = [waves[0], waves[1][:9000], waves[2], waves[1], waves[0][:500], waves[2][:40001]]
+    for backend in (
+        Recognizer.from_pretrained(models(kind, factor) / "run").backend,
+        OnnxBackend(models(kind, factor) / "onnx"),
+    ):
+        alone = [Recognizer(backend).transcribe([item])[0] for item in items]
+        assert _plain(Recognizer(backend, batch_size=4).transcribe(items)) == _plain(alone)
+        assert _plain(Recognizer(backend, batch_size=1).transcribe(items[::-1]))[::-1] == _plain(alone)
+
+
+def test_every_kind_of_item_is_heard_alike(models, speech, waves):
+    recognizer = couloir.Recognizer.from_pretrained(models() / "run")
+    items = [speech[0], str(speech[0]), speech[0].read_bytes(), waves[0], (waves[0], 16000)]
+    results = recognizer.transcribe(items)
+    assert len(set(map(str, _plain(results)))) == 1
+    assert [bool(r.name) for r in results] == [True, True, False, False, False]
+    assert recognizer.transcribe([]) == []
+
+
+def test_search_is_that_of_decoding():
+    torch.manual_seed(1)
+    log_probs = (4 * torch.randn(5, 60, 7)).log_softmax(-1)
+    expected = ctc_greedy_search(log_probs, torch.full((5,), 60))
+    for rows, hypothesis in zip(log_probs.numpy(), expected):
+        found = ctc_greedy(rows)
+        assert (found.tokens, found.starts) == (hypothesis.tokens, hypothesis.frames)
+        assert found.confidences == pytest.approx(hypothesis.confidences)
+        assert all(a < b for a, b in zip(found.starts, found.ends))
+        assert all(b <= a for a, b in zip(found.starts[1:], found.ends))
+
+
+def test_nothing_but_allowed_symbols(models, waves):
+    for kind in ("ctc", "transducer"):
+        for runtime in ("run", "onnx"):
+            options = {"inventory": "fi"} | ({"runtime": "onnx"} if runtime == "onnx" else {})
+            recognizer = Recognizer.from_pretrained(models(kind) / runtime, **options)
+            seen = {token.symbol for t in recognizer.transcribe(waves) for token in t.tokens}
+            # Finnish spells its phones with these of the model's symbols
+            assert seen and seen <= set("aeiopktsmnrlː")
+    free = Recognizer.from_pretrained(models() / "run").transcribe(waves)
+    assert any("t͡s" in t.text for t in free), "without the restriction the model emits what Finnish lacks"
+
+
+def test_windows_cover_a_recording_and_overlap():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        longest = int(rng.integers(5, 60)) * 16000
+        overlap = int(rng.integers(1, longest // 2))
+        size = int(rng.integers(1, 40 * longest))
+        windows = cut(size, longest, overlap)
+        assert windows[0].start == 0 and windows[-1].stop == size
+        assert all(w.start % STEP_SAMPLES == 0 and w.stop - w.start <= longest for w in windows)
+        assert all(a.stop - b.start >= min(overlap, longest - STEP_SAMPLES) for a, b in zip(windows, windows[1:]))
+
+
+def test_joining_equal_windows_gives_the_uncut_frames():
+    whole = np.random.default_rng(0).normal(size=(1000, 5)).astype(np.float32)
+    offsets = [0, 230, 470, 700]
+    parts = [whole[o : o + 300] for o in offsets]
+    np.testing.assert_array_equal(join(parts, offsets, 0.02, False), whole)
+
+
+def test_a_seam_avoids_where_two_windows_disagree():
+    left, right = np.zeros((100, 3)), np.zeros((100, 3))
+    left[:, 0] = right[:, 0] = 5.0
+    left[70] = [0.0, 9.0, 0.0]  # a symbol that the right window hears two frames later
+    right[22] = [0.0, 9.0, 0.0]
+    joined = join([left, right], [0, 50], 0.02, False)
+    assert len(joined) == 150
+    assert (joined.argmax(1) == 1).sum() == 1
+
+
+@pytest.mark.parametrize("kind", ["ctc", "transducer"])
+def test_a_long_recording_is_joined_without_a_seam(models, waves, kind):
+    backend = Recognizer.from_pretrained(models(kind) / "run").backend
+    long = np.concatenate([waves[i % 3] for i in range(12)])
+    uncut = Recognizer(backend, window_s=60.0).transcribe([long])[0]
+    windowed = Recognizer(backend, window_s=14.0, overlap_s=4.0).transcribe([long])[0]
+    assert len(long) / 16000 > 45
+    assert len(uncut.tokens) == pytest.approx(len(windowed.tokens), rel=0.02)
+    same = {(t.symbol, t.start) for t in uncut.tokens} & {(t.symbol, t.start) for t in windowed.tokens}
+    assert len(same) > 0.95 * len(uncut.tokens)
+
+
+def test_times_are_those_of_the_audio(models, waves):
+    """Silence put before a recording moves its symbols by as much: at either output rate."""
+    for factor in (1, 2):
+        recognizer = Recognizer.from_pretrained(models("ctc", factor) / "run")
+        pause = np.zeros(8 * STEP_SAMPLES, np.float32)
+        later = recognizer.transcribe([np.concatenate([pause, waves[0]])])[0]
+        assert later.tokens[-1].end <= later.duration
+        assert later.duration == pytest.approx(len(waves[0]) / 16000 + 1.28, abs=2e-3)
+        starts = [t.start for t in later.tokens]
+        assert starts == sorted(starts)
+
+
+def test_bad_items_are_named_and_the_rest_go_on(models, waves, tmp_path):
+    recognizer = Recognizer.from_pretrained(models() / "run")
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    items = [waves[0], tmp_path / "text.wav", tmp_path / "empty.wav", tmp_path / "gone.wav", np.full(9000, np.nan)]
+    results = dict(recognizer.results(items))
+    assert [isinstance(results[i], AudioError) for i in range(5)] == [False, True, True, True, True]
+    for i, name in ((1, "text.wav"), (2, "empty.wav"), (3, "gone.wav"), (4, "item 4")):
+        assert name in str(results[i]) and "\n" not in str(results[i])
+    with pytest.raises(AudioError, match="text.wav"):
+        recognizer.transcribe(items)
+
+
+def test_settings_are_checked(models):
+    with pytest.raises(UserError, match="overlap_s"):
+        Recognizer(None, window_s=10, overlap_s=6)
+    with pytest.raises(UserError, match="--batch-size"):
+        Recognizer(None, batch_size=0)
