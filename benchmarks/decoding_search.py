@@ -24,6 +24,7 @@ from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS
 
 SECONDS_PER_EMBEDDED_FRAME = 0.02
+EMITTING_SHARE = 0.3
 
 
 def peaky_model(preset: str, vocab_size: int, dim: int) -> AsrModel:
@@ -33,8 +34,12 @@ def peaky_model(preset: str, vocab_size: int, dim: int) -> AsrModel:
     model = build_model(PRESETS[preset], heads).eval()
     with torch.no_grad():
         model.joiner.output_linear.weight *= 20
-        model.joiner.output_linear.bias[0] += 0.8 * dim**0.5
         model.joiner.decoder_proj.weight *= 0.3
+        frames = torch.randn(1000, model.joiner.encoder_proj.in_features)
+        context = model.decoder(torch.tensor([[-1] * (heads.context_size - 1) + [0]]), need_pad=False)[:, 0]
+        logits = model.joiner(frames, context)
+        lead = logits[:, 1:].max(dim=1).values - logits[:, 0]
+        model.joiner.output_linear.bias[0] += lead.quantile(1 - EMITTING_SHARE)
     return model
 
 

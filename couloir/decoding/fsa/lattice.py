@@ -94,7 +94,10 @@ def make_lattice(result: SearchResult) -> Lattice:
 
 
 def prune(lattice: Lattice, beam: float) -> Lattice:
-    """Without the arcs whose best path is more than ``beam`` worse than their utterance's best; rows all stay."""
+    """Without the arcs whose best path is more than ``beam`` worse than their utterance's best; rows all stay.
+
+    An infinite ``beam`` drops only what leads nowhere.
+    """
     source = torch.repeat_interleave(lattice.splits[1:] - lattice.splits[:-1])
     rows, ends = lattice.num_rows, len(lattice.start)
     onward = lattice.backward_scores(reduce=group_max)
@@ -107,7 +110,7 @@ def prune(lattice: Lattice, beam: float) -> Lattice:
         owner[lattice.target[arcs]] = owner[source[arcs]]
     best = torch.where(lattice.start >= 0, onward[lattice.start], 0.0)
     total = so_far[source] + lattice.score + onward[lattice.target]
-    keep = total >= best[owner[source]] - beam
+    keep = total.isfinite() & (total >= best[owner[source]] - beam)
     return replace(
         lattice,
         splits=splits_of(source[keep], rows + ends),
