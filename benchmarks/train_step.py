@@ -148,15 +148,16 @@ def step_function(
     return step
 
 
-def timed(step: Callable[[], float], device: str) -> float:
+def timed(step: Callable[[], float], device: str, clock: str) -> float:
     """Seconds of one call."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = now()
     step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def peak_memory(step: Callable[[], float]) -> float:
@@ -168,15 +169,44 @@ def peak_memory(step: Callable[[], float]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
+GROUPS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm_", "addmm_", "linear", "addmv_"),
+    "convolutions": ("convolution_backward", "mkldnn_convolution", "cudnn_convolution"),
+    "exp, log, sigmoid, tanh": (
+        "exp_",
+        "log_",
+        "reciprocal",
+        "sigmoid",
+        "tanh",
+        "tanh_backward",
+        "glu",
+        "glu_backward",
+    ),
+    "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
+    "copies and fills": ("copy_", "fill_", "cat", "clone", "zero_", "masked_fill_"),
+    "reductions": ("sum", "mean", "amax", "linalg_vector_norm", "_foreach_norm"),
+    "CTC": ("_ctc_loss", "_ctc_loss_backward"),
+}
+
+
 def profile(step: Callable[[], float], device: str) -> str:
-    """Where the time of one step goes, as a table of the twenty-five dearest operators."""
+    """Where the time of one step goes: shares of groups of operators, then the dearest ones."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as recorded:
         step()
     key = f"self_{device}_time_total"
-    return recorded.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=45)
+    events = recorded.key_averages()
+    times = {event.key.removeprefix("aten::"): getattr(event, key.replace("cuda", "device")) for event in events}
+    total = sum(times.values())
+    lines = []
+    for group, names in GROUPS.items():
+        lines.append(f"{group:28s} {100 * sum(times.get(name, 0) for name in names) / total:5.1f} %")
+    named = {name for names in GROUPS.values() for name in names}
+    other = 100 * sum(value for name, value in times.items() if name not in named) / total
+    lines.append(f"{'element-wise, Python, other':28s} {other:5.1f} %")
+    return "\n".join(lines) + "\n" + events.table(sort_by=key, row_limit=15, max_name_column_width=45)
 
 
 def parse() -> argparse.Namespace:
@@ -190,6 +220,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-counts", default="1000,20000", help="training progress: schedules depend on it")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--amp", choices=["none", "fp16", "bf16"], default="none")
+    parser.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: CPU seconds, for a machine that is not idle"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="also print where our step's time goes")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
@@ -220,7 +253,7 @@ def compare(args: argparse.Namespace) -> list[dict]:
         times: dict[str, list[float]] = {name: [] for name in steps}
         for round_ in range(3 + args.steps):
             for name, step in steps.items():
-                seconds = timed(step, args.device)
+                seconds = timed(step, args.device, args.clock)
                 if round_ >= 3:
                     times[name].append(seconds)
         row = {"preset": args.preset, "batch_count": count}

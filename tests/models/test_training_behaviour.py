@@ -9,6 +9,7 @@ import torch
 from couloir.errors import UserError
 from couloir.models.asr import build_model, get_training_state, set_batch_count, set_training_state
 from couloir.models.config import HeadsConfig
+from couloir.models.zipformer import activations
 from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_linear, swoosh_values
 from couloir.models.zipformer.balancer import Balancer
 from couloir.models.zipformer.config import ZipformerConfig
@@ -132,6 +133,17 @@ def test_fused_operations_pass_gradcheck():
     assert torch.autograd.gradcheck(lambda a, w, b: swoosh_linear(a, w, b, SWOOSH_L, scale), inputs)
     norm = BiasNorm(5).double().eval()
     assert torch.autograd.gradcheck(norm, (x,))
+
+
+def test_recomputing_as_on_a_gpu_changes_no_gradient(monkeypatch):
+    x, weight, bias = torch.randn(7, 2, 5), torch.randn(4, 5), torch.randn(4)
+    scale, grad, found = torch.rand(1, 2, 5), torch.randn(7, 2, 4), []
+    for recompute in (False, True):
+        monkeypatch.setattr(activations, "_saves_memory", lambda _, recompute=recompute: recompute)
+        inputs = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        found.append(torch.autograd.grad(swoosh_linear(*inputs, SWOOSH_L, scale), inputs, grad))
+    for kept, recomputed in zip(*found):
+        torch.testing.assert_close(kept, recomputed, atol=1e-6, rtol=1e-5)
 
 
 def test_bfloat16_autocast_trains():

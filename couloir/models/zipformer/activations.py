@@ -89,15 +89,24 @@ def swoosh(x: Tensor, kind: SwooshKind) -> Tensor:
     return swoosh_values(x, kind)
 
 
+def _saves_memory(x: Tensor) -> bool:
+    """Whether to keep little and compute again in backward: memory is what limits the batch on a GPU."""
+    return x.device.type != "cpu"
+
+
 class _SwooshLinear(torch.autograd.Function):
     """linear(swoosh(x) * scale). On CPU, keeps what makes backward fast; on GPU, the input alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, kind: SwooshKind) -> Tensor:
-        y, slope = _swoosh_and_slope(x, kind, scale)
         ctx.kind = kind
-        ctx.recompute = x.device.type != "cpu"
-        ctx.save_for_backward(weight, *((x, scale) if ctx.recompute else (y, slope)))
+        ctx.recompute = _saves_memory(x)
+        if ctx.recompute:
+            y = swoosh_values(x, kind) if scale is None else swoosh_values(x, kind) * scale
+            ctx.save_for_backward(weight, x, scale)
+        else:
+            y, slope = _swoosh_and_slope(x, kind, scale)
+            ctx.save_for_backward(weight, y, slope)
         return F.linear(y, weight.to(y.dtype), bias.to(y.dtype))
 
     @staticmethod
