@@ -36,9 +36,7 @@ AT_LEAST_ZERO = (
 class TrainerConfig:
     """Trainer. How long, where to, with what precision; the flags are icefall's where it has one."""
 
-    exp_dir: Path = option(
-        DEFAULT_EXP_DIR, "Run directory: checkpoints, logs, the resolved configuration."
-    )
+    exp_dir: Path = option(DEFAULT_EXP_DIR, "Run directory: checkpoints, logs, the resolved configuration.")
     seed: int = option(42, "One seed gives one run.")
     device: str = option("auto", "auto is the GPU when there is one.", choices=("auto", "cpu", "cuda"))
     num_threads: int = option(0, "Threads per process on CPU; 0 shares the cores among the processes.")
@@ -71,6 +69,7 @@ class TrainerConfig:
         "Batches between writes of last.pt, for resume and recovery; 0: only at a stop.",
         unit="batches",
     )
+    save_last_minutes: float = option(10.0, "Longest time between writes of last.pt.", unit="min")
     average_period: int = option(200, "Batches between updates of the running model average.", unit="batches")
     log_interval: int = option(50, "Batches between log lines.", unit="batches")
     valid_interval: int = option(3000, "Batches between validations; one more follows each epoch.", unit="batches")
@@ -110,6 +109,7 @@ class TrainerConfig:
         for name in AT_LEAST_ZERO:
             self._check(name, "at least 0", getattr(self, name) >= 0)
         self._check("grad_accumulation", "a whole number", self.grad_accumulation == int(self.grad_accumulation))
+        self._check("save_last_minutes", "more than 0", self.save_last_minutes > 0)
         self._check("batch_count_scale", "more than 0", self.batch_count_scale > 0)
         self._check("rollback_lr_scale", "more than 0 and less than 1", 0 < self.rollback_lr_scale < 1)
         self._check("final_decay", "from 0 to 1", 0 <= self.final_decay <= 1)

@@ -28,7 +28,7 @@ class Precision:
         if config.use_fp16 and not fp16:
             logging.warning("`--use-fp16` has no effect on a CPU: computing in float32")
         self.dtype = torch.float16 if fp16 else torch.bfloat16 if config.use_bf16 else torch.float32
-        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16, init_scale=1.0)  # type: ignore[attr-defined]
+        self.scaler = new_scaler(device, fp16)
         self.scale = 1.0
 
     def autocast(self) -> torch.autocast:
@@ -50,3 +50,10 @@ class Precision:
         if any(batch_in_epoch % batches == 0 and self.scale < bound for batches, bound in GROWTH):
             self.scaler.update(self.scale * 2.0)
             self.scale *= 2.0
+
+
+def new_scaler(device: torch.device, enabled: bool) -> torch.amp.GradScaler:  # type: ignore[name-defined]
+    """A loss scale of 1 that is on the device from the start: torch makes it with the first loss, if there is one."""
+    scaler = torch.amp.GradScaler(device.type, enabled=enabled, init_scale=1.0)  # type: ignore[attr-defined]
+    scaler.scale(torch.zeros((), device=device))
+    return scaler

@@ -40,8 +40,9 @@ class Reporter:
                 )
                 self._task = self._bar.add_task("starting", total=1.0)
                 self._bar.start()
-            # rich moves what is written to stderr above the bar.
-            self._handlers.append(logging.StreamHandler(sys.stderr))
+            # A program may have set up its own. rich moves what is written to stderr above the bar.
+            if not any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers):
+                self._handlers.append(logging.StreamHandler(sys.stderr))
         root = logging.getLogger()
         root.setLevel(logging.INFO)
         for handler in self._handlers:

@@ -157,6 +157,7 @@ class Trainer:
         )
         self._clock = time.monotonic() - self.state.elapsed_s
         self._boundary = self.state.step
+        self._last_saved_s = self.state.elapsed_s
         if self.group.is_main:
             self.metrics = MetricsLog(self.exp_dir, config, self.state.step)
         if self.group.is_main and self.run_config is not None:
@@ -201,12 +202,15 @@ class Trainer:
         loader = self.data.train_loader(state.epoch, group.rank, group.world_size, state.batch)
         self._epoch_batches = state.batch + len(loader)
         for batch in self._fetched(loader):
-            if self._agree_to_stop():
-                self.checkpoints.save(self.exp_dir / LAST)
-                return False
-            if self.length.finished(state.step, state.elapsed_s):
-                self._finish_early()
-                return False
+            stop = self._agree_to_stop()
+            # Gradients of a window that is not full yet are not saved, so a run is not left within one.
+            if state.batch % int(self.config.grad_accumulation) == 0:
+                if stop:
+                    self.checkpoints.save(self.exp_dir / LAST)
+                    return False
+                if self.length.finished(state.step, state.elapsed_s):
+                    self._finish_early()
+                    return False
             if self._train_batch(batch) is Verdict.GO_BACK:
                 self._go_back()
                 return True
@@ -278,8 +282,10 @@ class Trainer:
             self.checkpoints.save(batch_path(self.exp_dir, state.step))
             if self.group.is_main:
                 prune(self.exp_dir, config.keep_last_k)
-        if self._due(config.save_last_every):
+        waited = state.elapsed_s - self._last_saved_s
+        if self._due(config.save_last_every) or waited > config.save_last_minutes * 60:
             self.checkpoints.save(self.exp_dir / LAST)
+            self._last_saved_s = state.elapsed_s
         self._boundary = state.step
 
     def _validate(self) -> None:

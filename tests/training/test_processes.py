@@ -1,0 +1,107 @@
+"""Several processes, signals, and how a run ends."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from fake_run import finish, run_program, start_program
+
+from couloir.training.config import TrainerConfig
+from couloir.training.distributed import first_host, ranks_from_environment
+from couloir.training.launch import launch
+
+ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1}
+
+
+def wait_for(condition, patience_s=60):
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def num_logged(exp_dir):
+    path = exp_dir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_leaves(tmp_path, number, code):
+    exp_dir = tmp_path / "exp"
+    child = start_program(exp_dir, **ENDLESS)
+    wait_for(lambda: num_logged(exp_dir) >= 5)
+    os.kill(child, number)
+    done = finish(exp_dir, child)
+    assert done.returncode == code, done.stderr
+    assert f"{number.name}: saving after this batch, then leaving" in done.stderr
+    saved = torch.load(exp_dir / "last.pt", weights_only=True)
+    logged = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
+    assert saved["batch_idx_train"] == max(line["step"] for line in logged)
+
+
+def test_a_launcher_passes_the_signal_on_to_every_rank(tmp_path):
+    exp_dir = tmp_path / "exp"
+    child = start_program(exp_dir, **ENDLESS, world_size=2, master_port=29651)
+    wait_for(lambda: num_logged(exp_dir) >= 3)
+    os.kill(child, signal.SIGTERM)
+    done = finish(exp_dir, child)
+    assert done.returncode == 0, done.stderr
+    saved = torch.load(exp_dir / "last.pt", weights_only=True)
+    assert len(saved["ranks"]) == 2
+    assert saved["sampler"]["world_size"] == 2
+
+
+def test_ranks_agree_on_bad_and_empty_batches_and_an_error_of_one_ends_all(tmp_path):
+    exp_dir = tmp_path / "exp"
+    values = {"world_size": 2, "master_port": 29652, "max_steps": 12, "final_decay": 0, "log_interval": 1}
+    done = run_program(exp_dir, **values, poison=("utt7", "utt50"), empty=((1, 3),))
+    assert done.returncode == 0, done.stderr
+    skipped = [json.loads(line) for line in (exp_dir / "skipped.jsonl").read_text().splitlines()]
+    # Each poisoned utterance is of one rank; both ranks leave the batch out, and the rank that saw it is named.
+    assert {i for line in skipped for i in ("utt7", "utt50") if i in line["utterances"] and "loss" in line["reason"]}
+    saved = torch.load(exp_dir / "checkpoint-12.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+    assert saved["recovery"]["skipped"] >= 1
+
+    done = run_program(exp_dir, **values, width=12)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: `")
+    assert "Traceback" not in done.stderr
+
+
+def write_rank(folder):
+    (folder / os.environ["RANK"]).write_text(f"{os.environ['WORLD_SIZE']} {os.environ['LOCAL_RANK']}")
+
+
+def test_under_torchrun_the_process_is_the_worker(tmp_path, monkeypatch):
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    launch(write_rank, tmp_path, TrainerConfig(world_size=2, num_threads=1))
+    assert (tmp_path / "3").read_text() == "4 1"
+
+
+def test_ranks_under_srun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks_from_environment() is None
+    # Within sbatch alone there is one process, however many tasks were asked for.
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert ranks_from_environment() is None
+    step = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
+    for name, value in {**step, "SLURM_STEP_NODELIST": "gpu[003-006]"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks_from_environment() == (5, 8, 1)
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu003", "10077")
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.delenv("MASTER_PORT")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("n1", "n1"), ("gpu[003-007,9],cpu1", "gpu003"), ("a-1,b-2", "a-1"), ("x[12,14]", "x12")]
+)
+def test_first_host(nodes, first):
+    assert first_host(nodes) == first
