@@ -73,6 +73,26 @@ def _open_text(path: Path) -> Iterable[str]:
         yield from lines
 
 
+def read_fst_text(path: str | Path, vocab_size: int, backoff: int) -> ArpaFst:
+    """Read what kaldilm printed (icefall's ``2gram.fst.txt``).
+
+    Raises:
+        UserError: when the file is missing or no such text, or has labels that are neither tokens nor ``backoff``.
+    """
+    try:
+        fst = _parse_fst(Path(path).read_text(encoding="utf-8"), backoff)
+    except FileNotFoundError:
+        raise UserError(f"language model {path} does not exist; make it with prepare_lm.sh or give another") from None
+    except ValueError:
+        raise must_be(str(path), "an acceptor in OpenFst's text form", "something else") from None
+    strange = fst.label[(fst.label >= vocab_size) & (fst.label != backoff)]
+    if len(strange):
+        raise must_be(
+            f"labels of {path}", f"below the vocabulary size {vocab_size} or --backoff-id {backoff}", int(strange[0])
+        )
+    return fst
+
+
 def _up_to_order(lines: Iterable[str], max_order: int) -> Iterator[str]:
     """The lines of an ARPA file without higher orders; kaldilm itself would leave the last one its back-off weights."""
     order = 0
@@ -154,13 +174,19 @@ class NgramLm:
     """An n-gram over tokens, as a `TokenScorer`: shallow fusion, or LODR with a negative scale.
 
     Args:
-        path: ARPA file. pieces: the tokenizer's pieces, by id. max_order: use n-grams up to this order; -1 for all.
+        path: ARPA file, or kaldilm's ``.fst.txt`` of one. pieces: the tokenizer's pieces, by id.
+        max_order: use n-grams up to this order; -1 for all. backoff_id: label of back-off arcs in a ``.fst.txt``.
 
     A token that the model lacks costs as much as its rarest unigram. Raises `UserError` as `read_arpa`.
     """
 
-    def __init__(self, path: str | Path, pieces: Sequence[str], max_order: int = -1) -> None:
-        fst = read_arpa(path, pieces, max_order)
+    def __init__(
+        self, path: str | Path, pieces: Sequence[str], max_order: int = -1, backoff_id: int | None = None
+    ) -> None:
+        if str(path).endswith(".fst.txt"):
+            fst = read_fst_text(path, len(pieces), len(pieces) if backoff_id is None else backoff_id)
+        else:
+            fst = read_arpa(path, pieces, max_order)
         self.vocab_size = len(pieces)
         backs = fst.label == fst.backoff
         order = np.lexsort((fst.label[~backs], fst.source[~backs]))

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from stub_transducer import StubTransducer, batch
 
 from couloir.decoding.fsa.ctc import (
     ctc_graph_nbest,
@@ -19,7 +20,6 @@ from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
 from couloir.errors import UserError
 from couloir.text.tokenizer import TokenTable
-from tests.decoding.stub_transducer import StubTransducer, batch
 
 PIECES = ["<blk>", "a", "b", "c"]
 # "a" begins "ab" and "abc"; "see" and "sea" sound alike; "bc" follows "a" as "abc" does

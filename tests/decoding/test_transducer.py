@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from stub_transducer import StubTransducer, batch
 
 from couloir.decoding.context_graph import ContextGraph
 from couloir.decoding.fsa.graph import trivial_graph
@@ -18,7 +19,6 @@ from couloir.decoding.transducer.graph_search import (
 )
 from couloir.decoding.transducer.greedy import greedy_search
 from couloir.errors import UserError
-from tests.decoding.stub_transducer import StubTransducer, batch
 
 VOCAB = 12
 MODEL, DOUBLE = StubTransducer(VOCAB), StubTransducer(VOCAB).double()

@@ -1,0 +1,113 @@
+"""The flags of transducer decoding, icefall's names, and the names that they give to results."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from couloir.config import option
+from couloir.errors import UserError, must_be
+
+METHODS = (
+    "greedy_search",
+    "beam_search",
+    "modified_beam_search",
+    "modified_beam_search_lm_shallow_fusion",
+    "modified_beam_search_LODR",
+    "modified_beam_search_lm_rescore",
+    "modified_beam_search_lm_rescore_LODR",
+    "fast_beam_search",
+    "fast_beam_search_LG",
+    "fast_beam_search_nbest",
+    "fast_beam_search_nbest_LG",
+    "fast_beam_search_nbest_oracle",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransducerSearchConfig:
+    """Transducer search: the method and its limits."""
+
+    decoding_method: str = option("greedy_search", "how to search", choices=METHODS)
+    beam_size: int = option(4, "hypotheses kept by beam_search and modified_beam_search*")
+    beam: float = option(20.0, "fast_beam_search*: distance from the best at which states are dropped", unit="nats")
+    max_contexts: int = option(8, "fast_beam_search*: token histories kept per frame")
+    max_states: int = option(64, "fast_beam_search*: states kept per frame")
+    max_sym_per_frame: int = option(1, "greedy_search: tokens per frame at most")
+    num_paths: int = option(200, "fast_beam_search_nbest*: paths sampled from the lattice")
+    nbest_scale: float = option(0.5, "fast_beam_search_nbest*: flattens the posterior that is sampled")
+    ngram_lm_scale: float = option(0.01, "scale of LG's scores, and of the LODR n-gram (there below 0)")
+    blank_penalty: float = option(0.0, "taken from blank's logit")
+    temperature: float = option(1.0, "logits are divided by it")
+    lang_dir: str = option("data/lang_bpe_500", "folder of LG.npz, words.txt and the LODR n-gram")
+    context_file: str = option("", "hotwords: a phrase per line, `:score` behind it where it has its own")
+    context_score: float = option(2.0, "reward per token of a hotword")
+    use_shallow_fusion: bool = option(False, "implied by the methods that use an LM", hidden=True)
+    lm_type: str = option("rnn", "kind of the neural LM", choices=("rnn", "transformer"))
+    lm_scale: float = option(0.3, "scale of the neural LM in shallow fusion and LODR")
+    lm_exp_dir: str = option("", "folder of the neural LM's epoch-N.pt")
+    lm_epoch: int = option(7, "epoch of the neural LM")
+    tokens_ngram: int = option(2, "order of the LODR n-gram, {n}gram.fst.txt or {n}gram.arpa in --lang-dir")
+    backoff_id: int = option(500, "label of back-off arcs in {n}gram.fst.txt")
+    rnn_lm_embedding_dim: int = option(2048, "width of the RNN LM's embedding")
+    rnn_lm_hidden_dim: int = option(2048, "width of the RNN LM")
+    rnn_lm_num_layers: int = option(3, "layers of the RNN LM")
+    rnn_lm_tie_weights: bool = option(True, "the RNN LM's output shares its embedding")
+    transformer_lm_embedding_dim: int = option(768, "width of the transformer LM")
+    transformer_lm_dim_feedforward: int = option(2048, "inner width of the transformer LM")
+    transformer_lm_nhead: int = option(8, "heads of the transformer LM")
+    transformer_lm_num_layers: int = option(16, "layers of the transformer LM")
+    transformer_lm_tie_weights: bool = option(True, "the transformer LM's output shares its embedding")
+
+    def __post_init__(self) -> None:
+        for name in ("beam_size", "beam", "max_contexts", "max_states", "max_sym_per_frame", "num_paths"):
+            if getattr(self, name) <= 0:
+                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+        if self.uses_neural_lm and not self.lm_exp_dir:
+            raise UserError(f"`--decoding-method {self.decoding_method}` needs `--lm-exp-dir`")
+        if self.use_shallow_fusion and not self.uses_neural_lm:
+            raise UserError(f"`--use-shallow-fusion` has no effect with `--decoding-method {self.decoding_method}`")
+        if self.context_file and self.decoding_method in ("greedy_search", "beam_search"):
+            raise UserError(
+                f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
+            )
+        if self.decoding_method == "modified_beam_search_LODR" and self.ngram_lm_scale > 0:
+            raise must_be("--ngram-lm-scale", "below 0 for modified_beam_search_LODR", self.ngram_lm_scale)
+
+    @property
+    def uses_neural_lm(self) -> bool:
+        """Whether the method takes a neural LM."""
+        return "_lm_" in self.decoding_method or "LODR" in self.decoding_method
+
+    @property
+    def uses_lg(self) -> bool:
+        """Whether the method searches an LG graph."""
+        return self.decoding_method.endswith("_LG")
+
+    def result_key(self) -> str:
+        """icefall's name of a result; rescoring appends its own."""
+        method = self.decoding_method
+        if method == "greedy_search":
+            return method
+        if method.startswith("fast"):
+            return method + self._fast_limits(("num-paths", "nbest-scale"))
+        return f"{method}_beam-size-{self.beam_size}" + self._contexts("_")
+
+    def suffix(self, context_size: int) -> str:
+        """icefall's part of the names of result files: after epoch and average, before ``_use-averaged-model``."""
+        method = self.decoding_method
+        if method.startswith("fast"):
+            return self._fast_limits(("nbest-scale", "num-paths"))
+        if method == "greedy_search":
+            return f"_context-{context_size}_max-sym-per-frame-{self.max_sym_per_frame}"
+        fusion = f"_{self.lm_type}-lm-scale-{self.lm_scale}" if self.uses_neural_lm else ""
+        lodr = f"_LODR-{self.tokens_ngram}gram-scale-{self.ngram_lm_scale}" if "LODR" in method else ""
+        return f"__{method}__beam-size-{self.beam_size}" + self._contexts("-") + fusion + lodr
+
+    def _contexts(self, joint: str) -> str:
+        return f"{joint}context-score-{self.context_score}" if self.context_file else ""
+
+    def _fast_limits(self, order: tuple[str, str]) -> str:
+        name = f"_beam-{self.beam}_max-contexts-{self.max_contexts}_max-states-{self.max_states}"
+        if "nbest" in self.decoding_method:
+            name += "".join(f"_{flag}-{getattr(self, flag.replace('-', '_'))}" for flag in order)
+        return name + (f"_ngram-lm-scale-{self.ngram_lm_scale}" if self.uses_lg else "")

@@ -1,0 +1,159 @@
+"""From a decoding method's name to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from couloir.decoding.context_graph import ContextGraph, read_context_file
+from couloir.decoding.fsa.graph import Graph, trivial_graph
+from couloir.decoding.fsa.result import WordHypothesis
+from couloir.decoding.fsa.search import SearchLimits
+from couloir.decoding.hypothesis import Hypothesis
+from couloir.decoding.lm import LODR_LM_SCALES, RESCORE_SCALES, NeuralLm, lm_rescore
+from couloir.decoding.lm_training import load_lm
+from couloir.decoding.ngram import NgramLm
+from couloir.decoding.transducer.beam import modified_beam_search_nbest
+from couloir.decoding.transducer.classic_beam import beam_search
+from couloir.decoding.transducer.config import TransducerSearchConfig
+from couloir.decoding.transducer.frames import Scoring, TransducerModel
+from couloir.decoding.transducer.fusion import TokenScorer
+from couloir.decoding.transducer.graph_search import (
+    fast_beam_search,
+    fast_beam_search_nbest,
+    fast_beam_search_nbest_oracle,
+)
+from couloir.decoding.transducer.greedy import greedy_search
+from couloir.errors import UserError, must_be
+from couloir.text.tokenizer import Tokenizer
+
+
+def read_words(path: str | Path) -> list[str]:
+    """Words of ``words.txt`` (lines ``word id``) by id. Raises `UserError` when it is missing or no such table."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; make it with the graph, by prepare_lm.sh")
+    table: dict[int, str] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        word, _, index = line.rpartition(" ")
+        if not index.isdigit():
+            raise must_be(f"line {number} of {path}", "`word id`", repr(line))
+        table[int(index)] = word
+    return [table.get(i, "") for i in range(max(table, default=-1) + 1)]
+
+
+class TransducerSearch:
+    """One decoding method with all that it needs, read once.
+
+    Args:
+        config: the method and its settings. model: icefall's decoder and joiner. tokenizer: the model's.
+        device: where language models and graphs go.
+
+    Raises:
+        UserError: naming the file or flag, when a graph, LM or hotword file is missing or does not fit the model.
+    """
+
+    def __init__(
+        self, config: TransducerSearchConfig, model: TransducerModel, tokenizer: Tokenizer, device: torch.device
+    ) -> None:
+        self.config, self.model = config, model
+        self.scoring = Scoring(config.blank_penalty, config.temperature)
+        vocab_size = model.decoder.vocab_size
+        if tokenizer.vocab_size != vocab_size:
+            raise must_be("tokens of the tokenizer", f"as many as the model's {vocab_size}", tokenizer.vocab_size)
+        self.hotwords: ContextGraph | None = None
+        if config.context_file:
+            hotwords = read_context_file(config.context_file, tokenizer, config.context_score)
+            self.hotwords = hotwords.to(device)
+        self.words: list[str] | None = None
+        self.graph: Graph | None = None
+        if config.decoding_method.startswith("fast"):
+            self.graph = self._read_graph(vocab_size).to(device)
+        self.lm = self._read_lm(vocab_size).to(device) if config.uses_neural_lm else None
+        self.ngram = self._read_ngram(tokenizer).to(device) if "LODR" in config.decoding_method else None
+
+    def __call__(
+        self, encoder_out: Tensor, lens: Tensor, references: Sequence[Sequence[int]] = ()
+    ) -> dict[str, list[Hypothesis]]:
+        """Decode a batch.
+
+        Args:
+            encoder_out: (B, S, D). lens: (B,) valid frames. references: token ids, for the oracle only.
+
+        Returns:
+            icefall's result key -> a hypothesis per utterance; rescoring has many keys.
+        """
+        config, method = self.config, self.config.decoding_method
+        batch = (self.model, encoder_out, lens)
+        if method.startswith("modified"):
+            return self._modified(batch)
+        found: Sequence[Hypothesis]
+        if method == "greedy_search":
+            found = greedy_search(*batch, config.max_sym_per_frame, self.scoring)
+        elif method == "beam_search":
+            found = beam_search(*batch, config.beam_size, self.scoring)
+        else:
+            found = self._fast(batch, references)
+        return {config.result_key(): list(found)}
+
+    def text_words(self, hypothesis: Hypothesis) -> list[str] | None:
+        """The words of a hypothesis of an LG method; None for the others, whose tokens are to be decoded."""
+        if self.words is None or not isinstance(hypothesis, WordHypothesis):
+            return None
+        return [self.words[word] for word in hypothesis.words]
+
+    def _fast(
+        self, batch: tuple[TransducerModel, Tensor, Tensor], references: Sequence[Sequence[int]]
+    ) -> list[WordHypothesis]:
+        config, graph = self.config, self.graph
+        assert graph is not None
+        limits = SearchLimits(config.beam, config.max_contexts, config.max_states)
+        if "nbest" not in config.decoding_method:
+            return fast_beam_search(*batch, graph, limits, self.hotwords, self.scoring)
+        sampling = (config.num_paths, config.nbest_scale)
+        if config.decoding_method.endswith("oracle"):
+            return fast_beam_search_nbest_oracle(*batch, graph, references, limits, *sampling, self.scoring)
+        return fast_beam_search_nbest(*batch, graph, limits, *sampling, config.uses_lg, self.hotwords, self.scoring)
+
+    def _modified(self, batch: tuple[TransducerModel, Tensor, Tensor]) -> dict[str, list[Hypothesis]]:
+        config, method = self.config, self.config.decoding_method
+        scorers: list[tuple[float, TokenScorer]] = [(1.0, self.hotwords)] if self.hotwords else []
+        rescores = "rescore" in method
+        if self.lm is not None and not rescores:
+            scorers.append((config.lm_scale, self.lm))
+        if self.ngram is not None and not rescores:
+            scorers.append((config.ngram_lm_scale, self.ngram))
+        nbest = modified_beam_search_nbest(*batch, config.beam_size, scorers, self.scoring)
+        if not rescores:
+            return {config.result_key(): [hypotheses[0] for hypotheses in nbest]}
+        assert self.lm is not None
+        scales = RESCORE_SCALES if self.ngram is None else LODR_LM_SCALES
+        rescored = lm_rescore(nbest, self.lm, scales, self.ngram)
+        return {f"{config.result_key()}_{key}": hypotheses for key, hypotheses in rescored.items()}
+
+    def _read_graph(self, vocab_size: int) -> Graph:
+        if not self.config.uses_lg:
+            return trivial_graph(vocab_size)
+        folder = Path(self.config.lang_dir)
+        graph = Graph.load(folder / "LG.npz").scaled(self.config.ngram_lm_scale)
+        graph.check_vocabulary(vocab_size, str(folder / "LG.npz"))
+        self.words = read_words(folder / "words.txt")
+        if int(graph.aux.max()) >= len(self.words):
+            raise must_be(str(folder / "words.txt"), "the word table of LG.npz beside it", "shorter")
+        return graph
+
+    def _read_lm(self, vocab_size: int) -> NeuralLm:
+        config, kind = self.config, self.config.lm_type
+        prefix = f"{kind}_lm_"
+        sizes = {name[len(prefix) :]: value for name, value in vars(config).items() if name.startswith(prefix)}
+        path = Path(config.lm_exp_dir) / f"epoch-{config.lm_epoch}.pt"
+        return load_lm("rnn" if kind == "rnn" else "transformer", path, vocab_size, **sizes)
+
+    def _read_ngram(self, tokenizer: Tokenizer) -> NgramLm:
+        stem = Path(self.config.lang_dir) / f"{self.config.tokens_ngram}gram"
+        compiled = stem.with_suffix(".fst.txt")
+        if compiled.is_file():
+            return NgramLm(compiled, tokenizer.pieces, backoff_id=self.config.backoff_id)
+        return NgramLm(stem.with_suffix(".arpa"), tokenizer.pieces)

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from stub_transducer import StubTransducer, batch
+
+from couloir.decoding.graph import build_lg, make_lexicon
+from couloir.decoding.lm import RnnLm
+from couloir.decoding.ngram import NgramLm, estimate_arpa
+from couloir.decoding.transducer.config import METHODS, TransducerSearchConfig
+from couloir.decoding.transducer.methods import TransducerSearch
+from couloir.errors import UserError
+from couloir.text.tokenizer import TokenTable
+
+LETTERS = "abcdefghi"
+TOKENIZER = TokenTable(["<blk>", "<sos/eos>", "<unk>", *LETTERS])
+MODEL = StubTransducer(TOKENIZER.vocab_size)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lang(tmp_path_factory):
+    """A folder with LG, words, a token n-gram and an RNN LM."""
+    folder = tmp_path_factory.mktemp("lang")
+    words = ["a", "bad", "cab", "fed", "hi", "ice", "g", "e"]
+    lexicon = make_lexicon((word, TOKENIZER.encode(word)) for word in words)
+    estimate_arpa([[w] + words[:i] for i, w in enumerate(words)], 2, folder / "words.arpa")
+    estimate_arpa([list(word) for word in words] + [list(LETTERS)], 2, folder / "2gram.arpa")
+    build_lg(lexicon, folder / "words.arpa", TOKENIZER.vocab_size).save(folder / "LG.npz")
+    (folder / "words.txt").write_text("".join(f"{word} {i}\n" for i, word in enumerate(lexicon.words)))
+    torch.save({"model": RnnLm(TOKENIZER.vocab_size, 8, 8, 1).state_dict()}, folder / "epoch-7.pt")
+    return folder
+
+
+def search(lang, method, **settings):
+    lm = {"rnn_lm_embedding_dim": 8, "rnn_lm_hidden_dim": 8, "rnn_lm_num_layers": 1, "lm_exp_dir": str(lang)}
+    if method == "modified_beam_search_LODR":
+        settings.setdefault("ngram_lm_scale", -0.1)
+    config = TransducerSearchConfig(decoding_method=method, lang_dir=str(lang), **lm, **settings)
+    return TransducerSearch(config, MODEL, TOKENIZER, CPU)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_decodes_a_batch(lang, method):
+    encoded, lens = batch((12, 7))
+    decoder = search(lang, method)
+    results = decoder(encoded, lens, references=[[3, 4], [5]])
+    assert len(results) == {"modified_beam_search_lm_rescore": 40, "modified_beam_search_lm_rescore_LODR": 532}.get(
+        method, 1
+    )
+    for key, found in results.items():
+        assert key.startswith(method) and len(found) == 2
+        for hypothesis, frames in zip(found, lens):
+            assert len(hypothesis.tokens) == len(hypothesis.frames) and max(hypothesis.frames, default=0) < frames
+            words = decoder.text_words(hypothesis)
+            assert (words is None) == (not method.endswith("_LG"))
+            if words is not None:
+                assert "".join(words) == TOKENIZER.decode(hypothesis.tokens)
+
+
+@pytest.mark.parametrize("method", ["modified_beam_search", "fast_beam_search", "fast_beam_search_LG"])
+def test_a_context_file_changes_the_result(lang, tmp_path, method):
+    encoded, lens = batch((30,))
+    (tmp_path / "hot.txt").write_text("hi :30\n")
+    plain = search(lang, method)(encoded, lens)
+    hot = search(lang, method, context_file=str(tmp_path / "hot.txt"))(encoded, lens)
+    (before,), (after,) = plain.values(), hot.values()
+    assert TOKENIZER.decode(after[0].tokens).count("hi") > TOKENIZER.decode(before[0].tokens).count("hi")
+
+
+def test_names_of_results_are_icefalls():
+    key = lambda method, **kw: TransducerSearchConfig(decoding_method=method, lm_exp_dir="x", **kw).result_key()  # noqa: E731
+    suffix = lambda method, **kw: TransducerSearchConfig(decoding_method=method, lm_exp_dir="x", **kw).suffix(2)  # noqa: E731
+    limits = "_beam-20.0_max-contexts-8_max-states-64"
+    assert key("greedy_search") == "greedy_search"
+    assert key("fast_beam_search") == "fast_beam_search" + limits
+    assert key("modified_beam_search", context_file="f") == "modified_beam_search_beam-size-4_context-score-2.0"
+    assert suffix("greedy_search") == "_context-2_max-sym-per-frame-1"
+    assert suffix("fast_beam_search_nbest_LG") == limits + "_nbest-scale-0.5_num-paths-200_ngram-lm-scale-0.01"
+    assert suffix("modified_beam_search") == "__modified_beam_search__beam-size-4"
+    assert suffix("modified_beam_search_LODR", ngram_lm_scale=-0.16) == (
+        "__modified_beam_search_LODR__beam-size-4_rnn-lm-scale-0.3_LODR-2gram-scale--0.16"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"decoding_method": "modified_beam_search_lm_rescore"}, "--lm-exp-dir"),
+        ({"decoding_method": "greedy_search", "context_file": "hot.txt"}, "--context-file"),
+        ({"decoding_method": "greedy_search", "use_shallow_fusion": True}, "--use-shallow-fusion"),
+        ({"decoding_method": "modified_beam_search_LODR", "lm_exp_dir": "x"}, "--ngram-lm-scale"),
+        ({"beam_size": 0}, "--beam-size"),
+    ],
+)
+def test_contradictions_name_the_flag(settings, flag):
+    with pytest.raises(UserError, match=flag):
+        TransducerSearchConfig(**settings)
+
+
+def test_what_does_not_fit_the_model_is_refused(lang, tmp_path):
+    config = TransducerSearchConfig()
+    with pytest.raises(UserError, match="as many as the model's 12"):
+        TransducerSearch(config, MODEL, TokenTable(["<blk>", "a"]), CPU)
+    with pytest.raises(UserError, match="LG.npz does not exist"):
+        search(tmp_path, "fast_beam_search_LG")
+    with pytest.raises(UserError, match="epoch-3.pt does not exist"):
+        search(lang, "modified_beam_search_lm_rescore", lm_epoch=3)
+
+
+def test_an_ngram_in_kaldilms_text_form_equals_its_arpa(lang, tmp_path):
+    import kaldilm
+
+    table = tmp_path / "tokens.txt"
+    table.write_text("".join(f"{piece} {i}\n" for i, piece in enumerate([*TOKENIZER.pieces, "#0"])))
+    text = kaldilm.arpa2fst(str(lang / "2gram.arpa"), "", disambig_symbol="#0", read_symbol_table=str(table))
+    (tmp_path / "2gram.fst.txt").write_text(text)
+    sequences = [[3, 4, 5], [11, 10], []]
+    compiled = NgramLm(tmp_path / "2gram.fst.txt", TOKENIZER.pieces, backoff_id=12).sequence_scores(sequences)
+    torch.testing.assert_close(compiled, NgramLm(lang / "2gram.arpa", TOKENIZER.pieces).sequence_scores(sequences))
+    with pytest.raises(UserError, match="--backoff-id 500"):
+        NgramLm(tmp_path / "2gram.fst.txt", TOKENIZER.pieces, backoff_id=500)
