@@ -17,7 +17,7 @@ from typing import Any
 from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
-from couloir.training.checkpoint import load_checkpoint
+from couloir.training.checkpoint import load_checkpoint, model_weights
 
 CONFIG_FILE = "config.yaml"
 LAST = "last.pt"
@@ -81,6 +81,17 @@ def _step_of(path: Path) -> int | None:
         logging.warning("%s; trying the one before", error)
     except KeyError:
         logging.warning("checkpoint %s does not say how many batches it has seen; it is passed over", path)
+    return None
+
+
+def last_good(exp_dir: Path) -> Path | None:
+    """The newest checkpoint whose weights are all finite; newer ones are renamed ``bad-NAME``, out of the way."""
+    for path in newest_first(exp_dir):
+        weights = model_weights(load_checkpoint(path, mmap=True), str(path))
+        if all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            return path
+        logging.warning("%s holds weights that are not finite; it is now bad-%s", path, path.name)
+        path.rename(path.with_name(f"bad-{path.name}"))
     return None
 
 

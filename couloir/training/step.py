@@ -63,7 +63,10 @@ class Stepper:
         self.objective: Any = objective
         if group.world_size > 1:
             devices = [group.device] if group.device.type == "cuda" else None
-            self.objective = DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=True)
+            # Some parameters of a Zipformer are for older checkpoints only, and every rank has its own buffers.
+            self.objective = DistributedDataParallel(
+                objective, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
+            )
 
     def run(self, batch: Batch, batch_idx_train: int, last_of_window: bool) -> StepResult:
         """Train on one batch.

@@ -45,6 +45,7 @@ from couloir.training.run_dir import (
     check_recipe,
     copy_checkpoint,
     epoch_path,
+    last_good,
     newest_first,
     prune,
 )
@@ -324,7 +325,7 @@ class Trainer:
         """Return to the newest checkpoint, with the learning rate that `Recovery` has settled on."""
         verdict = self.recovery.state_dict()
         elapsed = self.state.elapsed_s
-        path = self.group.from_main(next(newest_first(self.exp_dir), None) if self.group.is_main else None)
+        path = self.group.from_main(last_good(self.exp_dir) if self.group.is_main else None)
         if path is None:
             raise UserError(self.recovery.advice())
         self.optimizer.zero_grad(set_to_none=True)

@@ -184,6 +184,17 @@ def test_a_run_that_diverges_for_good_stops_with_advice(tmp_path, train):
     assert saved["recovery"]["lr_scale"] == 0.25
 
 
+def test_a_checkpoint_that_is_not_finite_is_not_gone_back_to(tmp_path, train):
+    train(max_steps=10, save_every_n=5, final_decay=0)
+    path = tmp_path / "exp" / "checkpoint-10.pt"
+    content = torch.load(path, weights_only=True)
+    content["model"]["unused"][0] = math.nan
+    torch.save(content, path)
+    trainer = train(max_steps=20, start_batch=5, poison_from=6, poison_lr=0.011, final_decay=0)
+    assert trainer.state.step == 20
+    assert "bad-checkpoint-10.pt" in files(tmp_path)
+
+
 def test_a_full_disk_costs_a_line_and_nothing_that_was_saved(tmp_path, train, monkeypatch, caplog):
     train(max_steps=10, save_every_n=5, final_decay=0)
     whole = {path.name: path.read_bytes() for path in (tmp_path / "exp").glob("*.pt")}
