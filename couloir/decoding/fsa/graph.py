@@ -64,6 +64,13 @@ class Graph:
         if largest >= vocab_size:
             raise must_be(f"labels of {name}", f"below the model's vocabulary size {vocab_size}", largest)
 
+    def is_trivial(self, vocab_size: int) -> bool:
+        """Whether this is `trivial_graph`, whose arcs are in order of their labels."""
+        if self.num_states != 2 or self.num_arcs != vocab_size or self.moves is not None:
+            return False
+        ordered = bool((self.label[:-1] == torch.arange(1, vocab_size, device=self.label.device)).all())
+        return ordered and int(self.label[-1]) == FINAL and not bool(self.score.any())
+
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz``."""
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if value is not None}

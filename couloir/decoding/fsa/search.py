@@ -155,7 +155,7 @@ class GraphSearch:
         device = emissions.lens.device
         self.emissions, self.limits = emissions, limits
         self.graph, self.bias = graph.to(device), bias.to(device) if bias else None
-        self.keep_arcs = keep_arcs
+        self.keep_arcs, self.trivial = keep_arcs, self.graph.is_trivial(emissions.vocab_size)
         self.nodes = bias.num_nodes if bias else 1
         self.batch = len(emissions.lens)
         if self.batch * emissions.num_histories * graph.num_states * self.nodes >= 2**62:
@@ -241,14 +241,16 @@ class GraphSearch:
         """Arcs out of the table that pass the first pruning, with the history, state and node they lead to."""
         table, emissions = self.table, self.emissions
         log_probs, own = emissions.log_probs(frame, table.utterance, table.history)
-        source, arc, move = self._graph_arcs()
+        floor = self._floor(log_probs, own)
+        dense = self.trivial and self.bias is None
+        source, arc, move = self._trivial_arcs(log_probs, own, floor) if dense else self._graph_arcs()
         label, weight = self.graph.label[arc], self._weights(arc, move)
         log_prob = log_probs.flatten()[(own * log_probs.shape[1])[source] + label.clamp(min=0)]
         bias = self._bias(table.node[source], label) if self.bias is not None else None
         if bias is not None:
             weight = weight + bias[0]
         hopeful = table.score[source] + weight + log_prob.where(label != FINAL, 0.0)
-        keep = where((label == 0) | (hopeful >= self._floor(log_probs, own)[table.utterance[source]]))
+        keep = where((label == 0) | (hopeful >= floor[table.utterance[source]]))
         arcs = Arcs(source, source, label, arc, move, weight + log_prob, log_prob).select(keep)
         history, allowed = emissions.advance(table.history[arcs.source], arcs.label)
         node = table.node[arcs.source] if bias is None else bias[1][keep]
@@ -282,6 +284,19 @@ class GraphSearch:
         source, arc = expand(graph.splits, graph.move_next[move])
         return rows[owner[source]], arc, move[source]
 
+    def _trivial_arcs(self, log_probs: Tensor, own: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_graph_arcs` on the trivial graph, where the first pruning is a comparison of whole rows."""
+        table, rows = self.table, self._sources()
+        rows = rows[table.state[rows] == 0]
+        hopeful = log_probs[own[rows]] >= (floor[table.utterance[rows]] - table.score[rows]).float()[:, None] - 1e-3
+        hopeful[:, 0] = False
+        row, label = torch.nonzero(hopeful).unbind(1)
+        source, arc = (
+            torch.cat([rows[row], rows]),
+            torch.cat([label - 1, torch.full_like(rows, self.graph.num_arcs - 1)]),
+        )
+        return source, arc, torch.full_like(arc, IMPLICIT)
+
     def _sources(self) -> Tensor:
         """The rows whose graph arcs can matter; for a lattice all do."""
         table, most = self.table, self.emissions.rivals
@@ -307,7 +322,7 @@ class GraphSearch:
         table, most = self.table, self.limits.max_states
         best = group_max(table.score, table.utterance, self.batch)
         floor = best - self.limits.beam
-        if self.keep_arcs or self.bias or self.graph.num_states > 2 or log_probs.shape[1] <= most + 1:
+        if self.keep_arcs or self.bias or not self.trivial or log_probs.shape[1] <= most + 1:
             return floor
         # On the trivial graph the best row alone leads to `most` distinct states at least as good as this.
         first = group_first_best(table.score, table.utterance, best[: int(table.utterance[-1]) + 1])
