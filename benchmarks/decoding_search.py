@@ -91,7 +91,7 @@ def main() -> None:
     print(
         f"{args.preset}, vocabulary {args.vocab_size}, batch {args.batch}, {audio:.0f} s of audio, {tokens:.2f} tokens"
     )
-    print(f"per frame, {args.device}, {args.threads} threads; encoder {encoder:.2f} s, RTF {encoder / audio:.5f}\n")
+    print(f"{args.device}, {args.threads} threads; encoder {encoder:.2f} s, RTF {encoder / audio:.5f}\n")
     print("| method | search s | search / greedy | RTF search | RTF with encoder | total / greedy |")
     print("|---|--:|--:|--:|--:|--:|")
     greedy = 0.0
