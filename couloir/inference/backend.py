@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -36,3 +37,8 @@ class Backend(Protocol):
 
     def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
         """The symbols in frames (S_i, D); only those that are ``allowed`` (V,) bool, None for all."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from couloir.config import from_mapping, read_yaml
 from couloir.errors import UserError, must_be
@@ -103,8 +102,3 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise must_be("--device", "cpu or auto", "cuda, and no GPU was found")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def count_parameters(weights: Mapping[str, Tensor]) -> int:
-    """Numbers in a state dict."""
-    return sum(tensor.numel() for tensor in weights.values())

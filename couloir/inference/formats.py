@@ -29,7 +29,9 @@ def format_of(path: Path, name: str | None = None) -> str:
 
 def to_json(transcript: Transcript) -> dict[str, Any]:
     """Plain values of all but the log-probabilities."""
-    return asdict(replace(transcript, log_probs=None)) | {"log_probs": None}
+    values = asdict(replace(transcript, log_probs=None))
+    del values["log_probs"]
+    return values
 
 
 def from_json(values: dict[str, Any]) -> Transcript:

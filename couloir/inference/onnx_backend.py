@@ -5,7 +5,6 @@ Names, shapes and metadata of the files are icefall's, which sherpa-onnx reads t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.kaldi import fbank_numpy
+from couloir.inference.backend import usable_cores
 from couloir.inference.search import ctc_greedy, transducer_greedy
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary, read_vocabulary
@@ -106,11 +106,6 @@ class OnnxBackend:
 
     def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return self._joiner.run(None, {"encoder_out": encoded, "decoder_out": predicted})[0]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_session(path: Path, threads: int) -> Any:

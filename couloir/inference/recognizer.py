@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.errors import must_be
-from couloir.inference.backend import MIN_SAMPLES, Backend
+from couloir.inference.backend import MIN_SAMPLES, Backend, usable_cores
 from couloir.inference.inventory import allowed
 from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
@@ -107,15 +109,20 @@ class Recognizer:
         self, items: Iterable[Source], log_probs: bool = False
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """As `transcribe`, but one at a time, each with the item's index, and an error in the place of a bad item."""
+        numbered = enumerate(items)
         pool: list[_Recording] = []
-        for index, item in enumerate(items):
-            try:
-                pool.append(self._read(index, item))
-            except AudioError as error:
-                yield index, error
-            if len(pool) >= self.batch_size * _POOL_BATCHES or sum(len(r.samples) for r in pool) >= _POOL_SAMPLES:
-                yield from self._transcribed(pool, log_probs)
-                pool = []
+        cores = usable_cores()
+        with ThreadPoolExecutor(cores) as readers:
+            while batch := list(islice(numbered, cores)):
+                for index, read in zip((index for index, _ in batch), readers.map(self._try_to_read, batch)):
+                    if isinstance(read, AudioError):
+                        yield index, read
+                    else:
+                        pool.append(read)
+                full = len(pool) >= self.batch_size * _POOL_BATCHES
+                if full or sum(len(recording.samples) for recording in pool) >= _POOL_SAMPLES:
+                    yield from self._transcribed(pool, log_probs)
+                    pool = []
         yield from self._transcribed(pool, log_probs)
 
     def _transcribed(self, pool: list[_Recording], log_probs: bool) -> Iterator[tuple[int, Transcript]]:
@@ -123,9 +130,13 @@ class Recognizer:
         for first in range(0, len(pool), self.batch_size):
             yield from self._decode(pool[first : first + self.batch_size], log_probs)
 
-    def _read(self, index: int, item: Source) -> _Recording:
+    def _try_to_read(self, numbered: tuple[int, Source]) -> _Recording | AudioError:
+        index, item = numbered
         name = str(item) if isinstance(item, (str, Path)) else ""
-        samples = load_audio(item, name=name or f"item {index}")
+        try:
+            samples = load_audio(item, name=name or f"item {index}")
+        except AudioError as error:
+            return error
         windows = cut(len(samples), int(self.window_s * SAMPLE_RATE), int(self.overlap_s * SAMPLE_RATE))
         return _Recording(index, name, samples, windows, [])
 

@@ -138,6 +138,22 @@ def test_a_registered_id_gets_its_tokenizer_and_its_size_is_checked(cache, text_
     assert text_of("anyspeech/zipa-small-crctc-300k") == expected
 
 
+def test_raw_checkpoints_of_a_registered_id_are_averaged(cache, text_of, monkeypatch):
+    snapshot = _cache(cache, "anyspeech/zipa-cr-s")
+    model = tiny_model()
+    for i, factor in ((1, 0.5), (2, 1.5)):
+        scaled = {name: tensor * factor for name, tensor in model.state_dict().items()}
+        torch.save({"model": scaled, "batch_idx_train": 1000 * i}, snapshot / f"checkpoint-{1000 * i}.pt")
+    torch.save(model.state_dict(), cache / "mean.pth")
+    write_tokens(snapshot)
+    write_tokens(cache)
+    monkeypatch.setitem(PRESETS, "mine", model.zipformer_config)
+    monkeypatch.setitem(HUB_MODELS, "anyspeech/zipa-cr-s", HubModel("mine", 1, "ctc", average=2))
+    assert text_of("anyspeech/zipa-cr-s") == text_of(cache / "mean.pth")
+    newest = text_of("anyspeech/zipa-cr-s", averaging=AveragingConfig(avg=1))
+    assert newest != text_of(cache / "mean.pth")
+
+
 def test_registry_is_the_readme_table():
     sizes = {"small": "zipa_small", "large": "zipa_large", "s": "zipa_small", "l": "zipa_large"}
     assert len(HUB_MODELS) == 20
