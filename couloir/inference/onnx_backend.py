@@ -21,6 +21,10 @@ from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary, read_vocabulary
 
 PRECISIONS = (".int8.onnx", ".fp16.onnx")
+Names = tuple[str, ...]
+FEATURES: Names = ("x", "x_lens")
+AUDIO: Names = ("audio", "audio_lens")
+"""Inputs of a model that holds its own features."""
 _PROBE_FRAMES = 57
 """Feature frames of a run that shows the model's frame rate and its number of outputs."""
 
@@ -56,18 +60,19 @@ class OnnxBackend:
         self.config = FbankConfig()
         self.batch_size = 8 * self._threads
         if self.kind == "ctc":
-            self._encoder = _open(ctc_file(path, suffix), self._threads, ("x", "x_lens"), ("log_probs",))
+            self._encoder = _open(ctc_file(path, suffix), self._threads, FEATURES, ("log_probs",), AUDIO)
         else:
             files = transducer_files(path, suffix)
-            self._encoder = _open(files["encoder"], self._threads, ("x", "x_lens"), ("encoder_out",))
+            self._encoder = _open(files["encoder"], self._threads, FEATURES, ("encoder_out",), AUDIO)
             self._decoder = _open(files["decoder"], 1, ("y",), ("decoder_out",))
             self._joiner = _open(files["joiner"], 1, ("encoder_out", "decoder_out"), ("logit",))
+        self._takes = AUDIO if AUDIO[0] in _inputs(self._encoder) else FEATURES
         self.frame_shift, num_outputs = self._probe()
         self.vocabulary = _fitting_tokens(path, tokens, num_outputs)
 
     def _probe(self) -> tuple[float, int]:
         """Distance of the output frames in s, and the number of symbols."""
-        frames = self._run(np.zeros((_PROBE_FRAMES, self.config.feature_dim), np.float32))
+        frames = self._encode_one(np.zeros(_PROBE_FRAMES * self.config.shift_samples, np.float32))
         embedded = (_PROBE_FRAMES - 7) // 2
         shift = 2 * round(embedded / len(frames)) * self.config.frame_shift_ms / 1000
         if self.kind == "ctc":
@@ -86,12 +91,11 @@ class OnnxBackend:
         return [frames[i] for i in range(len(waves))]
 
     def _encode_one(self, wave: np.ndarray) -> np.ndarray:
-        return self._run(fbank_numpy(wave, self.config))
-
-    def _run(self, feats: np.ndarray) -> np.ndarray:
-        """(T, F) -> (S, D)"""
-        lens: np.ndarray = np.array([len(feats)], dtype=_integer_type(self._encoder, "x_lens"))
-        frames, count = self._encoder.run(None, {"x": feats[None], "x_lens": lens})
+        """(N,) samples -> (S, D)"""
+        signal = wave.astype(np.float32, copy=False) if self._takes == AUDIO else fbank_numpy(wave, self.config)
+        name, lens_name = self._takes
+        lens: np.ndarray = np.array([len(signal)], dtype=_integer_type(self._encoder, lens_name))
+        frames, count = self._encoder.run(None, {name: signal[None], lens_name: lens})
         return frames[0, : int(count[0])]
 
     def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
@@ -126,16 +130,22 @@ def load_session(path: Path, threads: int) -> Any:
         raise UserError(f"{path} cannot be loaded by ONNX Runtime: it is damaged or no model ({reason})") from None
 
 
-def _open(path: Path, threads: int, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
-    """A session of a file that has these inputs and, among others, these outputs."""
+def _open(path: Path, threads: int, inputs: Names, outputs: Names, other_inputs: Names = ()) -> Any:
+    """A session of a file that has these inputs, or the other ones, and, among others, these outputs."""
     session = load_session(path, threads)
-    has = [value.name for value in session.get_inputs()]
+    has = _inputs(session)
     if any(name.startswith("cached_") for name in has):
         raise must_be(str(path), "a non-streaming model", "a streaming one; export it with export_onnx.py")
+    if other_inputs and not set(other_inputs) - set(has):
+        inputs = other_inputs
     missing = (set(inputs) - set(has)) | (set(outputs) - {value.name for value in session.get_outputs()})
     if missing:
         raise must_be(str(path), f"a model with {', '.join((*inputs, *outputs))}", f"one without {sorted(missing)[0]}")
     return session
+
+
+def _inputs(session: Any) -> list[str]:
+    return [value.name for value in session.get_inputs()]
 
 
 def _integer_type(session: Any, name: str) -> type:

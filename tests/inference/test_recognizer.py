@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_model, write_onnx_of_audio
 
 import couloir
 from couloir.audio import AudioError, load_audio
@@ -40,6 +41,12 @@ def test_torch_and_onnxruntime_agree_on_real_speech(models, speech, kind, factor
         if kind == "ctc":
             # The head's weights are 30 times the usual, and so are the differences of float32 sums.
             np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=3e-3)
+
+
+def test_a_model_with_features_inside_agrees_too(models, speech, waves, tmp_path):
+    folder = write_onnx_of_audio(tmp_path, tiny_model())
+    expected = Recognizer.from_pretrained(models() / "run").transcribe([*speech, waves[0][:700]])
+    assert _plain(Recognizer(OnnxBackend(folder)).transcribe([*speech, waves[0][:700]])) == _plain(expected)
 
 
 @pytest.mark.parametrize("kind, factor", CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from couloir.config import as_plain, write_yaml
 from couloir.features.config import FbankConfig
+from couloir.features.fbank import ExportableFbank
 from couloir.models.asr import AsrModel, build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
@@ -87,6 +89,15 @@ class _Ctc(nn.Module):
         return self.model.ctc_log_probs(encoded), lens
 
 
+class _CtcOfAudio(nn.Module):
+    def __init__(self, model: AsrModel) -> None:
+        super().__init__()
+        self.ctc, self.fbank = _Ctc(model), ExportableFbank()
+
+    def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.ctc(*self.fbank(audio, audio_lens))
+
+
 class _Encoder(nn.Module):
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
@@ -131,10 +142,19 @@ def write_onnx(folder: Path, model: AsrModel) -> Path:
     return folder
 
 
+def write_onnx_of_audio(folder: Path, model: AsrModel) -> Path:
+    """A CTC model that takes samples."""
+    write_tokens(folder)
+    names = ["audio", "audio_lens"], ["log_probs", "log_probs_len"]
+    _export(_CtcOfAudio(model), (torch.randn(1, 20000), torch.tensor([20000])), folder / "model.onnx", *names)
+    return folder
+
+
 def _export(module: nn.Module, example: tuple, path: Path, inputs: list[str], outputs: list[str]) -> None:
-    axes = {name: {0: "N", 1: "T"} for name in ("x", "log_probs", "encoder_out") if example[0].dim() == 3}
-    axes |= {name: {0: "N"} for name in (*inputs, *outputs) if name not in axes}
-    with torch.no_grad():
+    timed = {"x", "audio", "log_probs", "encoder_out"} & {*inputs, *outputs} if len(inputs) == len(outputs) == 2 else ()
+    axes = {name: {0: "N", 1: "T"} if name in timed else {0: "N"} for name in (*inputs, *outputs)}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             module, example, str(path), input_names=inputs, output_names=outputs, dynamic_axes=axes,
             opset_version=13, dynamo=False,
