@@ -25,6 +25,12 @@ Names = tuple[str, ...]
 FEATURES: Names = ("x", "x_lens")
 AUDIO: Names = ("audio", "audio_lens")
 """Inputs of a model that holds its own features."""
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
 _PROBE_FRAMES = 57
 """Feature frames of a run that shows the model's frame rate and its number of outputs."""
 
@@ -92,10 +98,8 @@ class OnnxBackend:
 
     def _encode_one(self, wave: np.ndarray) -> np.ndarray:
         """(N,) samples -> (S, D)"""
-        signal = wave.astype(np.float32, copy=False) if self._takes == AUDIO else fbank_numpy(wave, self.config)
-        name, lens_name = self._takes
-        lens: np.ndarray = np.array([len(signal)], dtype=_integer_type(self._encoder, lens_name))
-        frames, count = self._encoder.run(None, {name: signal[None], lens_name: lens})
+        signal = wave if self._takes == AUDIO else fbank_numpy(wave, self.config)
+        frames, count = run_session(self._encoder, signal[None], np.array([len(signal)]), names=self._takes)
         return frames[0, : int(count[0])]
 
     def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
@@ -106,10 +110,10 @@ class OnnxBackend:
         return transducer_greedy(frames, self._predict, self._join, context, allowed)
 
     def _predict(self, histories: np.ndarray) -> np.ndarray:
-        return self._decoder.run(None, {"y": histories})[0]
+        return run_session(self._decoder, histories, names=("y",))[0]
 
     def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        return self._joiner.run(None, {"encoder_out": encoded, "decoder_out": predicted})[0]
+        return run_session(self._joiner, encoded, predicted, names=("encoder_out", "decoder_out"))[0]
 
 
 def load_session(path: Path, threads: int) -> Any:
@@ -126,7 +130,7 @@ def load_session(path: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes have no common base
-        reason = str(error).splitlines()[0].split(" : ")[-1][:160]
+        reason = str(error).splitlines()[0].split(" : ")[-1].split("failed:")[-1].strip()[:160]
         raise UserError(f"{path} cannot be loaded by ONNX Runtime: it is damaged or no model ({reason})") from None
 
 
@@ -148,9 +152,12 @@ def _inputs(session: Any) -> list[str]:
     return [value.name for value in session.get_inputs()]
 
 
-def _integer_type(session: Any, name: str) -> type:
-    kind = next(value.type for value in session.get_inputs() if value.name == name)
-    return np.int32 if kind == "tensor(int32)" else np.int64
+def run_session(session: Any, *arrays: np.ndarray, names: Names) -> list[np.ndarray]:
+    """Outputs for inputs, which are cast to what the model declares; half precision comes out as float32."""
+    declared = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
+    feed = {name: array.astype(declared[name], copy=False) for name, array in zip(names, arrays)}
+    outputs = session.run(None, feed)
+    return [out.astype(np.float32) if out.dtype == np.float16 else out for out in outputs]
 
 
 def guess_type(path: Path, suffix: str = ".onnx") -> str:

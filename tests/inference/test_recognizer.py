@@ -11,7 +11,7 @@ import couloir
 from couloir.audio import AudioError, load_audio
 from couloir.decoding.ctc import ctc_greedy_search
 from couloir.errors import UserError
-from couloir.inference.onnx_backend import OnnxBackend
+from couloir.inference.onnx_backend import OnnxBackend, load_session, run_session
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
 from couloir.inference.windows import STEP_SAMPLES, cut, join
@@ -165,3 +165,26 @@ def test_settings_are_checked(models):
         Recognizer(None, window_s=10, overlap_s=6)
     with pytest.raises(UserError, match="--batch-size"):
         Recognizer(None, batch_size=0)
+
+
+def test_int8_models_hear_each_recording_alone_too(models, waves, tmp_path):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source, target = models() / "onnx", tmp_path / "model.int8.onnx"
+    (tmp_path / "tokens.txt").write_bytes((source / "tokens.txt").read_bytes())
+    quantize_dynamic(source / "model.onnx", target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
+    backend = OnnxBackend(tmp_path, suffix=".int8.onnx")
+    found = Recognizer(backend).transcribe(waves, log_probs=True)
+    assert _plain(found) == _plain([Recognizer(backend).transcribe([wave])[0] for wave in waves])
+    for ours, full in zip(found, Recognizer(OnnxBackend(source)).transcribe(waves, log_probs=True)):
+        assert (ours.log_probs.argmax(1) == full.log_probs.argmax(1)).mean() > 0.9
+
+
+def test_half_precision_inputs_and_outputs(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, ["N"]) for name in ("y", "z")]
+    graph = helper.make_graph([helper.make_node("Neg", ["y"], ["z"])], "g", ends[:1], ends[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "a.onnx")
+    (out,) = run_session(load_session(tmp_path / "a.onnx", 1), np.array([1.5, -2.0]), names=("y",))
+    assert out.dtype == np.float32 and out.tolist() == [-1.5, 2.0]
