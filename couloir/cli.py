@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     align.add_argument("--output", type=Path, help="TextGrid to write (default: beside the recording)")
     align.set_defaults(run=_align)
     info = commands.add_parser("info", help="what a checkpoint or ONNX file is")
-    info.add_argument("model", type=Path)
+    info.add_argument("model", help="run directory, checkpoint, ONNX file or folder, or hub id")
     info.set_defaults(run=_info)
     return parser
 

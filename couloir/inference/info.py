@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from couloir.errors import UserError
-
 Facts = dict[str, Any]
 _SIZES = (
     "num_encoder_layers",
@@ -19,12 +17,11 @@ _SIZES = (
 )
 
 
-def describe(path: Path) -> Facts:
-    """Facts about a run directory, a checkpoint, an ONNX file or a folder of them. Raises `UserError`."""
-    from couloir.inference.pretrained import is_onnx
+def describe(source: str | Path) -> Facts:
+    """Facts about a run directory, a checkpoint, an ONNX file, a folder of them, a hub id. Raises `UserError`."""
+    from couloir.inference.pretrained import is_onnx, locate
 
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
+    path, _ = locate(source)
     if not is_onnx(path):
         return _checkpoint_facts(path)
     files = [path] if path.is_file() else sorted(path.glob("*.onnx"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,60 +41,81 @@ def open_model(
     Raises:
         UserError: there is no model, or it does not fit its tokens.
     """
-    from couloir.inference.hub import parse_hub_id
-
     if runtime not in RUNTIMES:
         raise must_be("--runtime", "one of " + ", ".join(RUNTIMES), runtime)
-    path, given = Path(source), Path(tokens) if tokens else None
-    if not path.exists():
-        hub = parse_hub_id(str(source))
-        if hub is None or path.suffix in (".onnx", ".pt", ".pth"):
-            raise UserError(f"model {source} does not exist; give a path, or a hub id such as {next(iter(HUB_MODELS))}")
-        repo_id, named = hub
-        if runtime != "onnx":
-            return _open_hub_checkpoint(repo_id, revision or named, given, device, averaging, model_type)
-        from couloir.inference.hub import fetch_model
-
-        path = fetch_model(repo_id, revision or named, suffix)
+    path, hub_id = locate(source, revision, runtime, suffix)
+    given = Path(tokens) if tokens else None
     if runtime == "onnx" or (runtime == "auto" and is_onnx(path)):
         from couloir.inference.onnx_backend import OnnxBackend
 
         return OnnxBackend(path, model_type=model_type, tokens=given, suffix=suffix, threads=threads)
+    if hub_id in HUB_MODELS:
+        return _open_registered(hub_id, path, given, device, averaging, model_type)
     from couloir.inference.checkpoints import open_checkpoint
 
     return open_checkpoint(path, tokens=given, device=device, averaging=averaging, model_type=model_type)
 
 
+def locate(
+    source: str | Path, revision: str | None = None, runtime: str = "auto", suffix: str = ".onnx"
+) -> tuple[Path, str]:
+    """The path that a source means, after fetching it if it is a hub id; and that id, or "".
+
+    Raises `UserError` when it is neither, or cannot be fetched.
+    """
+    from couloir.inference.hub import fetch_model, parse_hub_id
+
+    path = Path(source)
+    if path.exists():
+        return path, ""
+    hub = parse_hub_id(str(source))
+    if hub is None or path.suffix in (".onnx", ".pt", ".pth"):
+        raise UserError(f"model {source} does not exist; give a path, or a hub id such as {next(iter(HUB_MODELS))}")
+    repo_id, named = hub
+    if runtime != "onnx" and _has_torch():
+        folder = fetch_model(repo_id, revision or named)
+        if runtime == "torch" or _holds_checkpoints(folder):
+            return folder, repo_id
+    return fetch_model(repo_id, revision or named, suffix), repo_id
+
+
 def is_onnx(path: Path) -> bool:
-    """Whether a path is an ONNX file or a folder that holds some and no checkpoint."""
+    """Whether a path is to be run by ONNX Runtime: it holds nothing else, or there is no torch."""
     if path.is_file():
         return path.suffix == ".onnx"
-    return any(path.glob("*.onnx")) and not (any(path.glob("*.pt")) or any(path.glob("*.pth")))
+    return any(path.glob("*.onnx")) and not (_has_torch() and _holds_checkpoints(path))
 
 
-def _open_hub_checkpoint(
+def _holds_checkpoints(folder: Path) -> bool:
+    return any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _open_registered(
     repo_id: str,
-    revision: str | None,
+    folder: Path,
     tokens: Path | None,
     device: str,
     averaging: AveragingConfig | None,
     model_type: str | None,
 ) -> Backend:
+    """A published model: its tokenizer is known, its checkpoints are averaged as published, its size is checked."""
     from couloir.inference.checkpoints import find_tokenizer, open_checkpoint
-    from couloir.inference.hub import fetch_model, fetch_tokenizer
+    from couloir.inference.hub import fetch_tokenizer
 
-    folder, known = fetch_model(repo_id, revision), HUB_MODELS.get(repo_id)
-    if known and known.average:
+    known = HUB_MODELS[repo_id]
+    if known.average:
         averaging = replace(averaging or AveragingConfig(), avg=(averaging and averaging.avg) or known.average)
-    if tokens is None and known:
+    if tokens is None:
         try:
             tokens = find_tokenizer(folder, {}, None)
         except UserError:
             tokens = fetch_tokenizer()
     backend = open_checkpoint(folder, tokens=tokens, device=device, averaging=averaging, model_type=model_type)
-    if known:
-        _check_size(backend, repo_id)
-    backend.origin = repo_id + (f"@{revision}" if revision else "")
+    _check_size(backend, repo_id)
     return backend
 
 

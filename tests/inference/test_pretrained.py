@@ -112,6 +112,16 @@ def test_hub_models_come_from_the_cache_without_a_network(cache, text_of):
             hub._fetch = monkeyed
 
 
+def test_a_hub_model_of_onnx_files_alone(cache, models, text_of, speech):
+    snapshot = _cache(cache, "someone/exported")
+    for file in (models() / "onnx").iterdir():
+        (snapshot / file.name).write_bytes(file.read_bytes())
+    expected = text_of(models() / "run")
+    assert text_of("someone/exported") == text_of("someone/exported", runtime="onnx") == expected
+    with pytest.raises(UserError, match="none"):
+        open_model("someone/exported", runtime="torch")
+
+
 def test_a_registered_id_gets_its_tokenizer_and_its_size_is_checked(cache, text_of, monkeypatch):
     snapshot = _cache(cache, "anyspeech/zipa-small-crctc-300k")
     torch.save(tiny_model().state_dict(), snapshot / "small.pth")
