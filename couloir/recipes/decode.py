@@ -16,7 +16,7 @@ from couloir.data.batch import Batch
 from couloir.data.module import DataModule
 from couloir.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
 from couloir.decoding.hypothesis import Hypothesis
-from couloir.errors import UserError, unknown_name
+from couloir.errors import unknown_name
 from couloir.evaluation.alignment import units_of
 from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import write_decoding_files
@@ -94,7 +94,8 @@ def _as_units(results: dict[str, list[Result]], unit: str) -> dict[str, list[tup
 def _chosen_sets(names: str, data: DataModule) -> list[str]:
     there = data.test_sets()
     if not there:
-        raise UserError("`--manifest-dir` holds no test set (a folder test-* beside train); name a prepared folder")
+        logging.warning("no test set (a folder test-* beside train): decoding dev, the validation utterances")
+        there = ["dev"]
     chosen = [name.strip() for name in names.split(",") if name.strip()] or there
     for name in chosen:
         if name not in there:

@@ -27,7 +27,7 @@ from couloir.errors import must_be, unknown_name
 from couloir.features.config import AugmentConfig, FbankConfig
 from couloir.losses.config import LossConfig, check
 from couloir.models.config import HEAD_WIDTHS, HeadsConfig
-from couloir.models.zipformer.config import PRESETS, ZipformerConfig
+from couloir.models.zipformer.config import PER_STACK, PRESETS, ZipformerConfig
 from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
 
@@ -110,7 +110,12 @@ def preset_values(name: str) -> Overrides:
     """The settings of a model of a known size. Raises `UserError` for an unknown name."""
     if name not in PRESETS:
         raise unknown_name("preset", name, sorted(PRESETS))
-    return {"zipformer": as_plain(PRESETS[name]), "heads": HEAD_WIDTHS.get(name, {})}
+    # A list of equal numbers is given as one, so that flags may change the number of stacks.
+    sizes = {
+        key: value[:1] if key in PER_STACK and len(set(value)) == 1 else value
+        for key, value in as_plain(PRESETS[name]).items()
+    }
+    return {"zipformer": sizes, "heads": HEAD_WIDTHS.get(name, {})}
 
 
 def _checked_sections(values: dict[str, Any], origin: str) -> Overrides:

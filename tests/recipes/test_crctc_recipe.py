@@ -114,6 +114,24 @@ class Evil:
         return Path.touch, (Path("executed"),)
 
 
+def test_zipas_training_command_goes_on_from_its_checkpoint(trained):
+    """ZIPA's README command, with the sizes of a tiny model: two processes, from --start-batch on."""
+    exp_dir = trained / "zipa-train"
+    exp_dir.mkdir()
+    shutil.copy(trained / "exp/checkpoint-12.pt", exp_dir)
+    done = run(
+        trained,
+        TRAIN,
+        "--world-size 2 --num-epochs 99 --start-epoch 1 --start-batch 12 --use-fp16 1 --exp-dir zipa-train --causal 0 "
+        "--full-libri True --max-duration 8 --use-transducer False --use-ctc True --use-cr-ctc True --base-lr 0.015 "
+        f"--enable-spec-aug False --seed 2333 --wandb False {TINY} --num-buckets 8 --num-workers 4 "
+        "--unsup-cr-ctc-loss-scale 0.5 --use-unsup-cr-ctc True --remove-diacritics True "
+        "--manifest-dir data/shar --bpe-model data/lang/bpe.model --max-steps 15 --log-interval 1",
+    )
+    assert "labelled speech alone" in done.stderr
+    assert max(losses(exp_dir)) == 15
+
+
 def test_a_flat_folder_of_downloaded_shards_trains(trained):
     flat = trained / "flat"
     shutil.copytree(trained / "data/shar/train", flat, dirs_exist_ok=True)

@@ -1,0 +1,143 @@
+"""Write RESULTS.md from the result files of results/ and benchmarks/results/: nothing in it is typed by hand.
+
+python benchmarks/results_page.py           # write it        --check: fail if it is not up to date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from couloir.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS, BENCHMARKS = ROOT / "results", ROOT / "benchmarks" / "results"
+MARKS = [
+    ["plain convolutional CTC, 0.92 M parameters", "18 min on two busy cores", "14.9"],
+    ["Zipformer of the `zipformer` package's modules, 1.62 M, plain CTC", "20 min on two idle cores", "9.1"],
+    ["the same with CR-CTC", "20 min on two idle cores", "9.3"],
+]
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(r) + " |" for r in rows)]
+
+
+def newest(folder: Path, stem: str) -> list[dict[str, Any]]:
+    """The newest file of each name that begins with ``stem`` (files are called NAME-YYYY-MM-DD.json), with its date."""
+    by_name: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"{stem}*.json")):
+        by_name[path.stem[:-11]] = path
+    return [{"date": path.stem[-10:], **json.loads(path.read_text())} for path in by_name.values()]
+
+
+def phone_recognition() -> list[str]:
+    """PER and PFER of the kept training runs, beside the published marks."""
+    rows = []
+    for run in newest(RUNS, ""):
+        for method, overall in run["decodings"].items():
+            pfer = overall["pfer"]
+            rows.append([
+                run["name"], "CR-CTC" if run["settings"]["use_cr_ctc"] else "CTC", method,
+                f"{run['minutes']:.1f} min, {run['machine']}", f"{run['epochs']}", f"{run['steps']}",
+                f"**{overall['rate']:.2f}** ({overall['low']:.1f} to {overall['high']:.1f})",
+                f"{pfer['utterance']:.2f}", f"{pfer['phones']:.2f}", run["date"], run["note"],
+            ])  # fmt: skip
+    header = ["run", "loss", "search", "training", "epochs", "batches", "PER % (95 %)", "PFER (utterance)",
+              "PFER % (phones)", "date", "note"]  # fmt: skip
+    return [
+        "## Phone recognition", "",
+        "festvox-ru: one speaker, gold phone labels, 60 held-out utterances (5,156 phones).", "",
+        *table(header, rows), "", "Marks that were measured before this project, on the same corpus:", "",
+        *table(["model", "training", "PER %"], MARKS),
+    ]  # fmt: skip
+
+
+def training_step() -> list[str]:
+    """Speed of a training step beside the peer's."""
+    rows = []
+    for result in newest(BENCHMARKS, "train_step-"):
+        for row in result["rows"]:
+            rows.append([
+                row["preset"], result["machine"], result["settings"]["clock"], f"{row['batch_count']:.0f}",
+                f"{row['ours_ms']:.0f}", f"{row['peer_ms']:.0f}", f"**{row['ratio']:.2f}**", result["date"],
+            ])  # fmt: skip
+    header = ["preset", "machine", "clock", "batch count", "ours, ms", "`zipformer` 0.1.3, ms", "ratio", "date"]
+    return ["## Training step", "", "Forward, CTC, backward and ScaledAdam, in turns in one process "
+            "([where the time goes](benchmarks/train_step.md)).", "", *table(header, rows)]  # fmt: skip
+
+
+def filterbank() -> list[str]:
+    """Speed of the features beside lhotse's and Kaldi's."""
+    lines = ["## Filterbank", ""]
+    for result in newest(BENCHMARKS, "fbank-"):
+        speeds = [
+            [name, f"{value:,}"] for name, value in result.items() if name.startswith(("couloir", "lhotse", "kaldi"))
+        ]
+        lines += [f"Seconds of speech per second on one core ({result['date']}, load {result['load average']}). "
+                  f"Greatest difference from Kaldi's: {result['greatest difference from kaldi-native-fbank']:.1e}.",
+                  "", *table(["program", "x real time"], speeds)]  # fmt: skip
+    return lines
+
+
+def shar_reading() -> list[str]:
+    """Speed of reading beside lhotse's."""
+    lines = ["## Reading Shar", ""]
+    for result in newest(BENCHMARKS, "shar_reading-"):
+        rows = [[name, f"{row['median_s']:.2f}", f"{row['of_lhotse']:.2f}"] for name, row in result["rows"].items()]
+        lines += [f"{result['audio_hours']:.2f} h of speech, index and decoding, one process ({result['date']}).", "",
+                  *table(["reader", "s, median", "of lhotse's time"], rows)]  # fmt: skip
+    return lines
+
+
+def feature_errors() -> list[str]:
+    """Speed of PFER beside panphon's."""
+    lines = ["## Phonetic feature error rate", ""]
+    for result in newest(BENCHMARKS, "pfer-"):
+        lines += [f"{result['couloir']:,.0f} pairs of 50 phones a second, panphon {result['panphon']:.0f}: "
+                  f"{result['ratio']:.0f} x; difference {result['difference']:.0e} ({result['date']})."]  # fmt: skip
+    return lines
+
+
+def transducer_loss() -> list[str]:
+    """Speed of the transducer losses beside fast_rnnt's."""
+    rows = []
+    for result in newest(BENCHMARKS, "rnnt_loss-"):
+        for case, row in result.items():
+            if isinstance(row, dict) and "fast_rnnt" in row:
+                ours, peer = row["couloir"]["median_ms"], row["fast_rnnt"]["median_ms"]
+                rows.append(
+                    [case, f"{ours:.0f}", f"{peer:.0f}", f"**{row['ratio of median_ms']:.2f}**", result["date"]]
+                )
+    return ["## Transducer losses", "", "Forward and backward on two CPU threads, in turns in one process.", "",
+            *table(["case", "ours, ms", "fast_rnnt 1.3, ms", "ratio", "date"], rows)]  # fmt: skip
+
+
+SECTIONS: tuple[Callable[[], list[str]], ...] = (
+    phone_recognition, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
+)  # fmt: skip
+
+
+def page() -> str:
+    """The whole of RESULTS.md."""
+    head = ["# Results", "", "Made by `python benchmarks/results_page.py` from the files in `results/` and "
+            "`benchmarks/results/`. The machines are shared and noisy: read ratios, not times."]  # fmt: skip
+    return "\n".join(head + [line for section in SECTIONS for line in ["", *section()]]) + "\n"
+
+
+def main() -> int:
+    """Write the page, or with --check compare it with what is there."""
+    target = ROOT / "RESULTS.md"
+    if "--check" in sys.argv:
+        return int(target.read_text(encoding="utf-8") != page())
+    with atomic_write(target, "w") as out:
+        out.write(page())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
