@@ -174,7 +174,7 @@ def ctc_file(path: Path, suffix: str) -> Path:
         return path
     if not path.is_dir():
         raise UserError(f"model {path} does not exist")
-    found = _with_suffix(path, "model", suffix) or _with_suffix(path, "ctc", suffix)
+    found = next(filter(None, (_with_suffix(path, stem, suffix) for stem in ("model", "ctc", "audio-model"))), None)
     if not found:
         if _with_suffix(path, "encoder", suffix):
             raise must_be("--model-type", "transducer", f"ctc, and {path} holds an encoder, a decoder and a joiner")

@@ -146,7 +146,7 @@ def write_onnx_of_audio(folder: Path, model: AsrModel) -> Path:
     """A CTC model that takes samples."""
     write_tokens(folder)
     names = ["audio", "audio_lens"], ["log_probs", "log_probs_len"]
-    _export(_CtcOfAudio(model), (torch.randn(1, 20000), torch.tensor([20000])), folder / "model.onnx", *names)
+    _export(_CtcOfAudio(model), (torch.randn(1, 20000), torch.tensor([20000])), folder / "audio-model.onnx", *names)
     return folder
 
 
