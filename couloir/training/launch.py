@@ -133,7 +133,7 @@ def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(config.world_size),
-        MASTER_ADDR=os.environ.get("MASTER_ADDR", "localhost"),
+        MASTER_ADDR="localhost",
         MASTER_PORT=str(shared.port),
     )
     try:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 import traceback
 from dataclasses import dataclass, field, fields
@@ -198,7 +199,12 @@ def start_program(exp_dir, **values):
 
 
 def finish(exp_dir, child):
-    _, status = os.waitpid(child, 0)
+    try:
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        # The test has run out of time: nothing is left behind.
+        os.killpg(child, signal.SIGKILL)
+        raise
     return Finished(os.waitstatus_to_exitcode(status), exp_dir.with_suffix(".stderr").read_text())
 
 

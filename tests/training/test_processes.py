@@ -42,6 +42,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number, code):
     assert saved["batch_idx_train"] == max(line["step"] for line in logged)
 
 
+@pytest.mark.slow
 def test_a_launcher_passes_the_signal_on_to_every_rank(tmp_path):
     exp_dir = tmp_path / "exp"
     child = start_program(exp_dir, **ENDLESS, world_size=2, master_port=29651)
@@ -54,6 +55,7 @@ def test_a_launcher_passes_the_signal_on_to_every_rank(tmp_path):
     assert saved["sampler"]["world_size"] == 2
 
 
+@pytest.mark.slow
 def test_ranks_agree_on_bad_and_empty_batches_and_an_error_of_one_ends_all(tmp_path):
     exp_dir = tmp_path / "exp"
     values = {"world_size": 2, "master_port": 29652, "max_steps": 12, "final_decay": 0, "log_interval": 1}
@@ -84,20 +86,14 @@ def test_under_torchrun_the_process_is_the_worker(tmp_path, monkeypatch):
 
 
 def test_ranks_under_srun(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    assert ranks_from_environment() is None
     # Within sbatch alone there is one process, however many tasks were asked for.
-    monkeypatch.setenv("SLURM_NTASKS", "8")
-    monkeypatch.setenv("SLURM_PROCID", "0")
+    environment = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
+    monkeypatch.setattr(os, "environ", environment)
     assert ranks_from_environment() is None
-    step = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
-    for name, value in {**step, "SLURM_STEP_NODELIST": "gpu[003-006]"}.items():
-        monkeypatch.setenv(name, value)
+    environment |= {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
+    environment["SLURM_STEP_NODELIST"] = "gpu[003-006]"
     assert ranks_from_environment() == (5, 8, 1)
-    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu003", "10077")
-    monkeypatch.delenv("MASTER_ADDR")
-    monkeypatch.delenv("MASTER_PORT")
+    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("gpu003", "10077")
 
 
 @pytest.mark.parametrize(

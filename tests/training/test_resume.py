@@ -20,7 +20,7 @@ def trained_on(exp_dir, rank):
     return {(int(epoch), int(index)): ids for epoch, index, *ids in lines}
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_step_23_equals_straight(tmp_path, world_size):
     settings = {
         "max_steps": STEPS,
