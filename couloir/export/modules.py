@@ -1,4 +1,7 @@
-"""The parts of a model as they are traced: tensors in, tensors out, eval mode."""
+"""The parts of a model as they are traced: tensors in, tensors out.
+
+Each is put into eval mode: torch's exporter restores the outer module's mode, and with it everyone's, when it is done.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,7 @@ class OfflineEncoder(nn.Module):
     def __init__(self, model: AsrModel, kind: str) -> None:
         super().__init__()
         self.model, self.head = model, head_of(model, kind)
+        self.eval()
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """``x_lens`` (B,) int64. Returns the outputs and their lengths (B,)."""
@@ -70,6 +74,7 @@ class AudioEncoder(nn.Module):
     def __init__(self, encoder: OfflineEncoder, config: FbankConfig) -> None:
         super().__init__()
         self.encoder, self.fbank = encoder, ExportableFbank(config)
+        self.eval()
 
     def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
         """``audio_lens`` (B,) int64 samples. Returns log-probabilities and their lengths (B,)."""
@@ -86,6 +91,7 @@ class StreamingEncoder(nn.Module):
     def __init__(self, model: AsrModel, kind: str = "") -> None:
         super().__init__()
         self.model, self.head = model, head_of(model, kind) if kind else nn.Identity()
+        self.eval()
 
     def forward(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """(B, 2 c + 13, F) -> (B, S, D), and the new states."""
@@ -103,6 +109,7 @@ class Predictor(nn.Module):
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
         self.decoder, self.projection = model.decoder, model.joiner.decoder_proj
+        self.eval()
 
     def forward(self, y: Tensor) -> Tensor:
         """``y``: (B, context) int64; a negative id is no token."""
@@ -119,6 +126,7 @@ class ProjectedJoiner(nn.Module):
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
         self.joiner = model.joiner
+        self.eval()
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """(B, J), (B, J) -> (B, V)."""

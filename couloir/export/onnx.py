@@ -136,7 +136,7 @@ def export_ctc(
         metadata |= {"sample_rate": fbank.sample_rate, "input": "samples"}
         samples = TRACED_FRAMES * fbank.shift_samples
         graph = Graph(
-            AudioEncoder(encoder, fbank).eval(),
+            AudioEncoder(encoder, fbank),
             (torch.randn(1, samples), torch.tensor([samples])),
             ["audio", "audio_lens"],
             outputs,
@@ -212,7 +212,7 @@ def search_graphs(model: AsrModel) -> dict[str, Graph]:
     """What the search of a transducer calls: "decoder" and "joiner"."""
     head_of(model, "transducer")
     heads = model.heads_config
-    predictor, joiner = Predictor(model).eval(), ProjectedJoiner(model).eval()
+    predictor, joiner = Predictor(model), ProjectedJoiner(model)
     generator = torch.Generator().manual_seed(0)
     histories = torch.randint(-1, heads.vocab_size, (5, heads.context_size), generator=generator)
     rows = torch.randn(2, 7, heads.joiner_dim, generator=generator)
@@ -269,7 +269,7 @@ def export_streaming(
 
 def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: list[Tensor]) -> Graph:
     chunk, left_context = sizes
-    module = StreamingEncoder(model, kind).eval()
+    module = StreamingEncoder(model, kind)
     names = [name for name, _ in state_shapes(model.zipformer_config, 1, left_context)] + ["processed_lens"]
     output = "log_probs" if kind == "ctc" else "encoder_out"
     axes: Axes = {"x": {0: "N"}, output: {0: "N"}}

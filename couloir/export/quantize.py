@@ -17,6 +17,7 @@ def write_fp16(source: Path, target: Path) -> None:
     from onnxconverter_common import float16
 
     model = onnx.load(str(source))
+    _bypass_identities(model.graph)
     # The converter leaves a cast to fp32 as it is in front of half-precision consumers: such a file does not load.
     kept = [node.name for node in model.graph.node if _in_scope(node) or _casts_to_float(node)]
     with warnings.catch_warnings():
@@ -28,6 +29,21 @@ def write_fp16(source: Path, target: Path) -> None:
             node_block_list=kept,
         )
     onnx.save(converted, str(target))
+
+
+def _bypass_identities(graph: onnx.GraphProto) -> None:
+    """Let weights that the exporter shares through Identity nodes be used directly.
+
+    Otherwise the converter gives one weight two types.
+    """
+    weights = {weight.name for weight in graph.initializer}
+    shared = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in weights]
+    source = {node.output[0]: node.input[0] for node in shared}
+    for node in shared:
+        graph.node.remove(node)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = source.get(name, name)
 
 
 def _in_scope(node: onnx.NodeProto) -> bool:
