@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.errors import one_line_errors
-from couloir.recipes.decode_config import CtcDecodeConfig
+from couloir.recipes.decode_config import CtcDecodeConfig, DecodeConfig
 from couloir.recipes.run_config import make_parser
 from couloir.training.config import AveragingConfig
 from zipformer_crctc.train import DEFAULTS, RECIPE
@@ -26,11 +26,11 @@ from zipformer_crctc.train import DEFAULTS, RECIPE
 @one_line_errors
 def main() -> None:
     """Parse the flags, load the averaged model, decode and score every test set."""
-    parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, CtcDecodeConfig)
+    parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, CtcDecodeConfig, DecodeConfig)
     namespace = parser.parse_args()
-    from couloir.recipes.decode import ctc_search, decode_test_sets
+    from couloir.recipes.decode import CtcSearch, decode_test_sets
 
-    decode_test_sets(namespace, RECIPE, DEFAULTS, ctc_search)
+    decode_test_sets(namespace, RECIPE, DEFAULTS, CtcSearch)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.errors import one_line_errors
-from couloir.recipes.run_config import Overrides, RunConfig, build_config, make_parser
+from couloir.recipes.run_config import Overrides, build_config, make_parser
 
 RECIPE = "zipformer_crctc"
 # ZIPA's settings where they differ from icefall's: 50 Hz output, CR-CTC on raw audio.
@@ -30,21 +30,6 @@ DEFAULTS: Overrides = {
 }
 
 
-def train(config: RunConfig) -> None:
-    """One process of a run: the model, its loss and the data, handed to the trainer."""
-    from couloir.models.asr import build_model
-    from couloir.recipes.objective import AsrObjective
-    from couloir.recipes.run import build_data, build_fbank, keep_tokenizer, load_tokenizer, with_vocabulary
-    from couloir.training.trainer import Trainer
-
-    tokenizer = load_tokenizer(config.text.bpe_model)
-    keep_tokenizer(config)
-    config = with_vocabulary(config, tokenizer)
-    model = build_model(config.zipformer, config.heads)
-    objective = AsrObjective(model, build_fbank(config), config.augment, config.loss)
-    Trainer(config.trainer, config.optim, objective, build_data(config, tokenizer), run_config=config).fit()
-
-
 @one_line_errors
 def main() -> None:
     """Parse the flags and start one process per device."""
@@ -55,6 +40,7 @@ def main() -> None:
             "--use-unsup-cr-ctc: no pseudo-labelled stream is given; training on labelled speech alone", file=sys.stderr
         )
 
+    from couloir.recipes.train import train
     from couloir.training.launch import launch
 
     launch(train, config, config.trainer)

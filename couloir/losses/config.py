@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from couloir.config import flag_name, option
 from couloir.errors import UserError, must_be
+from couloir.losses.rnnt_backend import RNNT_BACKENDS
 
 if TYPE_CHECKING:
     from couloir.features.config import AugmentConfig
@@ -47,6 +48,14 @@ class LossConfig:
     )
     lm_scale: float = option(0.25, "share of the predictor's own distribution in the simple loss")
     am_scale: float = option(0.0, "share of the encoder's own distribution in the simple loss; ZIPA 0.1")
+    warm_step: int = option(
+        2000,
+        "batches over which the pruned transducer loss rises to its weight and the simple one falls",
+        unit="batches",
+    )
+    rnnt_backend: str = option(
+        RNNT_BACKENDS[0], "who computes the transducer losses; the others must be installed", choices=RNNT_BACKENDS
+    )
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -57,8 +66,9 @@ class LossConfig:
             raise must_be("--lm-scale + --am-scale", "at most 1", self.lm_scale + self.am_scale)
         if self.prune_range < 2:
             raise must_be("--prune-range", "at least 2", self.prune_range)
-        if self.cr_loss_warm_step < 0:
-            raise must_be("--cr-loss-warm-step", "0 or more", self.cr_loss_warm_step)
+        for name in ("cr_loss_warm_step", "warm_step"):
+            if getattr(self, name) < 0:
+                raise must_be(flag_name(name), "0 or more", getattr(self, name))
         if self.cr_loss_masked_scale != 1.0:
             raise must_be("--cr-loss-masked-scale", "1.0, the only value ever trained with", self.cr_loss_masked_scale)
         if self.use_unsup_cr_ctc and not self.use_cr_ctc:

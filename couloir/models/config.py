@@ -49,5 +49,6 @@ class HeadsConfig:
 # Widths that go with the encoder sizes in `couloir.models.zipformer.config.PRESETS` where they are not the default.
 HEAD_WIDTHS: dict[str, dict[str, int]] = {
     "tiny": {"decoder_dim": 128, "joiner_dim": 128},
+    "zipa_t_large": {"decoder_dim": 1024, "joiner_dim": 1024},
     "zipa_large": {"decoder_dim": 1024, "joiner_dim": 1024},
 }

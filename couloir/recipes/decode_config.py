@@ -10,13 +10,9 @@ from couloir.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class CtcDecodeConfig:
-    """CTC decoding: the method and its beam."""
+class DecodeConfig:
+    """Decoding: what is decoded, where, and how it is scored."""
 
-    decoding_method: str = option(
-        "ctc-greedy-search", "how to search", choices=("ctc-greedy-search", "ctc-prefix-beam-search")
-    )
-    beam_size: int = option(4, "prefixes kept by ctc-prefix-beam-search", unit="hypotheses")
     test_sets: str = option("", "comma-separated names of the sets to decode; empty: every test set that is there")
     decode_padding: Literal["exact", "reference"] = option(
         "exact",
@@ -26,6 +22,16 @@ class CtcDecodeConfig:
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     unit: str = option("phone", "what an error is counted in", choices=("phone", "word", "char"))
     skip_scoring: bool = option(False, "accepted for icefall's commands", hidden=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CtcDecodeConfig:
+    """CTC search: the method and its beam."""
+
+    decoding_method: str = option(
+        "ctc-greedy-search", "how to search", choices=("ctc-greedy-search", "ctc-prefix-beam-search")
+    )
+    beam_size: int = option(4, "prefixes kept by ctc-prefix-beam-search", unit="hypotheses")
     lang_dir: str = option("data/lang_bpe_500", "accepted for icefall's commands", hidden=True)
     lm_dir: str = option("data/lm", "accepted for icefall's commands", hidden=True)
     num_paths: int = option(100, "accepted for icefall's commands", hidden=True)

@@ -1,6 +1,9 @@
-"""From a batch of audio to the loss of a Zipformer."""
+"""From a batch of audio to the loss of a Zipformer with any of its heads."""
 
 from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +14,41 @@ from couloir.features.config import AugmentConfig
 from couloir.losses.config import LossConfig, ctc_scale
 from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
 from couloir.losses.ctc import ctc_loss
+from couloir.losses.rnnt import reason_without_path
 from couloir.models.asr import AsrModel
+from couloir.recipes.transducer_loss import TransducerLoss
+
+
+@dataclass
+class Encoded:
+    """The encoder's output of a batch with what it is to be turned into.
+
+    Attributes:
+        frames: (V * B, S, D), the V views one after another. lens: (V * B,). tokens: B token lists. views: 1 or 2.
+    """
+
+    frames: Tensor
+    lens: Tensor
+    tokens: list[list[int]]
+    views: int
+
+    def rows(self, kept: list[int]) -> Encoded:
+        """The same of some utterances only."""
+        size = len(self.tokens)
+        positions = [view * size + i for view in range(self.views) for i in kept]
+        index = torch.tensor(positions, dtype=torch.int64, device=self.lens.device)
+        return Encoded(self.frames[index], self.lens[index], [self.tokens[i] for i in kept], self.views)
 
 
 class AsrObjective(nn.Module):
-    """The training loss of a CTC or CR-CTC Zipformer.
+    """The training loss of a Zipformer: the weighted sum of its heads' losses.
 
-    The waveform and feature steps are those of decoding and inference. In eval mode nothing is augmented; the two
-    views of CR-CTC would be equal and their consistency term zero, so one view is enough.
+    The waveform and feature steps are those of decoding and inference. CR-CTC gives every head two masked views of
+    each utterance, and every term is then their mean. In eval mode nothing is augmented; the views would be equal and
+    their consistency term zero, so one view is enough.
+
+    Raises:
+        UserError: a ``--rnnt-backend`` that is not installed.
     """
 
     def __init__(self, model: AsrModel, fbank: nn.Module, augment: AugmentConfig, loss: LossConfig) -> None:
@@ -27,8 +57,10 @@ class AsrObjective(nn.Module):
         self.fbank = fbank
         self.augment = augment
         self.loss = loss
+        self.heads = model.heads_config
         self.spec_augment = SpecAugment(augment)
-        self.ctc_scale = ctc_scale(loss, model.heads_config)
+        self.ctc_scale = ctc_scale(loss, self.heads)
+        self.transducer = TransducerLoss(loss) if self.heads.use_transducer else None
 
     @torch.no_grad()
     def features(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -47,20 +79,64 @@ class AsrObjective(nn.Module):
     def forward(self, batch: Batch, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, summed over the batch, and detached sums by name.
 
-        "frames" is icefall's count (feature frames // 4 of one view), by which logged values are divided.
+        "frames" is icefall's count (feature frames // 4 of one view), by which logged values are divided. An
+        utterance that no head could learn from is left out and named in the log.
         """
         feats, feat_lens = self.features(batch)
-        encoded, lens = self.model.forward_encoder(feats, feat_lens)
-        log_probs = self.model.ctc_log_probs(encoded)
-        if self.training and self.loss.use_cr_ctc:
-            ctc, consistency = cr_ctc(log_probs, lens, batch.tokens)
-            scale = self.loss.cr_loss_scale * consistency_warmup(batch_idx_train, self.loss.cr_loss_warm_step)
-            total = self.ctc_scale * ctc + scale * consistency
-            stats = {"ctc_loss": ctc.detach(), "cr_loss": consistency.detach()}
+        frames, lens = self.model.forward_encoder(feats, feat_lens)
+        encoded = Encoded(frames, lens, batch.tokens, views=2 if self.training and self.loss.use_cr_ctc else 1)
+        kept = self._usable(batch.ids, encoded)
+        feat_lens = feat_lens[: len(batch)]
+        if len(kept) < len(batch):
+            encoded, feat_lens = encoded.rows(kept), feat_lens[kept]
+        if kept:
+            total, stats = self._heads(encoded, batch_idx_train)
         else:
-            ctc = ctc_loss(log_probs, lens, batch.tokens)
-            total = self.ctc_scale * ctc
-            stats = {"ctc_loss": ctc.detach()}
-        stats["frames"] = (feat_lens[: len(batch)] // 4).sum()
-        stats["utterances"] = torch.tensor(len(batch))
+            # Every parameter still takes part, as several processes expect.
+            total, stats = sum((p.sum() * 0.0 for p in self.model.parameters()), frames.sum() * 0.0), {}
+        stats["frames"] = (feat_lens // 4).sum()
+        stats["utterances"] = torch.tensor(len(kept))
         return total, {"loss": total.detach(), **stats}
+
+    def _usable(self, ids: list[str], encoded: Encoded) -> list[int]:
+        """Positions of the utterances that have a path; the others are named in the log."""
+        kept = []
+        for i, (name, tokens, frames) in enumerate(zip(ids, encoded.tokens, encoded.lens.tolist())):
+            reason = None
+            if self.heads.blank_id in tokens:
+                reason = f"its tokens hold the blank, {self.heads.blank_id}"
+            elif self.transducer is not None:
+                reason = reason_without_path(len(tokens), frames, s_range=self.loss.prune_range)
+            if reason is None:
+                kept.append(i)
+            else:
+                logging.warning("%s is left out of the loss: %s", name, reason)
+        return kept
+
+    def _heads(self, encoded: Encoded, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum over the heads, and each head's own sums, detached."""
+        total = encoded.frames.new_zeros((), dtype=torch.float32)
+        stats: dict[str, Tensor] = {}
+        if self.transducer is not None:
+            simple, pruned = self.transducer(self.model, encoded.frames, encoded.lens, encoded.tokens * encoded.views)
+            simple_scale, pruned_scale = self.transducer.scales(batch_idx_train)
+            total = total + (simple_scale * simple + pruned_scale * pruned) / encoded.views
+            stats |= {"simple_loss": simple / encoded.views, "pruned_loss": pruned / encoded.views}
+        if self.heads.use_ctc:
+            weighted, terms = self._ctc(encoded, batch_idx_train)
+            total, stats = total + weighted, stats | terms
+        if self.heads.use_attention_decoder:
+            tokens = encoded.tokens * encoded.views
+            attention = self.model.attention_decoder(encoded.frames, encoded.lens, tokens) / encoded.views
+            total = total + self.loss.attention_decoder_loss_scale * attention
+            stats["attn_decoder_loss"] = attention
+        return total, {name: value.detach() for name, value in stats.items()}
+
+    def _ctc(self, encoded: Encoded, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
+        log_probs = self.model.ctc_log_probs(encoded.frames)
+        if encoded.views == 1:
+            ctc = ctc_loss(log_probs, encoded.lens, encoded.tokens)
+            return self.ctc_scale * ctc, {"ctc_loss": ctc}
+        ctc, consistency = cr_ctc(log_probs, encoded.lens, encoded.tokens)
+        scale = self.loss.cr_loss_scale * consistency_warmup(batch_idx_train, self.loss.cr_loss_warm_step)
+        return self.ctc_scale * ctc + scale * consistency, {"ctc_loss": ctc, "cr_loss": consistency}

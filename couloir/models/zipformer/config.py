@@ -148,5 +148,7 @@ PRESETS: dict[str, ZipformerConfig] = {
         encoder_unmasked_dim=(192, 192, 256, 320, 256, 192),
     ),
     "zipa_small": ZipformerConfig(output_downsampling_factor=1),
+    "zipa_t_small": MEDIUM,
+    "zipa_t_large": ZipformerConfig(**LARGE_ZIPA),  # type: ignore[arg-type]
     "zipa_large": ZipformerConfig(output_downsampling_factor=1, **LARGE_ZIPA),  # type: ignore[arg-type]
 }

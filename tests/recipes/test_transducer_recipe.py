@@ -1,0 +1,123 @@
+"""The transducer recipe as a user runs it: training, resuming, decoding, fine-tuning, mistakes."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from real_speech import TINY, losses, prepare, run
+
+from couloir.recipes.finetune import initialise
+from couloir.recipes.finetune_config import FinetuneConfig
+from couloir.recipes.run import saved_config
+from couloir.text.tokenizer import load_tokenizer, train_tokenizer
+
+TRAIN, DECODE = "zipformer_transducer/train.py", "zipformer_transducer/decode.py"
+FINETUNE = "zipformer_transducer/finetune.py"
+MODEL = f"{TINY} --decoder-dim 16 --joiner-dim 16"
+SHORT = (
+    f"{MODEL} --manifest-dir data/shar --max-duration 8 --min-utterance-duration 0.3 --log-interval 1 "
+    "--average-period 2 --save-every-n 2 --num-workers 0 --tensorboard False --warmup-batches 2 --num-epochs 99"
+)
+LANG = "--bpe-model data/lang/bpe.model"
+BOTH = "--use-ctc True --enable-spec-aug False --use-cr-ctc True --warm-step 2"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = prepare(tmp_path_factory.mktemp("transducer"))
+    run(folder, TRAIN, f"{SHORT} {LANG} {BOTH} --exp-dir exp --max-steps 6 --final-decay 0")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "name", "key"),
+    [
+        ("greedy_search", "", "_context-2_max-sym-per-frame-1", "greedy_search"),
+        (
+            "modified_beam_search", "--beam-size 3", "__modified_beam_search__beam-size-3",
+            "modified_beam_search_beam-size-3",
+        ),
+        (
+            "fast_beam_search", "--max-contexts 4 --max-states 8", "_beam-20.0_max-contexts-4_max-states-8",
+            "fast_beam_search_beam-20.0_max-contexts-4_max-states-8",
+        ),
+    ],
+)  # fmt: skip
+def test_decoding_writes_icefalls_files(trained, method, flags, name, key):
+    done = run(trained, DECODE, f"--exp-dir exp --iter 6 --avg 2 --decoding-method {method} {flags}")
+    assert "PER %" in done.stdout
+    out, tail = trained / "exp" / method, f"test-heldout-iter-6-avg-2{name}_use-averaged-model.txt"
+    assert len((out / f"recogs-{tail}").read_text().splitlines()) == 8
+    assert (out / f"errs-{tail}").read_text().startswith("%WER")
+    assert (out / f"wer-summary-{tail}").read_text().splitlines()[1].split("\t")[0] == key
+    assert (out / "report.html").is_file()
+
+
+def test_a_stopped_run_goes_on_with_the_same_losses(trained):
+    flags = f"{SHORT} {LANG} {BOTH} --exp-dir parts --final-decay 0"
+    run(trained, TRAIN, f"{flags} --max-steps 4")
+    run(trained, TRAIN, f"{flags} --max-steps 6")
+    assert losses(trained / "parts") == losses(trained / "exp")
+
+
+def test_finetuning_with_another_vocabulary(trained):
+    texts = [re.sub("[ae]", "œ", "".join(load_tokenizer(trained / "data/lang").pieces[3:]))] * 2
+    train_tokenizer(texts, trained / "data/other")
+    done = run(
+        trained,
+        FINETUNE,
+        f"{SHORT} --exp-dir tuned --bpe-model data/other/bpe.model --finetune-ckpt exp/checkpoint-6.pt --max-steps 2 "
+        "--init-modules encoder,encoder_embed,decoder,joiner --freeze-modules encoder_embed --base-lr 1e-8 "
+        "--max-skipped-share 1",
+    )
+    assert "tokens carried over" in done.stderr and "trained from scratch: simple_am_proj" in done.stderr
+    before = torch.load(trained / "exp/checkpoint-6.pt", weights_only=False)["model"]
+    after = torch.load(trained / "tuned/checkpoint-2.pt", weights_only=False)["model"]
+    old, new = (load_tokenizer(trained / f"data/{name}").pieces for name in ("lang", "other"))
+    assert old != new
+    shared = [piece for piece in new if piece in old]
+    assert len(shared) > 10
+    for name in ("decoder.embedding.weight", "joiner.output_linear.bias"):
+        rows = [[pieces.index(piece) for piece in shared] for pieces in (old, new)]
+        assert torch.allclose(after[name][rows[1]], before[name][rows[0]], atol=1e-4), name
+    for name in before:
+        if name.startswith("encoder_embed."):
+            assert torch.equal(after[name], before[name]), name
+
+
+def test_the_whole_model_is_taken_where_nothing_is_said(trained):
+    from couloir.models.asr import build_model
+
+    config, tokenizer = saved_config(trained / "exp"), load_tokenizer(trained / "data/lang")
+    model = build_model(config.zipformer, config.heads)
+    initialise(model, tokenizer, FinetuneConfig(finetune_ckpt=str(trained / "exp/checkpoint-6.pt")))
+    before = torch.load(trained / "exp/checkpoint-6.pt", weights_only=False)["model"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+TUNE = f"{SHORT} {LANG} --exp-dir tune-wrong --max-steps 1"
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "words"),
+    [
+        (DECODE, "--exp-dir exp --decoding-method greedy", ["--decoding-method", "greedy_search"]),
+        (DECODE, "--exp-dir exp --decoding-method fast_beam_search_LG --lang-dir none", ["LG.npz"]),
+        (DECODE, "--exp-dir exp --decoding-method modified_beam_search_LODR", ["--lm-exp-dir"]),
+        (TRAIN, f"{SHORT} {LANG} --rnnt-backend k3", ["--rnnt-backend", "couloir"]),
+        (FINETUNE, TUNE, ["--finetune-ckpt"]),
+        (FINETUNE, f"{TUNE} --finetune-ckpt exp/checkpoint-99.pt", ["checkpoint-99.pt"]),
+        (FINETUNE, f"{TUNE} --finetune-ckpt exp/checkpoint-6.pt --init-modules encodr", ["encodr", "`encoder`"]),
+        (FINETUNE, f"{TUNE} --finetune-ckpt exp/checkpoint-6.pt --joiner-dim 24", ["joiner", "model flags"]),
+    ],
+)
+def test_mistakes_end_with_one_line(trained, program, flags, words):
+    done = run(trained, program, flags, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.stderr
+    assert all(word in last for word in words), last
