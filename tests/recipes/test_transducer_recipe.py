@@ -121,3 +121,54 @@ def test_mistakes_end_with_one_line(trained, program, flags, words):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "Traceback" not in done.stderr
     assert all(word in last for word in words), last
+
+
+SMALL_LM = "--rnn-lm-embedding-dim 16 --rnn-lm-hidden-dim 16 --rnn-lm-num-layers 1"
+
+
+@pytest.fixture(scope="module")
+def with_lm(trained):
+    """Words of three phones, written as a text; the neural LM and LG made from it."""
+    pieces = [piece for piece in load_tokenizer(trained / "data/lang").pieces[3:] if piece.isalpha()]
+    words = ["".join(pieces[i : i + 3]) for i in range(0, 18, 3)]
+    (trained / "text").write_text("\n".join(" ".join(words[i:] + words[:i]) for i in range(6)) + "\nno §\n")
+    run(
+        trained,
+        "zipformer_transducer/train_lm.py",
+        f"--lm-text text {LANG} --lm-exp-dir lm --num-epochs 1 {SMALL_LM}",
+    )
+    run(trained, "zipformer_transducer/local/prepare_lm.py", f"--lm-text text {LANG} --lang-dir lg")
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "keys"),
+    [
+        ("fast_beam_search_LG", "--lang-dir lg", 1),
+        (
+            "modified_beam_search_LODR",
+            f"--lang-dir lg --lm-exp-dir lm --lm-epoch 1 --ngram-lm-scale -0.1 --use-shallow-fusion True {SMALL_LM}",
+            1,
+        ),
+        ("modified_beam_search_lm_rescore", f"--lm-exp-dir lm --lm-epoch 1 {SMALL_LM}", 40),
+    ],
+)
+def test_decoding_with_what_was_made_from_a_text(with_lm, method, flags, keys):
+    run(with_lm, DECODE, f"--exp-dir exp --decoding-method {method} {flags}")
+    summary = next((with_lm / "exp" / method).glob("wer-summary-test-heldout-*.txt"))
+    assert len(summary.read_text().splitlines()) == 1 + keys
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "words"),
+    [
+        ("train_lm.py", f"{LANG}", ["--lm-text"]),
+        ("train_lm.py", f"--lm-text odd {LANG}", ["odd", "vocabulary"]),
+        ("local/prepare_lm.py", f"--lm-text text {LANG} --lexicon missing", ["missing"]),
+    ],
+)
+def test_mistakes_about_language_models_end_with_one_line(with_lm, program, flags, words):
+    (with_lm / "odd").write_text("§§\n")
+    done = run(with_lm, f"zipformer_transducer/{program}", flags, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert all(word in done.stderr.strip().splitlines()[-1] for word in words), done.stderr

@@ -1,0 +1,59 @@
+"""The flags of the programs that make language models and graphs for decoding."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from couloir.config import option
+from couloir.errors import UserError, must_be
+
+
+@dataclasses.dataclass(frozen=True)
+class LmTextConfig:
+    """Text. What a language model is made from."""
+
+    lm_text: Path = option(Path(), "text, one sentence per line")
+    bpe_model: str = option("data/lang/bpe.model", "the acoustic model's tokenizer")
+
+    def __post_init__(self) -> None:
+        if not self.lm_text.is_file():
+            raise UserError(f"`--lm-text` must be a text file with a sentence per line, but is `{self.lm_text}`")
+
+
+@dataclasses.dataclass(frozen=True)
+class LmTrainConfig(LmTextConfig):
+    """Training of a neural language model over tokens."""
+
+    valid_share: float = option(0.05, "part of the sentences, spread evenly, that is kept for validation")
+    lm_type: str = option("rnn", "kind of the LM", choices=("rnn", "transformer"))
+    lm_exp_dir: str = option("zipformer_transducer/exp_lm", "where epoch-N.pt go")
+    num_epochs: int = option(7, "passes over the text", unit="epochs")
+    lr: float = option(1e-3, "learning rate, halved when validation does not get better")
+    max_tokens: int = option(4000, "tokens of a batch, padding counted")
+    seed: int = option(42, "one seed gives one model")
+    device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.valid_share <= 0.5:
+            raise must_be("--valid-share", "above 0 and at most 0.5", self.valid_share)
+        for name in ("num_epochs", "lr", "max_tokens"):
+            if getattr(self, name) <= 0:
+                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphConfig(LmTextConfig):
+    """Graphs and n-grams for decoding."""
+
+    lang_dir: Path = option(Path("data/lang_lg"), "where LG.npz, words.txt, lexicon.txt and the n-grams go")
+    lexicon: str = option("", "lines `word token token ...`; empty: words are spelt by --bpe-model")
+    ngram_order: int = option(3, "order of the n-gram over words, in LG")
+    tokens_ngram: int = option(2, "order of the n-gram over tokens, for LODR")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("ngram_order", "tokens_ngram"):
+            if getattr(self, name) < 1:
+                raise must_be("--" + name.replace("_", "-"), "at least 1", getattr(self, name))

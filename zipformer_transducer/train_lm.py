@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""Train the neural language model that decoding can use, over the tokens of the acoustic model.
+
+    python zipformer_transducer/train_lm.py --lm-text data/text --bpe-model data/lang/bpe.model --lm-exp-dir exp/lm
+    python zipformer_transducer/decode.py --exp-dir exp/t --decoding-method modified_beam_search_lm_shallow_fusion \\
+        --use-shallow-fusion True --lm-exp-dir exp/lm --lm-epoch 7
+
+Sizes have decode.py's flags, to be given alike to both: --rnn-lm-hidden-dim, --transformer-lm-num-layers, ...
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
+from couloir.decoding.transducer.config import TransducerSearchConfig
+from couloir.errors import one_line_errors
+from couloir.recipes.lm_config import LmTrainConfig
+
+
+@one_line_errors
+def main() -> None:
+    """Parse the flags and train."""
+    parser = TeachingParser(description=__doc__)
+    add_flags(parser, LmTrainConfig)
+    add_flags(parser, TransducerSearchConfig, hidden=True)
+    namespace = parser.parse_args()
+    config = from_mapping(LmTrainConfig, given_flags(namespace, LmTrainConfig))
+    sizes = from_mapping(TransducerSearchConfig, given_flags(namespace, TransducerSearchConfig))
+
+    from couloir.recipes.lm import train_neural_lm
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    print(f"validation perplexity {min(train_neural_lm(config, sizes)):.2f}, in {config.lm_exp_dir}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
