@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,8 @@ from couloir.models.zipformer.streaming import initial_states, state_shapes
 
 OPSET = 13
 TRACED_FRAMES = 100
+# sherpa-onnx makes the first embed_states of a stream itself, and with so many channels.
+SHERPA_CHANNELS = 128
 Axes = dict[str, dict[int, str]]
 Agreements = dict[str, Agreement]
 
@@ -108,8 +112,9 @@ def write_precisions(graph: Graph, stem: Path, fp16: bool, int8: bool) -> Agreem
     for wanted, precision, convert in ((fp16, "fp16", write_fp16), (int8, "int8", write_int8)):
         if wanted:
             path = stem.with_name(f"{stem.name}.{precision}.onnx")
-            write = lambda target, convert=convert: convert(full, target)  # noqa: E731
-            done[path.name] = publish(path, precision, write, lambda p: run_onnx(p, graph.probe))
+            done[path.name] = publish(
+                path, precision, functools.partial(convert, full), lambda p: run_onnx(p, graph.probe)
+            )
     return done
 
 
@@ -259,12 +264,19 @@ def export_streaming(
     """
     warn_if_untested()
     sizes = chunk_and_left_context(model)
+    if model.zipformer_config.frontend_channels[2] != SHERPA_CHANNELS:
+        logging.warning("sherpa-onnx streams models with --frontend-channels ..,..,%d alone", SHERPA_CHANNELS)
     model = prepared(model, full_context=False)
     graphs = {"ctc" if kind == "ctc" else "encoder": _streaming_graph(model, kind, sizes, features(waves, fbank))}
     if kind == "transducer":
         graphs |= search_graphs(model)
     suffix = config.suffix or f"{suffix}-chunk-{sizes[0]}-left-{sizes[1]}"
     return _write_all(graphs, config, config.dynamic_batch, out_dir, suffix)
+
+
+def batch_axis(state: str) -> int:
+    """The axis of a streaming state that counts the streams."""
+    return 1 if state.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0
 
 
 def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: list[Tensor]) -> Graph:
@@ -274,8 +286,7 @@ def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: 
     output = "log_probs" if kind == "ctc" else "encoder_out"
     axes: Axes = {"x": {0: "N"}, output: {0: "N"}}
     for name in names:
-        batch_axis = 1 if name.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0
-        axes[name] = axes[f"new_{name}"] = {batch_axis: "N"}
+        axes[name] = axes[f"new_{name}"] = {batch_axis(name): "N"}
     states = initial_states(model.zipformer_config, 1, left_context)
     return Graph(
         module,

@@ -7,8 +7,11 @@ Decoder, joiner and CTC output are scripted as they are.
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, List  # noqa: UP035
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +62,8 @@ class _Encoder(nn.Module):
 class _StreamingEncoder(nn.Module):
     """Front end and encoder, chunk by chunk."""
 
-    state_shapes: list[list[int]]
-    batch_axes: list[int]
+    # TorchScript reads the annotations of attributes from here, as types and not as text.
+    __annotations__ = {"state_shapes": List[List[int]], "batch_axes": List[int]}  # noqa: UP006
 
     def __init__(self, traced: nn.Module, model: AsrModel, sizes: tuple[int, int]) -> None:
         super().__init__()
@@ -70,7 +73,9 @@ class _StreamingEncoder(nn.Module):
         self.output_factor = model.zipformer_config.output_downsampling_factor
         named = state_shapes(model.zipformer_config, 1, sizes[1])
         self.state_shapes = [list(shape) for _, shape in named]
-        self.batch_axes = [1 if name.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0 for name, _ in named]
+        self.batch_axes = [
+            1 if name.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0 for name, _ in named
+        ]
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, states: list[Tensor]
@@ -116,13 +121,13 @@ def save_pretrained(model: AsrModel, path: Path) -> None:
         torch.save({"model": model.state_dict()}, temporary)
 
 
-def save_safetensors(model: AsrModel, config_yaml: str, path: Path) -> None:
-    """The weights, with the run's configuration as the metadata entry ``config``."""
+def save_safetensors(model: AsrModel, config: Any, path: Path) -> None:
+    """The weights, with the run's configuration (plain values) as the JSON metadata entry ``config``."""
     from safetensors.torch import save_file
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt", "config": config_yaml})
+        save_file(weights, temporary, metadata={"format": "pt", "config": json.dumps(config, ensure_ascii=False)})
 
 
 def export_script(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
@@ -148,7 +153,7 @@ def export_script(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: lis
         shell, probe = _Encoder(traced), feature_probe(ready, nn.Identity(), items)
     scripted = torch.jit.script(_Model(shell, ready).eval())
     check = lambda path: probe(_runner_of(torch.jit.load(path)))  # noqa: E731
-    return {name: publish(out_dir / name, "fp32", lambda path: scripted.save(str(path)), check)}
+    return {name: publish(out_dir / name, "fp32", _saver(scripted), check)}
 
 
 class _Embedding(nn.Module):
@@ -209,20 +214,25 @@ def export_trace(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list
         predictor, joiner = Predictor(ready), ProjectedJoiner(ready)
         parts["decoder_jit_trace"] = predictor, (histories[:1],), row_probe(predictor, histories)
         parts["joiner_jit_trace"] = joiner, (rows[0, :1], rows[1, :1]), row_probe(joiner, rows[0], rows[1])
-    done = {}
-    for name, (module, example, probe) in parts.items():
-        write = _traced(module, *example).save
-        check = lambda path, probe=probe: _run_traced(path, probe)  # noqa: E731
-        done[f"{name}.pt"] = publish(out_dir / f"{name}.pt", "fp32", lambda p, write=write: write(str(p)), check)
-    return done
+    return {
+        f"{name}.pt": publish(out_dir / f"{name}.pt", "fp32", _saver(_traced(*part[:1], *part[1])), _checker(part[2]))
+        for name, part in parts.items()
+    }
 
 
-def _run_traced(path: Path, probe: Probe) -> list[Pair]:
-    loaded = torch.jit.load(path)
+def _saver(scripted: torch.jit.ScriptModule) -> Callable[[Path], None]:
+    return lambda path: scripted.save(str(path))
 
-    def run(*inputs: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            outputs = loaded(*inputs)
-        return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
-    return probe(run)
+def _checker(probe: Probe) -> Callable[[Path], list[Pair]]:
+    def check(path: Path) -> list[Pair]:
+        loaded = torch.jit.load(path)
+
+        def run(*inputs: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                outputs = loaded(*inputs)
+            return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+        return probe(run)
+
+    return check

@@ -1,0 +1,260 @@
+"""Exported files against PyTorch and in the runtimes that people use. Tiny random models, real speech."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from couloir.audio import load_audio
+from couloir.errors import UserError
+from couloir.export import onnx as onnx_export
+from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig
+from couloir.export.selfcheck import check_waves
+from couloir.export.torchscript import export_script, export_trace
+from couloir.features.config import FbankConfig
+from couloir.features.fbank import Fbank
+from couloir.inference.search import ctc_greedy, transducer_greedy
+from couloir.models.asr import build_model
+from couloir.models.config import HeadsConfig
+from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.streaming import initial_states
+
+SPEECH = Path(__file__).resolve().parents[1] / "data" / "ru_0274.flac"
+PIECES = ["<blk>", "<sos/eos>", "<unk>", *"abcdefghijklmnop"]
+FBANK = FbankConfig()
+
+
+def make_model(kind, causal=False):
+    torch.manual_seed(1)
+    sizes = ZipformerConfig(
+        num_encoder_layers=(1, 1),
+        downsampling_factor=(1, 2),
+        feedforward_dim=(48,),
+        num_heads=(2,),
+        encoder_dim=(32, 48),
+        query_head_dim=(8,),
+        value_head_dim=(6,),
+        encoder_unmasked_dim=(32,),
+        cnn_module_kernel=(15, 7),
+        frontend_channels=(8, 32, 128),  # sherpa-onnx's streams know no other
+        causal=causal,
+        chunk_size=(16,),
+        left_context_frames=(32,),
+    )
+    heads = HeadsConfig(
+        use_ctc=kind == "ctc",
+        use_transducer=kind == "transducer",
+        vocab_size=len(PIECES),
+        decoder_dim=16,
+        joiner_dim=24,
+    )
+    model = build_model(sizes, heads).eval()
+    with torch.no_grad():
+        # A head that is sure of itself, so that symbols come out.
+        head = model.ctc_output[1] if kind == "ctc" else model.joiner.output_linear
+        head.weight.mul_(100.0)
+        head.bias[0] -= 1.0
+        head.bias[1:3] -= 1000.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def waves():
+    return check_waves(str(SPEECH))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tokens.txt").write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(PIECES)))
+    return tmp_path
+
+
+@torch.no_grad()
+def outputs_of(model, wave, kind):
+    feats, lens = Fbank()(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
+    encoded, _ = model.forward_encoder(feats, lens, padding="reference")
+    return (model.ctc_log_probs(encoded) if kind == "ctc" else model.joiner.encoder_proj(encoded))[0].numpy()
+
+
+@torch.no_grad()
+def greedy(model, rows):
+    def predict(histories):
+        decoded = model.decoder(torch.from_numpy(histories), need_pad=False)[:, 0]
+        return model.joiner.decoder_proj(decoded).numpy()
+
+    def join(encoded, predicted):
+        return model.joiner(torch.from_numpy(encoded), torch.from_numpy(predicted), project_input=False).numpy()
+
+    with torch.no_grad():
+        return transducer_greedy([rows], predict, join, 2)[0].tokens
+
+
+@torch.no_grad()
+def streamed(model, wave, kind):
+    """Outputs of a whole recording, chunk after chunk, as sherpa-onnx feeds it: what fills no chunk is left over."""
+    feats = Fbank()(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0]
+    states, rows = initial_states(model.zipformer_config, 1, 32), []
+    for start in range(0, feats.shape[1] - 45 + 1, 32):
+        encoded, states = model.streaming_forward(feats[:, start : start + 45], states)
+        rows.append(model.ctc_log_probs(encoded)[0] if kind == "ctc" else model.joiner.encoder_proj(encoded)[0])
+    return torch.cat(rows).numpy()
+
+
+def as_tokens(result):
+    return [PIECES.index(piece) for piece in result]
+
+
+def offline(recognizer, wave):
+    stream = recognizer.create_stream()
+    stream.accept_waveform(16000, wave)
+    recognizer.decode_stream(stream)
+    return as_tokens(stream.result.tokens)
+
+
+def online(recognizer, wave):
+    stream = recognizer.create_stream()
+    stream.accept_waveform(16000, wave)
+    stream.input_finished()
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+    return as_tokens(recognizer.tokens(stream))
+
+
+def test_ctc_in_onnxruntime_and_sherpa(folder, waves):
+    sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
+    model = make_model("ctc")
+    done = onnx_export.export_ctc(model, FBANK, CtcOnnxConfig(fp16=True), folder, waves)
+    assert set(done) == {"model.onnx", "model.fp16.onnx", "model.int8.onnx"}
+    assert done["model.onnx"].relative < 1e-5 and done["model.onnx"].same_best == 1.0
+    assert done["model.fp16.onnx"].same_best > 0.98 and done["model.int8.onnx"].same_best > 0.8
+    wave = load_audio(SPEECH)
+    recognizer = sherpa.OfflineRecognizer.from_zipformer_ctc(
+        model=str(folder / "model.onnx"), tokens=str(folder / "tokens.txt")
+    )
+    expected = ctc_greedy(outputs_of(model, wave, "ctc")).tokens
+    assert len(expected) > 10
+    assert offline(recognizer, wave) == expected
+
+
+def test_one_file_from_samples_to_log_probs(folder, waves):
+    config = CtcOnnxConfig(with_frontend=True, fp16=True)
+    done = onnx_export.export_ctc(make_model("ctc"), FBANK, config, folder, waves)
+    assert set(done) == {"audio-model.onnx", "audio-model.fp16.onnx", "audio-model.int8.onnx"}
+    assert done["audio-model.onnx"].same_best == 1.0
+
+
+def test_transducer_in_onnxruntime_and_sherpa(folder, waves):
+    sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
+    model = make_model("transducer")
+    done = onnx_export.export_transducer(model, FBANK, OnnxConfig(fp16=True), folder, waves, "epoch-1-avg-1")
+    assert len(done) == 9
+    wave = load_audio(SPEECH)
+    for precision in ("", ".fp16", ".int8"):
+        parts = {
+            part: str(folder / f"{part}-epoch-1-avg-1{precision}.onnx") for part in ("encoder", "decoder", "joiner")
+        }
+        recognizer = sherpa.OfflineRecognizer.from_transducer(**parts, tokens=str(folder / "tokens.txt"))
+        found = offline(recognizer, wave)
+        assert len(found) > 10
+        if not precision:
+            assert found == greedy(model, outputs_of(model, wave, "transducer"))
+
+
+def test_streaming_transducer_in_sherpa(folder, waves):
+    sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
+    model = make_model("transducer", causal=True)
+    onnx_export.export_streaming(
+        model, "transducer", FBANK, StreamingOnnxConfig(fp16=True), folder, waves, "epoch-1-avg-1"
+    )
+    wave = load_audio(SPEECH)
+    names = {part: f"{part}-epoch-1-avg-1-chunk-16-left-32" for part in ("encoder", "decoder", "joiner")}
+    for precision in ("", ".int8"):
+        files = {part: str(folder / f"{name}{precision}.onnx") for part, name in names.items()}
+        found = online(
+            sherpa.OnlineRecognizer.from_transducer(**files, tokens=str(folder / "tokens.txt"), num_threads=1), wave
+        )
+        assert len(found) > 10
+        if not precision:
+            assert found == greedy(model, streamed(model, wave, "transducer"))
+
+
+def test_streaming_ctc_in_sherpa(folder, waves):
+    sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
+    model = make_model("ctc", causal=True)
+    onnx_export.export_streaming(model, "ctc", FBANK, StreamingOnnxConfig(), folder, waves, "epoch-1-avg-1")
+    wave = load_audio(SPEECH)
+    recognizer = sherpa.OnlineRecognizer.from_zipformer2_ctc(
+        tokens=str(folder / "tokens.txt"),
+        model=str(folder / "ctc-epoch-1-avg-1-chunk-16-left-32.onnx"),
+        num_threads=1,
+    )
+    assert online(recognizer, wave) == ctc_greedy(streamed(model, wave, "ctc")).tokens
+
+
+LOADER = """
+import sys
+sys.modules["couloir"] = None  # an import of it raises
+import numpy, torch
+model = torch.jit.load(sys.argv[1])
+feats = torch.from_numpy(numpy.load(sys.argv[2]))
+if hasattr(model.encoder, "get_init_states"):
+    states = model.encoder.get_init_states(len(feats), torch.device("cpu"))
+    out, lens, states = model.encoder(feats, torch.full((len(feats),), feats.shape[1]), states)
+    assert (model.encoder.chunk_size, model.encoder.left_context_len, model.encoder.pad_length) == (16, 32, 13)
+else:
+    out, lens = model.encoder(feats, torch.full((len(feats),), feats.shape[1]))
+y = torch.zeros(len(feats), model.decoder.context_size, dtype=torch.int64)
+model.joiner(out[:, :1], model.decoder(y, need_pad=False), project_input=True)
+numpy.save(sys.argv[3], out.detach().numpy())
+"""
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_torchscript_without_couloir(tmp_path, waves, causal):
+    model = make_model("transducer", causal)
+    (name,) = export_script(model, FBANK, tmp_path, waves)
+    assert name == ("jit_script_chunk_16_left_32.pt" if causal else "jit_script.pt")
+    feats = torch.randn(2, 45 if causal else 173, 80)
+    np.save(tmp_path / "feats.npy", feats.numpy())
+    files = [str(tmp_path / file) for file in (name, "feats.npy", "out.npy")]
+    subprocess.run([sys.executable, "-c", LOADER, *files], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        if causal:
+            expected, _ = model.streaming_forward(feats, initial_states(model.zipformer_config, 2, 32))
+        else:
+            expected, _ = model.forward_encoder(feats, torch.tensor([173, 173]))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected.numpy(), atol=2e-5)
+
+
+def test_traced_files(tmp_path, waves):
+    assert set(export_trace(make_model("ctc"), FBANK, tmp_path, waves)) == {"jit_trace.pt"}
+    assert len(export_trace(make_model("transducer"), FBANK, tmp_path, waves)) == 3
+
+
+def test_a_file_that_disagrees_is_not_left_behind(tmp_path, waves, monkeypatch):
+    """A file of other weights."""
+    write = onnx_export.write_fp32
+
+    def corrupted(graph, path):
+        other = onnx_export.OfflineEncoder(onnx_export.prepared(make_model("ctc")), "ctc")
+        with torch.no_grad():
+            other.model.encoder_embed.out.weight.neg_()
+        write(dataclasses.replace(graph, module=other), path)
+
+    monkeypatch.setattr(onnx_export, "write_fp32", corrupted)
+    with pytest.raises(UserError, match=r"model.onnx disagrees with PyTorch"):
+        onnx_export.export_ctc(make_model("ctc"), FBANK, CtcOnnxConfig(), tmp_path, waves)
+    assert not list(tmp_path.iterdir())
+
+
+def test_streaming_needs_a_causal_model_and_one_chunk_size(tmp_path, waves):
+    with pytest.raises(UserError, match="--causal"):
+        onnx_export.export_streaming(make_model("ctc"), "ctc", FBANK, StreamingOnnxConfig(), tmp_path, waves, "x")
+    model = make_model("ctc", causal=True)
+    model.zipformer_config = dataclasses.replace(model.zipformer_config, chunk_size=(16, 32))
+    with pytest.raises(UserError, match="--chunk-size"):
+        onnx_export.export_streaming(model, "ctc", FBANK, StreamingOnnxConfig(), tmp_path, waves, "x")
