@@ -146,6 +146,18 @@ def test_every_parameter_that_is_used_gets_a_finite_gradient():
             assert parameter.grad is not None and math.isfinite(float(parameter.grad.sum())), name
 
 
+def test_half_precision_changes_little():
+    ours = objective(HEADS[0]).eval()
+    full = ours(batch(), 1000)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        total, half = ours(batch(), 1000)
+    total.backward()
+    assert total.dtype == torch.float32
+    for name in ("simple_loss", "pruned_loss", "ctc_loss", "attn_decoder_loss"):
+        assert float(half[name]) == pytest.approx(float(full[name]), rel=0.02), name
+    assert all(p.grad is None or p.grad.isfinite().all() for p in ours.model.parameters())
+
+
 @pytest.mark.parametrize(
     ("heads", "loss", "words"),
     [
