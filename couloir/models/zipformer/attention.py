@@ -144,7 +144,11 @@ def _attention_blocks(weights: Tensor) -> Iterator[tuple[slice, slice]]:
 
 
 class _AttentionWeights(torch.autograd.Function):
-    """Makes the token of `SharedWeights`: it keeps the weights and its inputs alone for the backward pass."""
+    """Makes the token and the weights of `SharedWeights`, and multiplies the factors out in the backward pass.
+
+    It knows the list of factors and not `SharedWeights`, whose token holds it: that would be a cycle through autograd,
+    which nothing ever frees.
+    """
 
     @staticmethod
     def forward(
@@ -154,18 +158,19 @@ class _AttentionWeights(torch.autograd.Function):
         dims: tuple[int, int, int],
         mask: Tensor | None,
         penalise: bool,
-        shared: SharedWeights,
-    ) -> Tensor:
+        factors: list[tuple[int, Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
         with torch.amp.autocast(proj.device.type, enabled=False):
-            shared.weights, penalty = _weights_forward(proj, pos, dims, mask, penalise)
-        ctx.save_for_backward(proj, pos, penalty)
-        ctx.dims, ctx.shared = dims, shared
-        return torch.zeros((), device=proj.device)
+            weights, penalty = _weights_forward(proj, pos, dims, mask, penalise)
+        ctx.save_for_backward(proj, pos, penalty, weights)
+        ctx.mark_non_differentiable(weights)
+        ctx.dims, ctx.factors = dims, factors
+        return torch.zeros((), device=proj.device), weights
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
-        proj, pos, penalty = ctx.saved_tensors
-        weights, factors = ctx.shared.weights, ctx.shared.factors
+        proj, pos, penalty, weights = ctx.saved_tensors
+        factors = ctx.factors
         query, key, pos_query = (split_heads(x, ctx.dims[0]).contiguous() for x in split_projection(proj, ctx.dims))
         query_grad, key_grad, pos_query_grad = map(torch.zeros_like, (query, key, pos_query))
         pos_grad = None if pos is None else torch.zeros_like(pos)
@@ -243,9 +248,9 @@ class MultiheadAttentionWeights(nn.Module):
         pos = None if skip_rate > 0.0 and random.random() < skip_rate else self._positions(pos_emb)
         if torch.is_grad_enabled() and proj.requires_grad:
             penalise = self.training and random.random() < PENALTY_PROB
-            shared = SharedWeights(proj)
-            shared.token = _AttentionWeights.apply(proj, pos, self.dims, mask, penalise, shared)
-            return shared
+            factors: list[tuple[int, Tensor, Tensor]] = []
+            token, weights = _AttentionWeights.apply(proj, pos, self.dims, mask, penalise, factors)
+            return SharedWeights(weights, token, factors)
         query, key, pos_query = (split_heads(part, self.dims[0]) for part in split_projection(proj, self.dims))
         return SharedWeights(_masked_softmax(_scores(query, key, pos_query, pos), mask))
 
