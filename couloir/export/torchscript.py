@@ -98,7 +98,7 @@ class _StreamingEncoder(nn.Module):
 
 
 class _Model(nn.Module):
-    """What a scripted file holds; the heads that the model lacks are identities."""
+    """What a scripted file holds: the encoder, and those of decoder, joiner and ctc_output that the model has."""
 
     def __init__(self, encoder: nn.Module, model: AsrModel) -> None:
         super().__init__()

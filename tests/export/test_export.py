@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from couloir.audio import load_audio
+from couloir.config import as_plain, write_yaml
 from couloir.errors import UserError
 from couloir.export import onnx as onnx_export
 from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig
@@ -22,6 +24,7 @@ from couloir.models.asr import build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.streaming import initial_states
+from couloir.training.checkpoint import save_checkpoint
 
 SPEECH = Path(__file__).resolve().parents[1] / "data" / "ru_0274.flac"
 PIECES = ["<blk>", "<sos/eos>", "<unk>", *"abcdefghijklmnop"]
@@ -57,7 +60,7 @@ def make_model(kind, causal=False):
         # A head that is sure of itself, so that symbols come out.
         head = model.ctc_output[1] if kind == "ctc" else model.joiner.output_linear
         head.weight.mul_(100.0)
-        head.bias[0] -= 1.0
+        head.bias[0] -= 1.0 if kind == "ctc" else 30.0
         head.bias[1:3] -= 1000.0
     return model
 
@@ -258,3 +261,29 @@ def test_streaming_needs_a_causal_model_and_one_chunk_size(tmp_path, waves):
     model.zipformer_config = dataclasses.replace(model.zipformer_config, chunk_size=(16, 32))
     with pytest.raises(UserError, match="--chunk-size"):
         onnx_export.export_streaming(model, "ctc", FBANK, StreamingOnnxConfig(), tmp_path, waves, "x")
+
+
+def test_programs_need_a_run_directory_alone(tmp_path):
+    model, run = make_model("ctc"), tmp_path / "run"
+    (run / "lang").mkdir(parents=True)
+    (run / "lang" / "tokens.txt").write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(PIECES)))
+    sections = {"zipformer": model.zipformer_config, "heads": model.heads_config, "text": {"bpe_model": "moved"}}
+    write_yaml(run / "config.yaml", {"recipe": "zipformer_crctc", **as_plain(sections)})
+    save_checkpoint(run / "epoch-1.pt", {"model": model.state_dict(), "batch_idx_train": 10})
+    flags = ["--exp-dir", str(run), "--epoch", "1", "--avg", "1", "--use-averaged-model", "0"]
+    root = Path(__file__).resolve().parents[2]
+
+    def program(name, *more):
+        command = [sys.executable, str(root / "zipformer_crctc" / name), *flags, *more]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert program("export.py").returncode == 0
+    pretrained = torch.load(run / "pretrained.pt", weights_only=True)["model"]
+    safe = load_file(run / "model.safetensors")
+    assert all(torch.equal(value, safe[name]) and torch.equal(value, pretrained[name]) for name, value in
+               model.state_dict().items())  # fmt: skip
+    assert program("export_onnx.py", "--out-dir", str(tmp_path / "out"), "--check-wav", str(SPEECH)).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.int8.onnx", "model.onnx", "tokens.txt"]
+    refused = program("export_onnx_streaming.py")
+    assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()[-1:]) == 1
+    assert "--causal" in refused.stderr and "Traceback" not in refused.stderr
