@@ -7,30 +7,40 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 case "${1:-}" in
-    "") minutes=15.5 exp=demo/exp ;;
-    --quick) minutes=1.2 exp=demo/exp-quick ;;
+    "") minutes=15.5 hurry=30 exp=demo/exp ;;
+    --quick) minutes=1.2 hurry=300 exp=demo/exp-quick ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ] && exit 0; exit 2 ;;
 esac
 . ./setup.sh
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
-corpus=festvox-ru config=egs/festvox_ru/tiny.yaml
+corpus=festvox-ru
 if ! command -v apt-get >/dev/null; then
     say "no apt-get here: the synthetic corpus takes the place of festvox-ru"
     corpus=synthetic
 fi
+data=demo/$corpus run=$exp/$corpus
 say "1. Prepare $corpus"
-PYTHON=$PYTHON ./prepare.sh --corpora "$corpus" --data-dir "demo/$corpus" --download-dir demo/download
+./prepare.sh --python "$PYTHON" --corpora "$corpus" --data-dir "$data" --download-dir demo/download
 
-say "2. Train for $minutes minutes (settings: $config)"
-"$PYTHON" zipformer_crctc/train.py --config "$config" --time-budget-minutes "$minutes" --exp-dir "$exp/$corpus" \
-    --manifest-dir "demo/$corpus/shar" --bpe-model "demo/$corpus/lang/bpe.model"
+say "2. Train for $minutes minutes (settings: egs/festvox_ru/tiny.yaml)"
+# Without a GPU: a process of one thread per core, two at most, which waits without spinning.
+if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    processes=1
+else
+    processes=$(($(nproc) > 1 ? 2 : 1))
+    export OMP_WAIT_POLICY=passive
+fi
+"$PYTHON" zipformer_crctc/train.py --config egs/festvox_ru/tiny.yaml --world-size "$processes" --num-threads 1 \
+    --time-budget-minutes "$minutes" --batch-count-scale "$hurry" --exp-dir "$run" \
+    --manifest-dir "$data/shar" --bpe-model "$data/lang/bpe.model"
 
 say "3. Average the checkpoints and decode held-out speech"
-"$PYTHON" zipformer_crctc/ctc_decode.py --exp-dir "$exp/$corpus"
+"$PYTHON" zipformer_crctc/ctc_decode.py --exp-dir "$run"
 
-say "4. Transcribe one recording"
-"$PYTHON" zipformer_crctc/transcribe.py --exp-dir "$exp/$corpus" tests/data/ru_*.flac
+say "4. Transcribe held-out recordings: first what the corpus says, then what the model hears"
+"$PYTHON" local/write_wavs.py "$data/shar/test-heldout" demo/heldout --count 2
+"$PYTHON" -m couloir.cli transcribe "$run" demo/heldout/*.wav
 echo
-echo "The report with plots:     $exp/$corpus/ctc-greedy-search/report.html"
-echo "Training curves:           .venv/bin/tensorboard --logdir $exp/$corpus/tensorboard"
+echo "The report with plots:     $run/ctc-greedy-search/report.html"
+echo "Training curves:           .venv/bin/tensorboard --logdir $run/tensorboard"

@@ -57,7 +57,7 @@ def read_lexicon(path: str | Path, pieces: Sequence[str]) -> Lexicon:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"lexicon {path} does not exist; make it with prepare_lm.sh")
+        raise UserError(f"lexicon {path} does not exist; make it with prepare_lm.py")
     number = {piece: i for i, piece in enumerate(pieces)}
     spellings = []
     for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

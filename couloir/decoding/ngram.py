@@ -52,7 +52,7 @@ def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> 
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"language model {path} does not exist; make it with prepare_lm.sh or give another")
+        raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
     _check(path, symbols)
     from kaldilm import arpa2fst  # late: it is an optional extra
 
@@ -82,7 +82,7 @@ def read_fst_text(path: str | Path, vocab_size: int, backoff: int) -> ArpaFst:
     try:
         fst = _parse_fst(Path(path).read_text(encoding="utf-8"), backoff)
     except FileNotFoundError:
-        raise UserError(f"language model {path} does not exist; make it with prepare_lm.sh or give another") from None
+        raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another") from None
     except ValueError:
         raise must_be(str(path), "an acceptor in OpenFst's text form", "something else") from None
     strange = fst.label[(fst.label >= vocab_size) & (fst.label != backoff)]

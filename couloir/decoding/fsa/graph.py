@@ -84,7 +84,7 @@ class Graph:
             with np.load(path, allow_pickle=False) as arrays:
                 return Graph(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})
         except FileNotFoundError:
-            raise UserError(f"decoding graph {path} does not exist; build it with prepare_lm.sh") from None
+            raise UserError(f"decoding graph {path} does not exist; build it with prepare_lm.py") from None
         except (ValueError, TypeError, OSError):
             raise must_be(str(path), "a decoding graph (.npz) written by this program", "something else") from None
 

@@ -34,7 +34,7 @@ from couloir.text.tokenizer import Tokenizer
 def read_words(path: str | Path) -> list[str]:
     """Words of ``words.txt`` (lines ``word id``) by id. Raises `UserError` when it is missing or no such table."""
     if not Path(path).is_file():
-        raise UserError(f"{path} does not exist; make it with the graph, by prepare_lm.sh")
+        raise UserError(f"{path} does not exist; make it with the graph, by prepare_lm.py")
     table: dict[int, str] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         word, _, index = line.rpartition(" ")
