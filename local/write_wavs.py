@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write utterances of a Shar folder as ordinary files: NAME.wav and, with the reference transcript, NAME.ipa.
 
-    python local/write_wavs.py data/shar/test-heldout wavs --count 3
+python local/write_wavs.py data/shar/test-heldout wavs --count 3
 """
 
 from __future__ import annotations
