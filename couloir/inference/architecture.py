@@ -6,9 +6,9 @@ masking spares in training does not show in the weights either and does not matt
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -86,14 +86,15 @@ def heads_config(weights: Mapping[str, Tensor], origin: str) -> HeadsConfig:
 def same_sizes(config: ZipformerConfig, other: ZipformerConfig) -> bool:
     """Whether two configurations take the same weights."""
     training_only = {"encoder_unmasked_dim", "chunk_size", "left_context_frames"}
-    names = [field.name for field in dataclasses.fields(ZipformerConfig) if field.name not in training_only]
+    names = [field.name for field in fields(ZipformerConfig) if field.name not in training_only]
     return all(getattr(config, name) == getattr(other, name) for name in names)
 
 
 def preset_name(config: ZipformerConfig) -> str:
-    """The published size that a configuration is, whatever its output rate; "" if none."""
-    for name, preset in PRESETS.items():
-        rate = config.output_downsampling_factor
-        if same_sizes(config, dataclasses.replace(preset, output_downsampling_factor=rate, causal=config.causal)):
-            return name
+    """The published size that a configuration is, streaming or not, if need be at another output rate; "" if none."""
+    for rate in (None, config.output_downsampling_factor):
+        for name, preset in PRESETS.items():
+            factor = rate or preset.output_downsampling_factor
+            if same_sizes(config, replace(preset, output_downsampling_factor=factor, causal=config.causal)):
+                return name
     return ""

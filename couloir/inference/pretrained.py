@@ -126,7 +126,6 @@ def _check_size(backend: Backend, repo_id: str) -> None:
     from couloir.models.zipformer.config import PRESETS
 
     assert isinstance(backend, TorchBackend)
-    known, config = HUB_MODELS[repo_id], backend.model.zipformer_config
-    wanted = replace(PRESETS[known.preset], output_downsampling_factor=known.output_downsampling_factor)
-    if not same_sizes(config, wanted) or backend.kind != known.kind:
+    known = HUB_MODELS[repo_id]
+    if not same_sizes(backend.model.zipformer_config, PRESETS[known.preset]) or backend.kind != known.kind:
         raise must_be(f"the weights of {repo_id}", f"a {known.kind} model of size {known.preset}", "something else")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TOKENIZER_DATASET = "anyspeech/ipapack_plus_meta"
 TOKENIZER_FILE = "ipa_simplified/unigram_127.model"
@@ -14,20 +14,18 @@ class HubModel:
 
     Attributes:
         preset: name in `couloir.models.zipformer.config.PRESETS`.
-        output_downsampling_factor: 1 for 50 frames/s, 2 for 25.
         kind: "ctc" or "transducer".
         average: checkpoints that are to be averaged; 0 where one file holds the average.
     """
 
     preset: str
-    output_downsampling_factor: int
     kind: str
     average: int = 0
 
 
 def _table() -> dict[str, HubModel]:
-    ctc = {size: HubModel(f"zipa_{size}", 1, "ctc") for size in ("small", "large")}
-    transducer = {size: HubModel(f"zipa_{size}", 2, "transducer") for size in ("small", "large")}
+    ctc = {size: HubModel(f"zipa_{size}", "ctc") for size in ("small", "large")}
+    transducer = {size: HubModel(f"zipa_t_{size}", "transducer") for size in ("small", "large")}
     models = {
         f"zipa-{size}-{kind}-{steps}": family[size]
         for kind, family in (("crctc", ctc), ("noncausal", transducer))
@@ -40,12 +38,12 @@ def _table() -> dict[str, HubModel]:
         "zipa-small-crctc-ns-no-diacritics-700k": ctc["small"],
         "zipa-large-crctc-ns-no-diacritics-780k": ctc["large"],
     }
-    raw = {"zipa-t": transducer, "zipa-cr": ctc, "zipa-cr-ns": ctc}
-    for letter, size in (("s", "small"), ("l", "large")):
-        for name, family in raw.items():
-            kind = family[size].kind
-            models[f"{name}-{letter}"] = HubModel(f"zipa_{size}", 1 if kind == "ctc" else 2, kind, average=10)
-        models[f"zipa-cr-ns-{letter}-no-diacritics"] = HubModel(f"zipa_{size}", 1, "ctc", average=10)
+    raw = {"zipa-t-{}": transducer, "zipa-cr-{}": ctc, "zipa-cr-ns-{}": ctc, "zipa-cr-ns-{}-no-diacritics": ctc}
+    models |= {
+        name.format(letter): replace(family[size], average=10)
+        for name, family in raw.items()
+        for letter, size in (("s", "small"), ("l", "large"))
+    }
     return {f"anyspeech/{name}": model for name, model in models.items()}
 
 

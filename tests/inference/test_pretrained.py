@@ -41,7 +41,7 @@ def test_sizes_are_read_off_the_weights_of_every_preset(preset, kind, causal):
         weights = build_model(config, heads).state_dict()
     found = zipformer_config(weights, "x")
     assert same_sizes(found, config)
-    assert preset_name(found) == ("medium" if preset == "zipa_small" else preset)
+    assert preset_name(found) == ("medium" if preset == "zipa_t_small" else preset)
     read = heads_config(weights, "x")
     names = ["use_ctc", "use_transducer", "vocab_size"] + ["decoder_dim", "joiner_dim", "context_size"] * (
         kind != "ctc"
@@ -130,7 +130,7 @@ def test_a_registered_id_gets_its_tokenizer_and_its_size_is_checked(cache, text_
         open_model("anyspeech/zipa-small-crctc-300k")
     config = tiny_model().zipformer_config
     monkeypatch.setitem(PRESETS, "mine", config)
-    monkeypatch.setitem(HUB_MODELS, "anyspeech/zipa-small-crctc-300k", HubModel("mine", 1, "ctc"))
+    monkeypatch.setitem(HUB_MODELS, "anyspeech/zipa-small-crctc-300k", HubModel("mine", "ctc"))
     expected = text_of("anyspeech/zipa-small-crctc-300k")
 
     (snapshot / "tokens.txt").unlink()
@@ -158,21 +158,22 @@ def test_raw_checkpoints_of_a_registered_id_are_averaged(cache, text_of, monkeyp
     write_tokens(snapshot)
     write_tokens(cache)
     monkeypatch.setitem(PRESETS, "mine", model.zipformer_config)
-    monkeypatch.setitem(HUB_MODELS, "anyspeech/zipa-cr-s", HubModel("mine", 1, "ctc", average=2))
+    monkeypatch.setitem(HUB_MODELS, "anyspeech/zipa-cr-s", HubModel("mine", "ctc", average=2))
     assert text_of("anyspeech/zipa-cr-s") == text_of(cache / "mean.pth")
     newest = text_of("anyspeech/zipa-cr-s", averaging=AveragingConfig(avg=1))
     assert newest != text_of(cache / "mean.pth")
 
 
 def test_registry_is_the_readme_table():
-    sizes = {"small": "zipa_small", "large": "zipa_large", "s": "zipa_small", "l": "zipa_large"}
+    sizes = {"small": "small", "large": "large", "s": "small", "l": "large"}
     assert len(HUB_MODELS) == 20
     for name, model in HUB_MODELS.items():
         words = name.removeprefix("anyspeech/zipa-").removesuffix("-no-diacritics").split("-")
         averaged = words[-1].endswith("k")
-        assert model.preset == sizes[words[0] if averaged else words[-1]]
-        assert (model.kind == "transducer") == ("noncausal" in words or "t" in words)
-        assert model.output_downsampling_factor == (2 if model.kind == "transducer" else 1)
+        transducer = "noncausal" in words or "t" in words
+        assert model.kind == ("transducer" if transducer else "ctc")
+        assert model.preset == ("zipa_t_" if transducer else "zipa_") + sizes[words[0] if averaged else words[-1]]
+        assert PRESETS[model.preset].output_downsampling_factor == (2 if transducer else 1)
         assert model.average == (0 if averaged else 10)
 
 
