@@ -38,8 +38,9 @@ _PROBE_FRAMES = 57
 class OnnxBackend:
     """CTC or transducer files.
 
-    Each recording runs alone, as many of them at a time as there are threads: a CPU gains nothing from batching them,
-    and so neither padding nor the scales of an int8 model can make one's result depend on another's.
+    Of several recordings each runs alone on one thread, as many at a time as there are: a CPU gains nothing from
+    batching them, and so neither padding nor the scales of an int8 model can make one's result depend on another's.
+    A single one gets all threads.
 
     Args:
         path: model file, or the folder that holds model.onnx or encoder, decoder and joiner.
@@ -66,12 +67,14 @@ class OnnxBackend:
         self.config = FbankConfig()
         self.batch_size = 8 * self._threads
         if self.kind == "ctc":
-            self._encoder = _open(ctc_file(path, suffix), self._threads, FEATURES, ("log_probs",), AUDIO)
+            self._encoder_file, outputs = ctc_file(path, suffix), ("log_probs",)
         else:
             files = transducer_files(path, suffix)
-            self._encoder = _open(files["encoder"], self._threads, FEATURES, ("encoder_out",), AUDIO)
+            self._encoder_file, outputs = files["encoder"], ("encoder_out",)
             self._decoder = _open(files["decoder"], 1, ("y",), ("decoder_out",))
             self._joiner = _open(files["joiner"], 1, ("encoder_out", "decoder_out"), ("logit",))
+        self._encoder = _open(self._encoder_file, self._threads, FEATURES, outputs, AUDIO)
+        self._one_each = False
         self._takes = AUDIO if AUDIO[0] in _inputs(self._encoder) else FEATURES
         self.frame_shift, num_outputs = self._probe()
         self.vocabulary = _fitting_tokens(path, tokens, num_outputs)
@@ -90,6 +93,8 @@ class OnnxBackend:
         """As `Backend.encode`."""
         if len(waves) == 1:
             return [self._encode_one(waves[0])]
+        if not self._one_each:  # from here on a recording gets one thread, which is half as fast again for many
+            self._encoder, self._one_each = load_session(self._encoder_file, 1), True
         with ThreadPoolExecutor(self._threads) as pool:
             # The longest first, so that no thread is left with one at the end.
             order = sorted(range(len(waves)), key=lambda i: -len(waves[i]))
@@ -125,8 +130,6 @@ def load_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that spin while they wait would take the cores from the recordings that run beside them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes have no common base
