@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -78,7 +79,8 @@ def in_own_process(args: argparse.Namespace, runtime: str, batch: int) -> dict[s
     command = [sys.executable, __file__, "--runtime", runtime, "--batch", str(batch), "--suffix", args.suffix]
     command += ["--model", str(args.model), "--data", str(args.data)]
     command += ["--threads", str(args.threads), "--files", str(args.files)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as inference/*.py set it
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return json.loads(output.splitlines()[-1])
 
 
