@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,8 +92,7 @@ def mean_between(start: Path, end: Path) -> Weights:
         UserError: a file has no ``model_avg``, or the two are the same number of batches apart from the start.
     """
     first, last = load_checkpoint(start), load_checkpoint(end)
-    period = int(first.get("average_period", 1))
-    batches = [int(checkpoint["batch_idx_train"]) // period * period for checkpoint in (first, last)]
+    batches = _averaged_batches(first, last)
     if batches[1] <= batches[0]:
         raise UserError(f"no average was taken between {start.name} and {end.name}; give a larger `--avg`")
     weight_end = batches[1] / (batches[1] - batches[0])
@@ -104,6 +104,12 @@ def mean_between(start: Path, end: Path) -> Weights:
         mixed = tensor.double() * weight_end + starts[name].double() * (1.0 - weight_end)
         result[name] = mixed.float() if tensor.is_floating_point() else tensor
     return result
+
+
+def _averaged_batches(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[int]:
+    """Batches of the last snapshot that each checkpoint's running average has seen."""
+    period = int(first.get("average_period", 1))
+    return [int(checkpoint["batch_idx_train"]) // period * period for checkpoint in (first, last)]
 
 
 # Without --avg: the average begins nearest to this part of the run.
@@ -143,7 +149,7 @@ def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]
         return model_weights(load_checkpoint(path), str(path)), path.stem
     span = _span(exp_dir, kind, end, config.avg)
     if config.use_averaged_model:
-        if _can_subtract(span):
+        if _can_subtract(span) and (config.avg or _holds_a_snapshot(span)):
             assert span.start is not None
             logging.info("mean of the weights over (%s, %s]", span.start.name, span.paths[0].name)
             return mean_between(span.start, span.paths[0]), span.suffix + "-use-averaged-model"
@@ -171,6 +177,12 @@ def generate_averaged_model(exp_dir: Path, config: AveragingConfig) -> Path:
 
 def _can_subtract(span: _Span) -> bool:
     return span.start is not None and span.start.is_file() and _has_average(span.start) and _has_average(span.paths[0])
+
+
+def _holds_a_snapshot(span: _Span) -> bool:
+    assert span.start is not None
+    seen = _averaged_batches(*(load_checkpoint(path, mmap=True) for path in (span.start, span.paths[0])))
+    return seen[1] > seen[0]
 
 
 def _has_average(path: Path) -> bool:

@@ -185,6 +185,8 @@ def start_program(exp_dir, **values):
     if child:
         return child
     os.setsid()
+    # What was started in the background ignores Ctrl-C, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     screen = os.open(exp_dir.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(screen, 1)
     os.dup2(screen, 2)

@@ -77,6 +77,22 @@ def test_checkpoints_without_model_avg_fall_back(exp_dir, caplog):
     assert "plain mean" in caplog.text
 
 
+def test_a_last_checkpoint_soon_after_the_one_before_stands_for_itself(tmp_path):
+    """No snapshot lies between them. Without --avg that is no mistake; with it, it is."""
+    for step in (10, 14):
+        content = {
+            "model": weights(step),
+            "batch_idx_train": step,
+            "average_period": PERIOD,
+            "model_avg": weights(step),
+        }
+        torch.save(content, tmp_path / f"checkpoint-{step}.pt")
+    result, _ = load_averaged(tmp_path, AveragingConfig())
+    torch.testing.assert_close(result["w"], weights(14)["w"])
+    with pytest.raises(UserError, match="larger `--avg`"):
+        load_averaged(tmp_path, AveragingConfig(avg=1))
+
+
 def test_more_than_there_are_is_refused_with_what_there_is(exp_dir):
     with pytest.raises(UserError, match=r"--avg` must be at most 7"):
         load_averaged(exp_dir, AveragingConfig(iter=210, avg=8))
