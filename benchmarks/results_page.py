@@ -103,6 +103,34 @@ def feature_errors() -> list[str]:
     return lines
 
 
+def alignment() -> list[str]:
+    """Distance of boundaries from festvox-ru's gold ones."""
+    rows = []
+    for result in newest(BENCHMARKS, "alignment-"):
+        for name in ("alignment", "transcription"):
+            row = result[name]
+            rows.append([
+                name, f"{row['boundaries']:,}", f"**{row['median_ms']:.0f}**", f"{row['mean_ms']:.1f}",
+                f"{row['within_20_ms_percent']:.1f}", result["date"],
+            ])  # fmt: skip
+    header = ["boundaries of", "number", "median error, ms", "mean, ms", "within 20 ms, %", "date"]
+    return ["## Time stamps", "", "Against festvox-ru's gold phone boundaries, held-out utterances.", "",
+            *table(header, rows)]  # fmt: skip
+
+
+def confidence() -> list[str]:
+    """How often a phone is right, by its confidence."""
+    lines = ["## Confidence", ""]
+    for result in newest(BENCHMARKS, "confidence-"):
+        rows = [
+            [f"{row['above']} to {row['to']}", str(row["phones"]), f"{row['confidence']:.3f}", f"{row['accuracy']:.3f}"]
+            for row in result["phones"]
+        ]
+        lines += [f"Expected calibration error {result['ece']} ({result['date']}).", "",
+                  *table(["confidence", "phones", "mean confidence", "share that is right"], rows)]  # fmt: skip
+    return lines
+
+
 def transducer_loss() -> list[str]:
     """Speed of the transducer losses beside fast_rnnt's."""
     rows = []
@@ -118,7 +146,7 @@ def transducer_loss() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
+    phone_recognition, alignment, confidence, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
 
