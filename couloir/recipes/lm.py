@@ -13,8 +13,8 @@ from couloir.decoding.ngram import estimate_arpa
 from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.errors import UserError
 from couloir.files import atomic_write
+from couloir.inference.checkpoints import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
-from couloir.recipes.run import pick_device
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
 
 

@@ -18,6 +18,7 @@ from couloir.errors import UserError, must_be
 from couloir.features.fbank import Fbank
 from couloir.features.kaldi import num_frames
 from couloir.files import atomic_path
+from couloir.inference.checkpoints import pick_device
 from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
 from couloir.recipes.run_config import Overrides, RunConfig, build_config, lay_over_saved, saved_config
 from couloir.text.ipa import remove_diacritics
@@ -62,13 +63,6 @@ def keep_tokenizer(config: RunConfig) -> None:
         if path.suffix in (".model", ".txt"):
             with atomic_path(config.trainer.exp_dir / KEPT_TOKENIZER / path.name) as target:
                 shutil.copyfile(path, target)
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the GPU when there is one. Raises `UserError` for "cuda" on a machine without one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise must_be("--device", "cpu or auto", "cuda, and no GPU was found")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclasses.dataclass
