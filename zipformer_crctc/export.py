@@ -14,22 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from couloir.errors import one_line_errors
-from couloir.export.config import OutputConfig, TorchExportConfig
-from couloir.recipes.run_config import make_parser
-from couloir.training.config import AveragingConfig
+from couloir.recipes.export_program import torch_program
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
-
-@one_line_errors
-def main() -> None:
-    """Parse the flags, load the averaged model, write the files and check them."""
-    parser = make_parser(__doc__ or "", ("text",), AveragingConfig, OutputConfig, TorchExportConfig)
-    namespace = parser.parse_args()
-    from couloir.recipes.export import export_torch
-
-    export_torch(namespace, RECIPE, DEFAULTS)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(torch_program(__doc__, RECIPE, DEFAULTS))

@@ -14,22 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from couloir.errors import one_line_errors
-from couloir.export.config import CtcOnnxConfig, OutputConfig
-from couloir.recipes.run_config import make_parser
-from couloir.training.config import AveragingConfig
+from couloir.recipes.export_program import offline_onnx_program
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
-
-@one_line_errors
-def main() -> None:
-    """Parse the flags, load the averaged model, write the files and check them."""
-    parser = make_parser(__doc__ or "", ("text",), AveragingConfig, OutputConfig, CtcOnnxConfig)
-    namespace = parser.parse_args()
-    from couloir.recipes.export import export_offline_onnx
-
-    export_offline_onnx(namespace, RECIPE, DEFAULTS, "ctc")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(offline_onnx_program(__doc__, RECIPE, DEFAULTS, "ctc"))

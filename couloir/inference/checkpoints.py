@@ -13,13 +13,12 @@ from couloir.config import from_mapping, read_yaml
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
-from couloir.inference.architecture import heads_config, zipformer_config
 from couloir.inference.torch_backend import TorchBackend
-from couloir.inference.vocabulary import Vocabulary
+from couloir.inference.vocabulary import read_vocabulary
+from couloir.models.architecture import heads_config, zipformer_config
 from couloir.models.asr import build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
-from couloir.text.tokenizer import load_tokenizer
 from couloir.training.averaging import load_averaged
 from couloir.training.checkpoint import load_weights
 from couloir.training.config import AveragingConfig
@@ -55,7 +54,7 @@ def open_checkpoint(
     if saved:
         heads = dataclasses.replace(from_mapping(HeadsConfig, saved["heads"]), vocab_size=heads.vocab_size)
     _check_type(heads, model_type, str(source))
-    vocabulary = read_tokenizer(find_tokenizer(folder, saved, tokens), heads.vocab_size, str(source))
+    vocabulary = read_vocabulary(find_tokenizer(folder, saved, tokens), heads.vocab_size, str(source))
     model = build_model(zipformer, heads)
     load_weights(model, weights, str(source))
     fbank = Fbank(from_mapping(FbankConfig, saved.get("fbank", {})) if saved else FbankConfig())
@@ -87,14 +86,6 @@ def find_tokenizer(folder: Path, saved: Mapping[str, Any], given: Path | None) -
         if place.is_file() or (place.is_dir() and (any(place.glob("*.model")) or (place / "tokens.txt").is_file())):
             return place
     raise UserError(f"no tokenizer was found beside {folder}; name its tokens.txt or bpe.model with --tokens")
-
-
-def read_tokenizer(path: Path, vocab_size: int, origin: str) -> Vocabulary:
-    """The pieces of a tokenizer. Raises `UserError` when they are not as many as the model has outputs."""
-    pieces = load_tokenizer(path).pieces
-    if len(pieces) != vocab_size:
-        raise must_be(f"tokens of {path}", f"{vocab_size} (outputs of {origin})", len(pieces))
-    return Vocabulary(pieces)
 
 
 def pick_device(name: str) -> torch.device:

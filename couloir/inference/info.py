@@ -50,7 +50,7 @@ def _one_line(facts: Facts) -> str:
 
 
 def _checkpoint_facts(path: Path) -> Facts:
-    from couloir.inference.architecture import heads_config, preset_name, zipformer_config
+    from couloir.models.architecture import heads_config, preset_name, zipformer_config
     from couloir.training.averaging import load_averaged
     from couloir.training.config import AveragingConfig
     from couloir.training.run_dir import CONFIG_FILE

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from couloir.errors import UserError, unknown_name
-from couloir.inference.vocabulary import BOUNDARY, Vocabulary
+from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import TIE, normalize
+from couloir.text.tokenizer import BOUNDARY
 
 TABLE = "inventories.tsv"
 

@@ -224,7 +224,4 @@ def _fitting_tokens(path: Path, given: Path | None, num_outputs: int) -> Vocabul
     folder = path if path.is_dir() else path.parent
     places = [given] if given else [place / "tokens.txt" for place in (folder, folder / "lang", folder.parent)]
     found = next((place for place in places if place.is_file()), places[0])
-    vocabulary = read_vocabulary(found)
-    if len(vocabulary) != num_outputs:
-        raise must_be(f"tokens of {found}", f"{num_outputs} (outputs of {path})", len(vocabulary), "give its own")
-    return vocabulary
+    return read_vocabulary(found, num_outputs, str(path))

@@ -121,8 +121,8 @@ def _open_registered(
 
 def _check_size(backend: Backend, repo_id: str) -> None:
     """Refuse weights that are not of the size that the id stands for. Raises `UserError`."""
-    from couloir.inference.architecture import same_sizes
     from couloir.inference.torch_backend import TorchBackend
+    from couloir.models.architecture import same_sizes
     from couloir.models.zipformer.config import PRESETS
 
     assert isinstance(backend, TorchBackend)

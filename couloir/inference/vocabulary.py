@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from couloir.errors import UserError, must_be
+from couloir.text.tokenizer import BOUNDARY, UNK_SURFACE, load_tokenizer
 
-BOUNDARY = "▁"
-UNKNOWN = "⁇"
 _SPECIAL = ("<blk>", "<eps>", "<sos/eos>", "<sos>", "<eos>", "<s>", "</s>")
 
 
@@ -32,7 +31,7 @@ class Vocabulary:
         piece = self.pieces[token]
         if piece in _SPECIAL:
             return ""
-        return UNKNOWN if piece == "<unk>" else piece.replace(BOUNDARY, " ")
+        return UNK_SURFACE if piece == "<unk>" else piece.replace(BOUNDARY, " ")
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""
@@ -51,25 +50,21 @@ class Vocabulary:
         return tokens
 
 
-def read_vocabulary(path: Path) -> Vocabulary:
-    """A ``tokens.txt``: a line ``piece id`` for each piece.
+def read_vocabulary(path: Path, num_outputs: int, origin: str) -> Vocabulary:
+    """The pieces of a tokenizer (``tokens.txt``, ``bpe.model``, or a folder with one).
 
-    Raises `UserError` naming the file and line when it is missing or is not such a table.
+    Args:
+        path: of the tokenizer. num_outputs: symbols that the model has. origin: what to call the model in an error.
+
+    Raises:
+        UserError: there is no tokenizer, it is damaged, or it is not this model's.
     """
-    pieces: dict[int, str] = {}
+    if not path.exists():
+        raise UserError(f"tokens file {path} does not exist; name one with --tokens")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"tokens file {path} does not exist; name one with --tokens") from None
-    except (UnicodeDecodeError, OSError):
-        raise must_be(str(path), "a text of lines `piece id`", "something else") from None
-    for number, line in enumerate(lines, 1):
-        piece, _, index = line.rstrip().rpartition(" ")
-        if not line.strip() or (piece[:1] == "#" and piece[1:].isdigit()):
-            continue
-        if not index.isdigit() or not piece.strip() or int(index) in pieces:
-            raise must_be(f"line {number} of {path}", "`piece id` with a new id", repr(line[:40]))
-        pieces[int(index)] = piece.strip()
-    if not pieces or sorted(pieces) != list(range(len(pieces))):
-        raise must_be(str(path), "a table of ids 0, 1, 2, ...", "one with gaps" if pieces else "empty")
-    return Vocabulary([pieces[i] for i in range(len(pieces))])
+        pieces = load_tokenizer(path).pieces
+    except ImportError:
+        raise UserError(f"{path} needs sentencepiece; pip install sentencepiece, or give a tokens.txt") from None
+    if len(pieces) != num_outputs:
+        raise must_be(f"tokens of {path}", f"{num_outputs} (outputs of {origin})", len(pieces), "give the model's own")
+    return Vocabulary(pieces)

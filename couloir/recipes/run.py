@@ -8,17 +8,17 @@ import functools
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from couloir.data.module import DataModule
-from couloir.errors import UserError, must_be
+from couloir.errors import must_be
 from couloir.features.fbank import Fbank
 from couloir.features.kaldi import num_frames
 from couloir.files import atomic_path
 from couloir.inference.checkpoints import pick_device
+from couloir.models.architecture import adapted
 from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
 from couloir.recipes.run_config import Overrides, RunConfig, build_config, lay_over_saved, saved_config
 from couloir.text.ipa import remove_diacritics
@@ -83,8 +83,8 @@ def load_run(
 ) -> LoadedRun:
     """Load the averaged model of ``--exp-dir``.
 
-    A run directory needs nothing else. A folder of foreign checkpoints (icefall's, ZIPA's) needs the model flags;
-    what its weights can tell (the output's rate) is read off them.
+    A run directory needs nothing else, nor does a folder of foreign checkpoints (icefall's, ZIPA's) beside a tokenizer:
+    their sizes are read off the weights.
 
     Raises `UserError`: no checkpoint there, flags that contradict it, a vocabulary of another size.
     """
@@ -95,7 +95,8 @@ def load_run(
     config = lay_over_saved(saved, namespace) if saved else build_config(namespace, recipe, defaults)
     weights, suffix = load_averaged(exp_dir, averaging)
     if saved is None:
-        config = _adapt_to_weights(config, weights)
+        zipformer, heads = adapted(config.zipformer, config.heads, weights, vars(namespace), str(exp_dir))
+        config = dataclasses.replace(config, zipformer=zipformer, heads=heads)
     tokenizer = load_tokenizer(_tokenizer_path(config, exp_dir))
     config = with_vocabulary(config, tokenizer)
     model = build_model(config.zipformer, config.heads)
@@ -111,17 +112,6 @@ def load_run(
     return LoadedRun(
         exp_dir, config, model.to(target).eval(), tokenizer, build_fbank(config).to(target), suffix, target
     )
-
-
-def _adapt_to_weights(config: RunConfig, weights: dict[str, Any]) -> RunConfig:
-    """Read off a foreign checkpoint what no flag of icefall's tells: the down-sampling of its output."""
-    bias = weights.get("encoder.downsample_output.bias")
-    if bias is None:
-        raise UserError(
-            "the checkpoint holds no `encoder.downsample_output.bias`: it is no second-generation Zipformer"
-        )
-    zipformer = dataclasses.replace(config.zipformer, output_downsampling_factor=bias.numel())
-    return dataclasses.replace(config, zipformer=zipformer)
 
 
 def _tokenizer_path(config: RunConfig, exp_dir: Path) -> Path:

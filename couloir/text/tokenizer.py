@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import sentencepiece
-
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.text.ipa import TIE, normalize, segment
@@ -86,6 +84,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(self, model: bytes, origin: str = "the sentencepiece model") -> None:
         """Take a serialized model. Raises `UserError` when it is not one or has no ``<blk>`` at 0."""
+        import sentencepiece  # a tokens.txt is read without it
+
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, OSError):
@@ -237,6 +237,8 @@ def _train_pieces(texts: list[str], vocab_size: int | None, kind: str) -> bytes:
 
 def _sentencepiece(texts: list[str], kind: str, vocab_size: int, phones: list[str]) -> bytes:
     """Train with icefall's layout of special pieces; one thread, so that the same texts give the same model."""
+    import sentencepiece
+
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

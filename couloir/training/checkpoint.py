@@ -71,10 +71,15 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def _unpickling_error(path: Path, text: str) -> UserError:
-    found = re.search(r"(?:GLOBAL|instantiate|reduce for|class) ([a-zA-Z_][\w.]*\.\w+)", text)
+    # torch names a builtin without its module.
+    found = re.search(r"GLOBAL ([\w.]+)|(?:instantiate|reduce for|class) ([a-zA-Z_][\w.]*\.\w+)", text)
     if found:
+        name = found[1] or found[2]
+        name = name if "." in name else f"builtins.{name}"
+        return UserError(f"checkpoint {path} is refused: it asks for `{name}` to be run; only plain values load")
+    if "Unsupported operand" in text and zipfile.is_zipfile(path):
         return UserError(
-            f"checkpoint {path} is refused: it asks for `{found.group(1)}` to be run; only plain values load"
+            f"checkpoint {path} is refused: it is pickled by a protocol that is not read; save it by torch.save's own"
         )
     return UserError(f"checkpoint {path} is damaged or no checkpoint; fetch it again or use another")
 

@@ -100,15 +100,16 @@ def test_format_names(tmp_path):
 @pytest.mark.parametrize(
     "content, named",
     [
-        ("<blk> 0\na 2\n", "gaps"),
-        ("", "empty"),
+        ("<blk> 0\na 2\n", "without id 1"),
+        ("", "<blk>"),
         ("<blk> 0\na a\n", "line 2"),
         ("<blk> 0\na 0\n", "line 2"),
         (b"\xff\xfe", "text"),
+        ("<blk> 0\n", r"must be 2 \(outputs of m.onnx\)"),
     ],
 )
 def test_bad_tokens(tmp_path, content, named):
     path = tmp_path / "tokens.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=named):
-        read_vocabulary(path)
+        read_vocabulary(path, 2, "m.onnx")

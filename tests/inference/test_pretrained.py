@@ -12,10 +12,10 @@ from tiny_models import PIECES, tiny_model, write_tokens
 
 from couloir.errors import UserError
 from couloir.inference import hub
-from couloir.inference.architecture import heads_config, preset_name, same_sizes, zipformer_config
 from couloir.inference.pretrained import open_model
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.registry import HUB_MODELS, HubModel
+from couloir.models.architecture import adapted, heads_config, preset_name, same_sizes, zipformer_config
 from couloir.models.asr import build_model
 from couloir.models.config import HEAD_WIDTHS, HeadsConfig
 from couloir.models.zipformer.config import PRESETS
@@ -207,3 +207,14 @@ def test_what_does_not_fit_is_named(tmp_path):
         open_model(tmp_path / "b.pt")
     with pytest.raises(UserError, match="--runtime"):
         open_model(tmp_path / "a.pt", runtime="tensorrt")
+
+
+def test_flags_may_repeat_the_sizes_of_weights_and_not_contradict_them():
+    model = tiny_model("transducer")
+    weights, heads = model.state_dict(), dataclasses.replace(model.heads_config, decoder_dim=512, joiner_dim=512)
+    found, widths = adapted(PRESETS["tiny"], heads, weights, ["encoder_unmasked_dim", "exp_dir"], "w.pt")
+    assert same_sizes(found, model.zipformer_config) and widths == model.heads_config
+    assert adapted(found, widths, weights, ["encoder_dim", "decoder_dim"], "w.pt") == (found, widths)
+    for typed, flag in (("encoder_dim", "--encoder-dim` must be 32,48,40"), ("joiner_dim", "--joiner-dim` must be 24")):
+        with pytest.raises(UserError, match=flag):
+            adapted(PRESETS["tiny"], heads, weights, [typed], "w.pt")

@@ -56,6 +56,17 @@ def test_a_file_that_would_run_code_is_refused_by_name(tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize(("protocol", "word"), [(2, "builtins.eval"), (4, "protocol")])
+def test_a_builtin_is_refused_by_name_too(tmp_path, protocol, word):
+    class Evaluates:
+        def __reduce__(self):
+            return eval, ("1",)
+
+    torch.save({"model": Evaluates()}, tmp_path / "x.pt", pickle_protocol=protocol)
+    with pytest.raises(UserError, match=rf"x\.pt is refused.*{word}"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
 def test_an_unknown_class_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="randomstate_ctor"):
         load_checkpoint(saved(tmp_path, {"state": np.random.RandomState(0)}))

@@ -1,0 +1,40 @@
+"""The export programs of all recipes: flags in, files out. Imports nothing heavy, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from couloir.errors import one_line_errors
+from couloir.export.config import CtcOnnxConfig, OnnxConfig, OutputConfig, StreamingOnnxConfig, TorchExportConfig
+from couloir.recipes.run_config import Overrides, make_parser
+from couloir.training.config import AveragingConfig
+
+
+@one_line_errors
+def torch_program(doc: str | None, recipe: str, defaults: Overrides) -> None:
+    """``export.py``: pretrained.pt, model.safetensors and, if wanted, TorchScript.
+
+    Args:
+        doc: the program's help text. recipe: whose runs it exports. defaults: of the recipe, for foreign checkpoints.
+    """
+    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, TorchExportConfig).parse_args()
+    from couloir.recipes.export import export_torch
+
+    export_torch(namespace, recipe, defaults)
+
+
+@one_line_errors
+def offline_onnx_program(doc: str | None, recipe: str, defaults: Overrides, kind: str) -> None:
+    """``export_onnx.py`` of a ``kind`` ("ctc" or "transducer"). Other arguments as of `torch_program`."""
+    config = CtcOnnxConfig if kind == "ctc" else OnnxConfig
+    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, config).parse_args()
+    from couloir.recipes.export import export_offline_onnx
+
+    export_offline_onnx(namespace, recipe, defaults, kind)
+
+
+@one_line_errors
+def streaming_onnx_program(doc: str | None, recipe: str, defaults: Overrides, kind: str) -> None:
+    """``export_onnx_streaming.py`` of a ``kind`` ("ctc" or "transducer"). Other arguments as of `torch_program`."""
+    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, StreamingOnnxConfig).parse_args()
+    from couloir.recipes.export import export_streaming_onnx
+
+    export_streaming_onnx(namespace, recipe, defaults, kind)
