@@ -3,10 +3,12 @@
 
     python zipformer_crctc/ctc_decode.py --exp-dir exp/tiny
     python zipformer_crctc/ctc_decode.py --exp-dir exp/tiny --epoch 20 --avg 5 --decoding-method ctc-prefix-beam-search
+    python zipformer_crctc/ctc_decode.py --exp-dir exp/tiny --decoding-method 1best --lang-dir data/lang_lg
 
 Needs --exp-dir alone: the model's settings were saved with the run. Without --epoch or --iter the newest
 checkpoints are averaged. Writes recogs-*, errs-* and wer-summary-* files in icefall's format, and a report as
-text, JSON and one HTML page, into EXP_DIR/METHOD.
+text, JSON and one HTML page, into EXP_DIR/METHOD. The graph and the n-grams are made by
+zipformer_transducer/local/prepare_lm.py, which needs no transducer.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from couloir.decoding.ctc_config import CtcSearchConfig
 from couloir.errors import one_line_errors
-from couloir.recipes.decode_config import CtcDecodeConfig, DecodeConfig
+from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run_config import make_parser
 from couloir.training.config import AveragingConfig
 from zipformer_crctc.train import DEFAULTS, RECIPE
@@ -26,11 +29,11 @@ from zipformer_crctc.train import DEFAULTS, RECIPE
 @one_line_errors
 def main() -> None:
     """Parse the flags, load the averaged model, decode and score every test set."""
-    parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, CtcDecodeConfig, DecodeConfig)
+    parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, CtcSearchConfig, DecodeConfig)
     namespace = parser.parse_args()
-    from couloir.recipes.decode import CtcSearch, decode_test_sets
+    from couloir.recipes.decode import ctc_search, decode_test_sets
 
-    decode_test_sets(namespace, RECIPE, DEFAULTS, CtcSearch)
+    decode_test_sets(namespace, RECIPE, DEFAULTS, ctc_search)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def main() -> None:
     """Parse the flags, load the averaged model, decode and score every test set."""
     parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, TransducerSearchConfig, DecodeConfig)
     namespace = parser.parse_args()
-    from couloir.recipes.decode import TransducerDecoding, decode_test_sets
+    from couloir.recipes.decode import decode_test_sets, transducer_search
 
-    decode_test_sets(namespace, RECIPE, DEFAULTS, TransducerDecoding)
+    decode_test_sets(namespace, RECIPE, DEFAULTS, transducer_search)
 
 
 if __name__ == "__main__":

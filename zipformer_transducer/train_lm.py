@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
-from couloir.decoding.transducer.config import TransducerSearchConfig
+from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.errors import one_line_errors
 from couloir.recipes.lm_config import LmTrainConfig
 
@@ -27,10 +27,10 @@ def main() -> None:
     """Parse the flags and train."""
     parser = TeachingParser(description=__doc__)
     add_flags(parser, LmTrainConfig)
-    add_flags(parser, TransducerSearchConfig, hidden=True)
+    add_flags(parser, NeuralLmConfig, hidden=True)
     namespace = parser.parse_args()
     config = from_mapping(LmTrainConfig, given_flags(namespace, LmTrainConfig))
-    sizes = from_mapping(TransducerSearchConfig, given_flags(namespace, TransducerSearchConfig))
+    sizes = from_mapping(NeuralLmConfig, given_flags(namespace, NeuralLmConfig))
 
     from couloir.recipes.lm import train_neural_lm
 

@@ -134,6 +134,10 @@ class ContextGraph:
         gain, after = self.advance(state[0], tokens)
         return gain, (after,)
 
+    def preview(self, state: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+        """As `TokenScorer.preview`."""
+        return self.advance(state[0].repeat_interleave(tokens.shape[1]), tokens.flatten())[0].view(tokens.shape)
+
     def final(self, state: tuple[Tensor, ...]) -> Tensor:
         """As `TokenScorer.final`."""
         return self.refund(state[0])

@@ -1,7 +1,8 @@
-"""CTC searches: greedy, and prefix beam search, both for a whole batch at once on any device."""
+"""CTC searches: greedy, and prefix beam search with or without language models, for a whole batch on any device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,14 @@ import torch
 from torch import Tensor
 
 from couloir.decoding.ctc_alignment import NEVER, ctc_align
+from couloir.decoding.fusion import Fusion, TokenScorer
 from couloir.decoding.hypothesis import Hypothesis
 
 _HASH_FACTOR = 6364136223846793005  # odd, so that no information is lost modulo 2**64 (Knuth, MMIX)
 _HASH_MASK = (1 << 63) - 1
+_FUSED_CANDIDATES = 4  # tokens that are tried per frame, times the beam: a language model may lift an unlikely one
+
+Scorers = Sequence[tuple[float, TokenScorer]]
 
 
 @torch.no_grad()
@@ -42,14 +47,21 @@ def ctc_greedy_search(log_probs: Tensor, lens: Tensor, blank: int = 0) -> list[H
     return [Hypothesis(tokens[a:b], at[a:b], score, confidences[a:b]) for a, b, score in zip(ends, ends[1:], scores)]
 
 
-def ctc_prefix_beam_search(log_probs: Tensor, lens: Tensor, beam: int = 4, blank: int = 0) -> list[Hypothesis]:
+def ctc_prefix_beam_search(
+    log_probs: Tensor, lens: Tensor, beam: int = 4, blank: int = 0, scorers: Scorers = ()
+) -> list[Hypothesis]:
     """The token string with the greatest probability over all its paths that the beam keeps (see `ctc_nbest`)."""
-    return [nbest[0] for nbest in ctc_nbest(log_probs, lens, beam, blank, nbest=1)]
+    return [nbest[0] for nbest in ctc_nbest(log_probs, lens, beam, blank, 1, scorers)]
 
 
 @torch.no_grad()
 def ctc_nbest(
-    log_probs: Tensor, lens: Tensor, beam: int = 4, blank: int = 0, nbest: int | None = None
+    log_probs: Tensor,
+    lens: Tensor,
+    beam: int = 4,
+    blank: int = 0,
+    nbest: int | None = None,
+    scorers: Scorers = (),
 ) -> list[list[Hypothesis]]:
     """Prefix beam search (Hannun et al. 2014): different token strings, best first.
 
@@ -61,8 +73,10 @@ def ctc_nbest(
         log_probs: (B, S, V) normalised log-probabilities; lens: (B,) valid frames.
         beam: prefixes kept after each frame (icefall's default is 4).
         nbest: strings returned at most, ``beam`` by default; fewer when no more have a probability.
+        scorers: (scale, scorer) pairs that add to a string's score at each of its tokens (shallow fusion): neural or
+            n-gram language models (LODR is an n-gram with a negative scale), hotwords. Blank must then be 0.
     """
-    found = _search(log_probs, lens.to(log_probs.device), beam, blank)
+    found = _search(log_probs, lens.to(log_probs.device), beam, blank, scorers)
     wanted = min(beam, nbest or beam)
     lists: list[list[Hypothesis]] = [[] for _ in range(len(log_probs))]
     for rank in range(wanted):
@@ -85,6 +99,7 @@ class _Beams:
     token: Tensor  # log-probability of the paths that end in the prefix's last token
     last: Tensor  # last token; -1 for the empty prefix
     key: Tensor  # hash of the prefix
+    bonus: Tensor  # what language models and hotwords gave to the prefix
 
     @classmethod
     def start(cls, batch: int, beam: int, device: torch.device) -> _Beams:
@@ -94,7 +109,7 @@ class _Beams:
         blank[:, 0] = 0.0
         last = torch.full((batch, beam), -1, device=device)
         key = -torch.arange(beam, device=device).expand(batch, beam)
-        return cls(blank, token, last, key)
+        return cls(blank, token, last, key, torch.zeros_like(blank))
 
     @property
     def total(self) -> Tensor:
@@ -113,11 +128,14 @@ def _extended(beams: _Beams, tokens: Tensor, log_probs: Tensor) -> Tensor:
     return torch.where(again, beams.blank[:, :, None], beams.total[:, :, None]) + log_probs
 
 
-def _step(beams: _Beams, frame: Tensor, top: Tensor, top_ids: Tensor, blank: int) -> tuple[_Beams, Tensor, Tensor]:
+def _step(
+    beams: _Beams, frame: Tensor, top: Tensor, top_ids: Tensor, blank: int, gains: Tensor
+) -> tuple[_Beams, Tensor, Tensor]:
     """One frame: new beams, and for each of its places the place it came from and the token it got (-1: none).
 
     Args:
         frame: (B, V) log-probabilities; top, top_ids: (B, M) its likeliest tokens without blank.
+        gains: what each prefix earns by each of these tokens, broadcast to (B, K, M).
     """
     beam = beams.last.shape[1]
     emit_last = frame.gather(1, beams.last.clamp(min=0))
@@ -133,47 +151,57 @@ def _step(beams: _Beams, frame: Tensor, top: Tensor, top_ids: Tensor, blank: int
     keys = beams.longer_key(tokens)
     present = (keys[:, :, :, None] == beams.key[:, None, None, :]).any(3)
     longer = _extended(beams, tokens, top[:, None, :]).masked_fill(present, NEVER).flatten(1)
-    score, choice = torch.cat([torch.logaddexp(stay_blank, stay_token), longer], 1).topk(beam, 1)
+    bonuses = torch.cat([beams.bonus, (beams.bonus[:, :, None] + gains).expand(keys.shape).flatten(1)], 1)
+    score, choice = (torch.cat([torch.logaddexp(stay_blank, stay_token), longer], 1) + bonuses).topk(beam, 1)
 
     stays = choice < beam
     extension = (choice - beam).clamp(min=0)
     place = torch.where(stays, choice, extension // top.shape[1])
     added = torch.where(stays, -1, top_ids.gather(1, extension % top.shape[1]))
     new_key = torch.where(stays, beams.key.gather(1, place), keys.flatten(1).gather(1, extension))
+    bonus = bonuses.gather(1, choice)
     empty = -1 - torch.arange(beam, device=frame.device)
     new = _Beams(
         blank=torch.where(stays, stay_blank.gather(1, place), NEVER),
-        token=torch.where(stays, stay_token.gather(1, place), score),
+        token=torch.where(stays, stay_token.gather(1, place), longer.gather(1, extension)),
         last=torch.where(stays, beams.last.gather(1, place), added),
         key=torch.where(score == NEVER, empty, new_key),
+        bonus=bonus,
     )
     return new, place, added
 
 
-def _search(log_probs: Tensor, lens: Tensor, beam: int, blank: int) -> list[list[tuple[list[int], float]]]:
+def _search(
+    log_probs: Tensor, lens: Tensor, beam: int, blank: int, scorers: Scorers
+) -> list[list[tuple[list[int], float]]]:
     """Token strings and their scores of each utterance, best first; at least one each."""
-    batch, frames, vocabulary = log_probs.shape
+    (batch, frames, vocabulary), device = log_probs.shape, log_probs.device
     without_blank = log_probs.clone()
     without_blank[:, :, blank] = NEVER
-    top, top_ids = without_blank.topk(min(beam + 1, vocabulary), 2)
-    beams = _Beams.start(batch, beam, log_probs.device)
-    stay = torch.arange(beam, device=log_probs.device).expand(batch, beam)
-    places, added = (torch.empty(frames, batch, beam, dtype=torch.int64, device=log_probs.device) for _ in range(2))
+    tried = _FUSED_CANDIDATES * beam if scorers else beam + 1
+    top, top_ids = without_blank.topk(min(tried, vocabulary), 2)
+    beams, fusion = _Beams.start(batch, beam, device), Fusion(scorers, batch * beam, device)
+    stay, gains = torch.arange(beam, device=device).expand(batch, beam), beams.bonus[:, :, None]
+    first = torch.arange(0, batch * beam, beam, device=device)[:, None]
+    places, added = (torch.empty(frames, batch, beam, dtype=torch.int64, device=device) for _ in range(2))
     for t in range(frames):
-        new, place, token = _step(beams, log_probs[:, t].double(), top[:, t].double(), top_ids[:, t], blank)
+        if scorers:
+            gains = fusion.preview(top_ids[:, t].repeat_interleave(beam, 0)).view(batch, beam, -1)
+        new, place, token = _step(beams, log_probs[:, t].double(), top[:, t].double(), top_ids[:, t], blank, gains)
         live = (t < lens)[:, None]
-        beams = _Beams(*(torch.where(live, after, before) for after, before in zip(_values(new), _values(beams))))
+        beams = _Beams(*(torch.where(live, vars(new)[name], before) for name, before in vars(beams).items()))
         places[t], added[t] = torch.where(live, place, stay), torch.where(live, token, -1)
+        if scorers:
+            fusion.follow((first + places[t]).flatten(), added[t].flatten())
+    totals = beams.total + beams.bonus
+    if scorers:
+        totals += fusion.final().view(batch, beam)
     strings = _strings(places.cpu().numpy(), added.cpu().numpy())
-    scores, order = beams.total.sort(dim=1, descending=True, stable=True)
+    scores, order = totals.sort(dim=1, descending=True, stable=True)
     return [
         [(strings[b][k], score) for rank, (k, score) in enumerate(zip(ks, ranked)) if rank == 0 or score > NEVER]
         for b, (ks, ranked) in enumerate(zip(order.tolist(), scores.tolist()))
     ]
-
-
-def _values(beams: _Beams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return beams.blank, beams.token, beams.last, beams.key
 
 
 def _strings(places: np.ndarray, added: np.ndarray) -> list[list[list[int]]]:

@@ -44,6 +44,10 @@ class NeuralLm(nn.Module):
         """As `TokenScorer.step`."""
         return state[-1].gather(1, tokens[:, None]).squeeze(1), self.follow(state, tokens)
 
+    def preview(self, state: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+        """As `TokenScorer.preview`."""
+        return state[-1].gather(1, tokens)
+
     def final(self, state: tuple[Tensor, ...]) -> Tensor:
         """As `TokenScorer.final`: nothing, since icefall's fusion does not count the sentence's end."""
         return torch.zeros(len(state[-1]), device=state[-1].device)

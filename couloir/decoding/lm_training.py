@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -101,7 +100,7 @@ def _save(lm: NeuralLm, path: Path) -> None:
         torch.save({"model": lm.state_dict()}, temporary)
 
 
-def load_lm(kind: Literal["rnn", "transformer"], path: str | Path, vocab_size: int, **sizes: int | bool) -> NeuralLm:
+def load_lm(kind: str, path: str | Path, vocab_size: int, **sizes: int | bool) -> NeuralLm:
     """Read an LM's checkpoint, ready for decoding.
 
     Args:

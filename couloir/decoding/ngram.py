@@ -224,6 +224,10 @@ class NgramLm:
         score, after = self.advance(state[0], tokens)
         return score, (after,)
 
+    def preview(self, state: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+        """As `TokenScorer.preview`."""
+        return self.advance(state[0].repeat_interleave(tokens.shape[1]), tokens.flatten())[0].view(tokens.shape)
+
     def advance(self, state: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability (N,) float64 of ``token`` (N,) in ``state`` (N,), and the next state (N,)."""
         total = torch.zeros(state.shape, dtype=torch.float64, device=state.device)

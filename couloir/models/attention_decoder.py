@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ DROPOUT = 0.1
 LABEL_SMOOTHING = 0.1
 SOS_EOS = 1
 IGNORED = -1
+RESCORED_VALUES = 1 << 24  # of the encoder's output that are repeated at once for hypotheses
 PENALTY_PROB, PENALTY_LIMIT, PENALTY = 0.1, 50.0, 1.0e-4
 
 
@@ -127,19 +129,21 @@ class AttentionDecoder(nn.Module):
     """The attention decoder and its label-smoothed loss.
 
     Args:
-        heads: sizes. encoder_dim: width of the encoder's output.
+        heads: sizes. encoder_dim: width of the encoder's output. sos_eos_id: the token that begins and ends a sentence,
+            icefall's 1.
     """
 
-    def __init__(self, heads: HeadsConfig, encoder_dim: int) -> None:
+    def __init__(self, heads: HeadsConfig, encoder_dim: int, sos_eos_id: int = SOS_EOS) -> None:
         super().__init__()
+        self.sos_eos_id = sos_eos_id
         self.decoder = TransformerDecoder(heads, encoder_dim)
 
     def log_probs(self, encoder_out: Tensor, lens: Tensor, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Teacher-forced log-probabilities (B, U + 1, V), and the targets (B, U + 1): tokens, then end of sentence."""
         device = encoder_out.device
-        inputs = [torch.tensor([SOS_EOS, *ids], device=device) for ids in tokens]
-        outputs = [torch.tensor([*ids, SOS_EOS], device=device) for ids in tokens]
-        padded = nn.utils.rnn.pad_sequence(inputs, batch_first=True, padding_value=SOS_EOS)
+        inputs = [torch.tensor([self.sos_eos_id, *ids], device=device) for ids in tokens]
+        outputs = [torch.tensor([*ids, self.sos_eos_id], device=device) for ids in tokens]
+        padded = nn.utils.rnn.pad_sequence(inputs, batch_first=True, padding_value=self.sos_eos_id)
         targets = nn.utils.rnn.pad_sequence(outputs, batch_first=True, padding_value=IGNORED)
         logits = self.decoder(padded, encoder_out, lens)
         return logits.float().log_softmax(dim=-1), targets
@@ -158,3 +162,24 @@ class AttentionDecoder(nn.Module):
             label_smoothing=LABEL_SMOOTHING,
             reduction="sum",
         )
+
+    @torch.no_grad()
+    def sequence_scores(
+        self, encoder_out: Tensor, lens: Tensor, tokens: Sequence[list[int]], owner: Sequence[int]
+    ) -> Tensor:
+        """Log-probability (N,) float64 of hypotheses with the sentence's end, for rescoring.
+
+        Args:
+            encoder_out: (B, S, D). lens: (B,). tokens: N lists of token ids. owner: the utterance of each.
+        """
+        lens = lens.to(encoder_out.device)
+        rows = max(1, RESCORED_VALUES // max(1, encoder_out[0].numel()))
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))  # like lengths together
+        scores = torch.zeros(len(tokens), dtype=torch.float64, device=encoder_out.device)
+        for begin in range(0, len(order), rows):
+            part = order[begin : begin + rows]
+            whose = torch.tensor([owner[i] for i in part], device=encoder_out.device)
+            log_probs, targets = self.log_probs(encoder_out[whose], lens[whose], [tokens[i] for i in part])
+            picked = log_probs.double().gather(2, targets.clamp(min=0)[:, :, None]).squeeze(2)
+            scores[part] = picked.masked_fill(targets == IGNORED, 0.0).sum(1)
+        return scores

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
@@ -16,7 +18,8 @@ from couloir.audio import SAMPLE_RATE
 from couloir.config import from_mapping, given_flags
 from couloir.data.batch import Batch
 from couloir.data.module import DataModule
-from couloir.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
+from couloir.decoding.ctc_config import CtcSearchConfig
+from couloir.decoding.ctc_methods import CtcSearch
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.decoding.transducer.methods import TransducerSearch
@@ -24,83 +27,61 @@ from couloir.errors import UserError, must_be, unknown_name
 from couloir.evaluation.alignment import units_of
 from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import write_decoding_files
-from couloir.recipes.decode_config import CtcDecodeConfig, DecodeConfig
+from couloir.features.fbank import PADDING_LOG_MEL
+from couloir.models.zipformer.config import ZipformerConfig
+from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run import LoadedRun, build_data, load_run
 from couloir.recipes.run_config import Overrides
 from couloir.training.config import AveragingConfig
 
 AVERAGED = "-use-averaged-model"
+TAIL_FRAMES = 30
 
 
-class Search(Protocol):
-    """A decoding method, ready to use. ``method`` names the folder of its results, ``suffix`` their files."""
+class Method(Protocol):
+    """A decoding method, ready to use."""
 
-    method: str
-    suffix: str
+    def __call__(self, encoder_out: Tensor, lens: Tensor, references: Any) -> dict[str, list[Hypothesis]]:
+        """Result key -> a hypothesis per utterance, of (B, S, D) with lengths (B,)."""
 
-    def __call__(self, encoded: Tensor, lens: Tensor, tokens: list[list[int]]) -> dict[str, list[Hypothesis]]:
-        """Result key -> a hypothesis per utterance, of (B, S, D) with lengths (B,); ``tokens`` are the references."""
-        ...
-
-    def text(self, hypothesis: Hypothesis) -> str:
-        """What was said."""
-        ...
+    def text_words(self, hypothesis: Hypothesis) -> list[str] | None:
+        """The words that a graph found; None where the tokens are to be decoded."""
 
 
-class CtcSearch:
-    """Search on the CTC head.
+@dataclasses.dataclass
+class Search:
+    """A decoding method and the names of its results.
 
-    Args:
-        run: the model. namespace: the flags of `CtcDecodeConfig`.
+    Fields:
+        decode: the method. name: the folder of its results. suffix: what its settings add to their files' names.
+        reference: what the method is told of a batch's reference transcripts.
     """
 
-    suffix = ""
-
-    def __init__(self, run: LoadedRun, namespace: argparse.Namespace) -> None:
-        self.run = run
-        self.config = from_mapping(CtcDecodeConfig, given_flags(namespace, CtcDecodeConfig))
-        self.method = self.config.decoding_method
-
-    def __call__(self, encoded: Tensor, lens: Tensor, tokens: list[list[int]]) -> dict[str, list[Hypothesis]]:
-        """As `Search.__call__`."""
-        log_probs = self.run.model.ctc_log_probs(encoded)
-        if self.method == "ctc-greedy-search":
-            return {"ctc-greedy-search": ctc_greedy_search(log_probs, lens)}
-        return {"prefix-beam-search": ctc_prefix_beam_search(log_probs, lens, beam=self.config.beam_size)}
-
-    def text(self, hypothesis: Hypothesis) -> str:
-        """As `Search.text`."""
-        return self.run.tokenizer.decode(hypothesis.tokens)
+    decode: Method
+    name: str
+    suffix: str
+    reference: Callable[[Batch], Any]
 
 
-class TransducerDecoding:
-    """Search on the transducer.
+def ctc_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
+    """Search on the CTC head by the flags of `CtcSearchConfig`. Raises `UserError` as `CtcSearch`."""
+    config = from_mapping(CtcSearchConfig, given_flags(namespace, CtcSearchConfig))
+    method = CtcSearch(config, run.model, run.tokenizer, run.device)
+    return Search(method, config.decoding_method, config.suffix(), lambda batch: batch.texts)
 
-    Args:
-        run: the model. namespace: the flags of `TransducerSearchConfig`.
+
+def transducer_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
+    """Search on the transducer by the flags of `TransducerSearchConfig`.
 
     Raises:
         UserError: a model without a transducer, or as `TransducerSearch`.
     """
-
-    def __init__(self, run: LoadedRun, namespace: argparse.Namespace) -> None:
-        if not run.config.heads.use_transducer:
-            raise must_be(
-                "--exp-dir", "a model with a transducer", f"{run.exp_dir}", "train with --use-transducer True"
-            )
-        config = from_mapping(TransducerSearchConfig, given_flags(namespace, TransducerSearchConfig))
-        self.run, self.method = run, config.decoding_method
-        self.suffix = config.suffix(run.config.heads.context_size)
-        self.search = TransducerSearch(config, run.model, run.tokenizer, run.device)
-
-    def __call__(self, encoded: Tensor, lens: Tensor, tokens: list[list[int]]) -> dict[str, list[Hypothesis]]:
-        """As `Search.__call__`."""
-        return self.search(encoded, lens, tokens)
-
-    def text(self, hypothesis: Hypothesis) -> str:
-        """As `Search.text`; graphs of words give words."""
-        words = self.search.text_words(hypothesis)
-        return self.run.tokenizer.decode(hypothesis.tokens) if words is None else " ".join(words)
+    heads = run.config.heads
+    if not heads.use_transducer:
+        raise must_be("--exp-dir", "a model with a transducer", f"{run.exp_dir}", "train with --use-transducer True")
+    config = from_mapping(TransducerSearchConfig, given_flags(namespace, TransducerSearchConfig))
+    method = TransducerSearch(config, run.model, run.tokenizer, run.device)
+    return Search(method, config.decoding_method, config.suffix(heads.context_size), lambda batch: batch.tokens)
 
 
 @torch.inference_mode()
@@ -108,8 +89,16 @@ def decode_batch(run: LoadedRun, config: DecodeConfig, search: Search, batch: Ba
     """Features, encoder and search of one batch."""
     batch = batch.to(run.device)
     feats, feat_lens = run.fbank(batch.audio, batch.audio_lens)
+    if run.config.zipformer.causal:  # icefall's tail, so that the last chunk is whole
+        feats, feat_lens = F.pad(feats, (0, 0, 0, TAIL_FRAMES), value=PADDING_LOG_MEL), feat_lens + TAIL_FRAMES
     encoded, lens = run.model.forward_encoder(feats, feat_lens, padding=config.decode_padding)
-    return search(encoded, lens, batch.tokens)
+    return search.decode(encoded, lens, search.reference(batch))
+
+
+def text_of(run: LoadedRun, search: Search, hypothesis: Hypothesis) -> str:
+    """What was said: the words that a graph found, else the tokens' text."""
+    words = search.decode.text_words(hypothesis)
+    return run.tokenizer.decode(hypothesis.tokens) if words is None else " ".join(words)
 
 
 def decode_set(
@@ -125,7 +114,7 @@ def decode_set(
             continue
         for key, hypotheses in decode_batch(run, config, search, batch).items():
             results.setdefault(key, []).extend(
-                Result(id, run.tokenizer.prepare(text), search.text(best), language, name, seconds)
+                Result(id, run.tokenizer.prepare(text), text_of(run, search, best), language, name, seconds)
                 for id, text, best, language, seconds in zip(
                     batch.ids, batch.texts, hypotheses, batch.languages, (batch.audio_lens / SAMPLE_RATE).tolist()
                 )
@@ -147,9 +136,10 @@ def decode_test_sets(
     config = from_mapping(DecodeConfig, given_flags(namespace, DecodeConfig))
     averaging = from_mapping(AveragingConfig, given_flags(namespace, AveragingConfig))
     run = load_run(namespace, averaging, recipe, defaults, config.device)
+    _check_chunks(run.config.zipformer)
     search = make_search(run, namespace)
     data = build_data(run.config, run.tokenizer)
-    out_dir, suffix = run.exp_dir / search.method, _suffix(run.suffix, search.suffix)
+    out_dir, suffix = run.exp_dir / search.name, _suffix(run, search)
     everything: dict[str, list[Result]] = {}
     rates: Counter[str] = Counter()
     for name in _chosen_sets(config.test_sets, data):
@@ -166,12 +156,26 @@ def decode_test_sets(
     print(f"files and report.html: {out_dir}")
 
 
-def _suffix(run: str, search: str) -> str:
-    """icefall's order: epoch and average, the search's settings, whether the averaged model was used."""
-    if not search:
-        return run
-    start = run.removesuffix(AVERAGED)
-    return start + search + ("_" + AVERAGED[1:] if start != run else "")
+def _suffix(run: LoadedRun, search: Search) -> str:
+    """icefall's order: epoch and average, the chunks, the search's settings, whether the averaged model was used."""
+    zipformer = run.config.zipformer
+    chunks = (
+        f"_chunk-{zipformer.chunk_size[0]}_left-context-{zipformer.left_context_frames[0]}" if zipformer.causal else ""
+    )
+    if not chunks + search.suffix:
+        return run.suffix
+    start = run.suffix.removesuffix(AVERAGED)
+    return start + chunks + search.suffix + ("_" + AVERAGED[1:] if start != run.suffix else "")
+
+
+def _check_chunks(config: ZipformerConfig) -> None:
+    """A causal model decodes with one chunk size; training draws among several."""
+    for flag, values, example in (
+        ("--chunk-size", config.chunk_size, 32),
+        ("--left-context-frames", config.left_context_frames, 128),
+    ):
+        if config.causal and len(values) != 1:
+            raise must_be(flag, "one value in decoding", ",".join(map(str, values)), f"give {flag} {example}")
 
 
 def _as_units(results: dict[str, list[Result]], unit: str) -> dict[str, list[tuple[str, list[str], list[str]]]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from couloir.decoding.graph import build_lg, read_lexicon, spell_words
+from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.lm_training import KINDS, train_lm
 from couloir.decoding.ngram import estimate_arpa
-from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.errors import UserError
 from couloir.files import atomic_write
 from couloir.inference.checkpoints import pick_device
@@ -36,17 +36,15 @@ def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
     return kept
 
 
-def train_neural_lm(config: LmTrainConfig, sizes: TransducerSearchConfig) -> list[float]:
+def train_neural_lm(config: LmTrainConfig, sizes: NeuralLmConfig) -> list[float]:
     """Train the LM of ``--lm-type`` with the sizes that decoding has flags for; validation perplexity by epoch."""
     tokenizer = load_tokenizer(config.bpe_model)
     sentences = [tokenizer.encode(line) for line in read_sentences(config.lm_text, tokenizer)]
     period = round(1 / config.valid_share)
     valid = sentences[::period]
     training = [one for i, one in enumerate(sentences) if i % period] or sentences
-    prefix = f"{config.lm_type}_lm_"
-    chosen = {name[len(prefix) :]: value for name, value in vars(sizes).items() if name.startswith(prefix)}
     torch.manual_seed(config.seed)
-    lm = KINDS[config.lm_type](tokenizer.vocab_size, **chosen).to(pick_device(config.device))
+    lm = KINDS[config.lm_type](tokenizer.vocab_size, **sizes.lm_sizes(config.lm_type)).to(pick_device(config.device))
     return train_lm(
         lm, training, valid, config.lm_exp_dir, config.num_epochs, config.lr, config.max_tokens, config.seed
     )

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from couloir.decoding.context_graph import ContextGraph
 from couloir.decoding.ctc import ctc_greedy_search, ctc_nbest, ctc_prefix_beam_search
 from couloir.decoding.ctc_alignment import ctc_align
+from couloir.decoding.lm import RnnLm
+from couloir.decoding.ngram import NgramLm, estimate_arpa
 
 
 def random_log_probs(seed: int, batch: int, frames: int, vocabulary: int, sharpness: float = 1.5) -> torch.Tensor:
@@ -148,3 +151,47 @@ def test_beam_hypotheses_carry_frames_and_confidences():
     assert (found.tokens, found.frames) == ([1, 2, 1], [1, 5, 7])
     assert found.confidences == pytest.approx([0.98] * 3)
     assert ctc_greedy_search(log_probs, torch.tensor([8]))[0].frames == found.frames
+
+
+class TestShallowFusion:
+    """Scores of fused strings against all paths listed, plus the scorers' own sequence scores."""
+
+    def scorers(self):
+        torch.manual_seed(3)
+        return [(0.6, RnnLm(4, 8, 8, 1).eval()), (1.0, ContextGraph([[1, 2], [3]], 0.7))]
+
+    def bonus(self, scorers, tokens):
+        total = 0.0
+        for scale, scorer in scorers:
+            state = scorer.start(1, torch.device("cpu"))
+            for token in tokens:
+                gain, state = scorer.step(state, torch.tensor([token]))
+                total += scale * gain.item()
+            total += scale * scorer.final(state).item()
+        return total
+
+    def test_a_wide_beam_equals_enumeration(self):
+        log_probs, lens, scorers = random_log_probs(7, 2, 4, 4), torch.tensor([4, 3]), self.scorers()
+        for b, found in enumerate(ctc_nbest(log_probs, lens, 200, scorers=scorers)):
+            truth = brute_force(log_probs[b, : lens[b]])
+            fused = {tokens: score + self.bonus(scorers, tokens) for tokens, score in truth.items()}
+            assert {tuple(h.tokens) for h in found} == set(fused)
+            for hypothesis in found:
+                assert hypothesis.score == pytest.approx(fused[tuple(hypothesis.tokens)], abs=1e-5)
+            assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+    def test_a_batch_gives_what_each_utterance_gives_alone(self):
+        log_probs, lens, scorers = random_log_probs(8, 3, 12, 4), torch.tensor([12, 5, 9]), self.scorers()
+        together = ctc_prefix_beam_search(log_probs, lens, 3, scorers=scorers)
+        for b, found in enumerate(together):
+            alone = ctc_prefix_beam_search(log_probs[b : b + 1, : lens[b]], lens[b : b + 1], 3, scorers=scorers)[0]
+            assert (alone.tokens, alone.frames) == (found.tokens, found.frames)
+            assert alone.score == pytest.approx(found.score, abs=1e-5)
+
+    def test_an_ngram_brings_its_strings_in(self, tmp_path):
+        estimate_arpa([["a", "b"]] * 20 + [["a", "b", "a", "b"]], 2, tmp_path / "2gram.arpa")
+        lm = NgramLm(tmp_path / "2gram.arpa", ["<blk>", "a", "b", "c"])
+        log_probs, lens = random_log_probs(9, 4, 20, 4), torch.full((4,), 20)
+        plain, fused = (ctc_prefix_beam_search(log_probs, lens, 8, scorers=s) for s in ((), [(2.0, lm)]))
+        score = lambda found: sum(lm.sequence_scores([h.tokens]).item() / len(h.tokens) for h in found)  # noqa: E731
+        assert score(fused) > score(plain) and [h.tokens for h in fused] != [h.tokens for h in plain]

@@ -9,11 +9,17 @@ from couloir.decoding.fsa.ctc import (
     ctc_graph_nbest,
     ctc_graph_nbest_oracle,
     ctc_graph_search,
-    rescore_nbest,
-    whole_lattice_rescoring,
 )
 from couloir.decoding.fsa.graph import FINAL, Graph, make_graph, trivial_graph
 from couloir.decoding.fsa.ragged import expand, group_first_best, group_logsumexp, group_max, keep_best
+from couloir.decoding.fsa.rescoring import (
+    ATTENTION_SCALES,
+    acoustic_nbest,
+    rescore_nbest,
+    whole_lattice_rescoring,
+    word_scorer,
+)
+from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fsa.search import SearchLimits
 from couloir.decoding.graph import build_lg, make_lexicon, read_lexicon, spell_words
 from couloir.decoding.ngram import NgramLm, estimate_arpa
@@ -141,10 +147,27 @@ class TestCtcOverGraphs:
     def test_rescoring_with_another_model(self):
         log_probs, lens = ctc_batch()
         nbest = ctc_graph_nbest(log_probs, lens, trivial_graph(len(PIECES)), num_paths=60)
-        shortest = rescore_nbest(nbest, lambda found, owner: torch.tensor([-100.0 * len(h.tokens) for h in found]))
+        short = lambda found, owner: torch.tensor([-100.0 * len(h.tokens) for h in found])  # noqa: E731
+        shortest = rescore_nbest(nbest, [("attention_scale", short, ATTENTION_SCALES)], WordHypothesis())
         for hypotheses, chosen in zip(nbest, shortest["attention_scale_5.0"]):
             assert len(chosen.tokens) == min(len(h.tokens) for h in hypotheses)
         assert len(shortest) == 24
+
+    def test_nbest_rescoring_replaces_the_graphs_lm(self, arpas):
+        """With the graph's own LM at scale 1 and all paths there, the result is the best of the graph search."""
+        log_probs, lens = ctc_batch()
+        small, lm = build_lg(LEXICON, arpas[2], len(PIECES)), NgramLm(arpas[3], LEXICON.words)
+        nbest = acoustic_nbest(log_probs, lens, small, WIDE, num_paths=500)
+        nothing = lambda found, owner: torch.zeros(len(found))  # noqa: E731
+        scorers = [("ngram_lm_scale", word_scorer(lm), [1.0]), ("attention_scale", nothing, [0.1, 2.0])]
+        found = rescore_nbest([*nbest, []], scorers, WordHypothesis(score=-math.inf))
+        assert list(found) == [f"ngram_lm_scale_1.0_attention_scale_{scale}" for scale in (0.1, 2.0)]
+        for i, hypothesis in enumerate(found["ngram_lm_scale_1.0_attention_scale_0.1"][:-1]):
+            acoustic, fused = best_by_words(log_probs[i, : lens[i]]), best_by_words(log_probs[i, : lens[i]], lm)
+            words = tuple(LEXICON.words[word] for word in hypothesis.words)
+            assert hypothesis.score == pytest.approx(acoustic[words], abs=1e-3)
+            assert fused[words] == pytest.approx(max(fused.values()), abs=1e-3)
+        assert all(hypotheses[-1].score == -math.inf for hypotheses in found.values())
 
     def test_a_batch_gives_what_each_utterance_gives_alone(self, lg):
         log_probs, lens = ctc_batch()

@@ -46,7 +46,7 @@ def test_decoding_needs_the_run_directory_alone(trained):
 def test_prefix_beam_search_writes_beside_greedy(trained):
     run(trained, DECODE, "--exp-dir exp --iter 12 --avg 2 --decoding-method ctc-prefix-beam-search --device cpu")
     names = [path.name for path in (trained / "exp" / "ctc-prefix-beam-search").iterdir()]
-    assert any(name.startswith("errs-test-heldout-iter-12-avg-2-use-averaged-model") for name in names)
+    assert any(name.startswith("errs-test-heldout-iter-12-avg-2_beam-4_use-averaged-model") for name in names)
 
 
 def test_a_stopped_run_goes_on_with_the_same_losses(trained):

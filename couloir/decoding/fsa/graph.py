@@ -64,6 +64,11 @@ class Graph:
         if largest >= vocab_size:
             raise must_be(f"labels of {name}", f"below the model's vocabulary size {vocab_size}", largest)
 
+    def highest_output(self) -> int:
+        """The largest output label, of arcs and moves."""
+        labels = [part for part in (self.aux, self.move_aux) if part is not None and part.numel()]
+        return max((int(part.max()) for part in labels), default=0)
+
     def is_trivial(self, vocab_size: int) -> bool:
         """Whether this is `trivial_graph`, whose arcs are in order of their labels."""
         if self.num_states != 2 or self.num_arcs != vocab_size or self.moves is not None:

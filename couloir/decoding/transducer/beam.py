@@ -9,9 +9,9 @@ from torch import Tensor
 
 from couloir.decoding.fsa.history import History
 from couloir.decoding.fsa.result import read_hypotheses
+from couloir.decoding.fusion import Fusion, TokenScorer
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.frames import PLAIN, FrameScorer, Scoring, TransducerModel
-from couloir.decoding.transducer.fusion import Fusion, TokenScorer
 from couloir.errors import must_be
 
 HASH_FACTOR = 6364136223846793005  # Knuth's MMIX multiplier; the hash wraps modulo 2**64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from couloir.config import option
+from couloir.decoding.lm_config import LM_KINDS, NeuralLmConfig
 from couloir.errors import UserError, must_be
 
 METHODS = (
@@ -24,7 +25,7 @@ METHODS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TransducerSearchConfig:
+class TransducerSearchConfig(NeuralLmConfig):
     """Transducer search: the method and its limits."""
 
     decoding_method: str = option("greedy_search", "how to search", choices=METHODS)
@@ -42,29 +43,23 @@ class TransducerSearchConfig:
     context_file: str = option("", "hotwords: a phrase per line, `:score` behind it where it has its own")
     context_score: float = option(2.0, "reward per token of a hotword")
     use_shallow_fusion: bool = option(False, "implied by the methods that use an LM", hidden=True)
-    lm_type: str = option("rnn", "kind of the neural LM", choices=("rnn", "transformer"))
-    lm_scale: float = option(0.3, "scale of the neural LM in shallow fusion and LODR")
-    lm_exp_dir: str = option("", "folder of the neural LM's epoch-N.pt")
-    lm_epoch: int = option(7, "epoch of the neural LM")
-    tokens_ngram: int = option(2, "order of the LODR n-gram, {n}gram.fst.txt or {n}gram.arpa in --lang-dir")
+    lm_type: str = option(
+        "rnn", "kind of the LM; ngram: the one of --tokens-ngram, without a neural LM", choices=(*LM_KINDS, "ngram")
+    )
+    lm_scale: float = option(0.3, "scale of the LM in shallow fusion and LODR")
+    tokens_ngram: int = option(2, "order of the n-gram over tokens, {n}gram.fst.txt or {n}gram.arpa in --lang-dir")
     backoff_id: int = option(500, "label of back-off arcs in {n}gram.fst.txt")
-    rnn_lm_embedding_dim: int = option(2048, "width of the RNN LM's embedding")
-    rnn_lm_hidden_dim: int = option(2048, "width of the RNN LM")
-    rnn_lm_num_layers: int = option(3, "layers of the RNN LM")
-    rnn_lm_tie_weights: bool = option(True, "the RNN LM's output shares its embedding")
-    transformer_lm_embedding_dim: int = option(768, "width of the transformer LM")
-    transformer_lm_dim_feedforward: int = option(2048, "inner width of the transformer LM")
-    transformer_lm_nhead: int = option(8, "heads of the transformer LM")
-    transformer_lm_num_layers: int = option(16, "layers of the transformer LM")
-    transformer_lm_tie_weights: bool = option(True, "the transformer LM's output shares its embedding")
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "beam", "max_contexts", "max_states", "max_sym_per_frame", "num_paths"):
             if getattr(self, name) <= 0:
                 raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
-        if self.uses_neural_lm and not self.lm_exp_dir:
+        if self.lm_type == "ngram" and "LODR" in self.decoding_method:
+            raise must_be("--lm-type", f"a neural LM for {self.decoding_method}", "ngram")
+        own = self.transformer_lm_exp_dir if self.lm_type == "transformer" else ""
+        if self.uses_lm and self.lm_type != "ngram" and not (own or self.lm_exp_dir):
             raise UserError(f"`--decoding-method {self.decoding_method}` needs `--lm-exp-dir`")
-        if self.use_shallow_fusion and not self.uses_neural_lm:
+        if self.use_shallow_fusion and not self.uses_lm:
             raise UserError(f"`--use-shallow-fusion` has no effect with `--decoding-method {self.decoding_method}`")
         if self.context_file and self.decoding_method in ("greedy_search", "beam_search"):
             raise UserError(
@@ -74,8 +69,8 @@ class TransducerSearchConfig:
             raise must_be("--ngram-lm-scale", "below 0 for modified_beam_search_LODR", self.ngram_lm_scale)
 
     @property
-    def uses_neural_lm(self) -> bool:
-        """Whether the method takes a neural LM."""
+    def uses_lm(self) -> bool:
+        """Whether the method takes a language model beside LODR's."""
         return "_lm_" in self.decoding_method or "LODR" in self.decoding_method
 
     @property
@@ -99,7 +94,7 @@ class TransducerSearchConfig:
             return self._fast_limits(("nbest-scale", "num-paths"))
         if method == "greedy_search":
             return f"_context-{context_size}_max-sym-per-frame-{self.max_sym_per_frame}"
-        fusion = f"_{self.lm_type}-lm-scale-{self.lm_scale}" if self.uses_neural_lm else ""
+        fusion = f"_{self.lm_type}-lm-scale-{self.lm_scale}" if self.uses_lm else ""
         lodr = f"_LODR-{self.tokens_ngram}gram-scale-{self.ngram_lm_scale}" if "LODR" in method else ""
         return f"__{method}__beam-size-{self.beam_size}" + self._contexts("-") + fusion + lodr
 

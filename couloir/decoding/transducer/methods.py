@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,36 +11,23 @@ from couloir.decoding.context_graph import ContextGraph, read_context_file
 from couloir.decoding.fsa.graph import Graph, trivial_graph
 from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fsa.search import SearchLimits
+from couloir.decoding.fusion import TokenScorer
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.lm import LODR_LM_SCALES, RESCORE_SCALES, NeuralLm, lm_rescore
-from couloir.decoding.lm_training import load_lm
 from couloir.decoding.ngram import NgramLm
+from couloir.decoding.resources import read_neural_lm, read_token_ngram, read_word_graph
 from couloir.decoding.transducer.beam import modified_beam_search_nbest
 from couloir.decoding.transducer.classic_beam import beam_search
 from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.decoding.transducer.frames import Scoring, TransducerModel
-from couloir.decoding.transducer.fusion import TokenScorer
 from couloir.decoding.transducer.graph_search import (
     fast_beam_search,
     fast_beam_search_nbest,
     fast_beam_search_nbest_oracle,
 )
 from couloir.decoding.transducer.greedy import greedy_search
-from couloir.errors import UserError, must_be
+from couloir.errors import must_be
 from couloir.text.tokenizer import Tokenizer
-
-
-def read_words(path: str | Path) -> list[str]:
-    """Words of ``words.txt`` (lines ``word id``) by id. Raises `UserError` when it is missing or no such table."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} does not exist; make it with the graph, by prepare_lm.py")
-    table: dict[int, str] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        word, _, index = line.rpartition(" ")
-        if not index.isdigit():
-            raise must_be(f"line {number} of {path}", "`word id`", repr(line))
-        table[int(index)] = word
-    return [table.get(i, "") for i in range(max(table, default=-1) + 1)]
 
 
 class TransducerSearch:
@@ -71,7 +57,7 @@ class TransducerSearch:
         self.graph: Graph | None = None
         if config.decoding_method.startswith("fast"):
             self.graph = self._read_graph(vocab_size).to(device)
-        self.lm = self._read_lm(vocab_size).to(device) if config.uses_neural_lm else None
+        self.lm = self._read_lm(tokenizer).to(device) if config.uses_lm else None
         self.ngram = self._read_ngram(tokenizer).to(device) if "LODR" in config.decoding_method else None
 
     def __call__(
@@ -136,24 +122,14 @@ class TransducerSearch:
     def _read_graph(self, vocab_size: int) -> Graph:
         if not self.config.uses_lg:
             return trivial_graph(vocab_size)
-        folder = Path(self.config.lang_dir)
-        graph = Graph.load(folder / "LG.npz").scaled(self.config.ngram_lm_scale)
-        graph.check_vocabulary(vocab_size, str(folder / "LG.npz"))
-        self.words = read_words(folder / "words.txt")
-        if int(graph.aux.max()) >= len(self.words):
-            raise must_be(str(folder / "words.txt"), "the word table of LG.npz beside it", "shorter")
+        graph, self.words = read_word_graph(self.config.lang_dir, vocab_size, self.config.ngram_lm_scale)
         return graph
 
-    def _read_lm(self, vocab_size: int) -> NeuralLm:
-        config, kind = self.config, self.config.lm_type
-        prefix = f"{kind}_lm_"
-        sizes = {name[len(prefix) :]: value for name, value in vars(config).items() if name.startswith(prefix)}
-        path = Path(config.lm_exp_dir) / f"epoch-{config.lm_epoch}.pt"
-        return load_lm("rnn" if kind == "rnn" else "transformer", path, vocab_size, **sizes)
+    def _read_lm(self, tokenizer: Tokenizer) -> NeuralLm | NgramLm:
+        if self.config.lm_type == "ngram":
+            return self._read_ngram(tokenizer)
+        return read_neural_lm(self.config, self.config.lm_type, tokenizer.vocab_size)
 
     def _read_ngram(self, tokenizer: Tokenizer) -> NgramLm:
-        stem = Path(self.config.lang_dir) / f"{self.config.tokens_ngram}gram"
-        compiled = stem.with_suffix(".fst.txt")
-        if compiled.is_file():
-            return NgramLm(compiled, tokenizer.pieces, backoff_id=self.config.backoff_id)
-        return NgramLm(stem.with_suffix(".arpa"), tokenizer.pieces)
+        config = self.config
+        return read_token_ngram(config.lang_dir, config.tokens_ngram, tokenizer, config.backoff_id)

@@ -21,6 +21,9 @@ class TokenScorer(Protocol):
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """The scores (N,) of emitting ``tokens`` (N,), all above 0, and the states after them."""
 
+    def preview(self, state: State, tokens: Tensor) -> Tensor:
+        """The scores (N, M) that `step` would give to each of ``tokens`` (N, M), without moving."""
+
     def final(self, state: State) -> Tensor:
         """What (N,) ending in these states adds."""
 
@@ -51,6 +54,13 @@ class Fusion:
                 gain[emitting] += scale * score.double()
                 state = tuple(replace_rows(old, emitting, new) for old, new in zip(state, moved))
             self.states[i] = state
+        return gain
+
+    def preview(self, tokens: Tensor) -> Tensor:
+        """What each of ``tokens`` (N, M) would gain its row's hypothesis: (N, M) float64."""
+        gain = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+        for (scale, scorer), state in zip(self.scorers, self.states):
+            gain += scale * scorer.preview(state, tokens).double()
         return gain
 
     def final(self) -> Tensor:

@@ -1,0 +1,173 @@
+"""From a CTC decoding method's name to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from couloir.decoding.context_graph import read_context_file
+from couloir.decoding.ctc import ctc_greedy_search, ctc_nbest, ctc_prefix_beam_search
+from couloir.decoding.ctc_config import FUSIONS, CtcSearchConfig
+from couloir.decoding.fsa.ctc import LIMITS, ctc_graph_nbest, ctc_graph_nbest_oracle, ctc_graph_search
+from couloir.decoding.fsa.graph import Graph, trivial_graph
+from couloir.decoding.fsa.rescoring import (
+    ATTENTION_SCALES,
+    LM_SCALES,
+    acoustic_nbest,
+    rescore_nbest,
+    whole_lattice_rescoring,
+    word_scorer,
+)
+from couloir.decoding.fsa.result import WordHypothesis
+from couloir.decoding.fusion import TokenScorer
+from couloir.decoding.hypothesis import Hypothesis
+from couloir.decoding.ngram import NgramLm
+from couloir.decoding.resources import read_neural_lm, read_word_graph, read_word_ngram
+from couloir.errors import UserError, must_be
+from couloir.models.asr import AsrModel
+from couloir.text.tokenizer import SOS_EOS, Tokenizer
+
+RESCORED_BEAM = 8  # icefall's, for the n-best list of prefix beam search that the attention decoder rescores
+Results = dict[str, list[Hypothesis]]
+
+
+class CtcSearch:
+    """One decoding method with all that it needs, read once.
+
+    Args:
+        config: the method and its settings. model: its CTC head, and for some methods its attention decoder, are used.
+        tokenizer: the model's. device: where language models and graphs go.
+
+    Raises:
+        UserError: naming the file or flag, when the model lacks the head, or a graph, LM or hotword file is missing or
+            does not fit the model.
+    """
+
+    def __init__(self, config: CtcSearchConfig, model: AsrModel, tokenizer: Tokenizer, device: torch.device) -> None:
+        heads = model.heads_config
+        if not heads.use_ctc:
+            raise must_be("--exp-dir", "a model with a CTC head", "one without", "train with --use-ctc True")
+        if config.uses_attention:
+            _check_attention(config, model, tokenizer)
+        if tokenizer.vocab_size != heads.vocab_size:
+            raise must_be("tokens of the tokenizer", f"as many as the model's {heads.vocab_size}", tokenizer.vocab_size)
+        self.config, self.model, self.tokenizer = config, model, tokenizer
+        self.sampling = (LIMITS, config.num_paths, config.nbest_scale)
+        self.scorers = self._read_scorers(device)
+        self.words: list[str] | None = None
+        self.graph: Graph = trivial_graph(heads.vocab_size)
+        if config.uses_words:
+            self.graph, self.words = read_word_graph(config.lang_dir, heads.vocab_size, config.hlg_scale)
+        self.graph = self.graph.to(device)
+        self.word_lm: NgramLm | None = None
+        if config.decoding_method.endswith(("-with-ngram", "nbest-rescoring", "lattice-rescoring")):
+            self.word_lm = read_word_ngram(config.lm_dir, self.words or []).to(device)
+
+    def __call__(self, encoder_out: Tensor, lens: Tensor, references: Sequence[str] = ()) -> Results:
+        """Decode a batch.
+
+        Args:
+            encoder_out: (B, S, D). lens: (B,) valid frames. references: texts, for the oracle only.
+
+        Returns:
+            icefall's result key -> a hypothesis per utterance; rescoring has many keys.
+        """
+        method = self.config.decoding_method
+        log_probs = self.model.ctc_log_probs(encoder_out)
+        if self.config.uses_attention:
+            return self._by_attention(log_probs, encoder_out, lens)
+        if self.word_lm is not None:
+            return self._by_word_lm(log_probs, lens, self.word_lm)
+        found: Sequence[Hypothesis]
+        if method == "ctc-greedy-search":
+            found = ctc_greedy_search(log_probs, lens)
+        elif "prefix" in method:
+            found = ctc_prefix_beam_search(log_probs, lens, self.config.beam_size, scorers=self.scorers)
+        else:
+            found = self._on_graph(log_probs, lens, references)
+        return {self.config.result_key(): list(found)}
+
+    def text_words(self, hypothesis: Hypothesis) -> list[str] | None:
+        """The words of a hypothesis on a graph of words; None for the others, whose tokens are to be decoded."""
+        if self.words is None or not isinstance(hypothesis, WordHypothesis):
+            return None
+        return [self.words[word] for word in hypothesis.words]
+
+    def _on_graph(self, log_probs: Tensor, lens: Tensor, references: Sequence[str]) -> list[WordHypothesis]:
+        batch = (log_probs, lens, self.graph)
+        if self.config.decoding_method == "nbest":
+            best = ctc_graph_nbest(*batch, *self.sampling)
+            return [hypotheses[0] if hypotheses else WordHypothesis(score=-torch.inf) for hypotheses in best]
+        if self.config.decoding_method == "nbest-oracle":
+            return ctc_graph_nbest_oracle(*batch, [self._word_ids(text) for text in references], *self.sampling)
+        return ctc_graph_search(*batch)
+
+    def _by_word_lm(self, log_probs: Tensor, lens: Tensor, lm: NgramLm) -> Results:
+        batch = (log_probs, lens, self.graph)
+        found: dict[str, list[WordHypothesis]]
+        if self.config.decoding_method == "nbest-rescoring":
+            nbest = acoustic_nbest(*batch, *self.sampling)
+            scales = [round(scale, 1) for scale in LM_SCALES]
+            found = rescore_nbest(nbest, [("lm_scale", word_scorer(lm), scales)], WordHypothesis(score=-torch.inf))
+        else:
+            found = whole_lattice_rescoring(*batch, lm)
+        return {key: list(hypotheses) for key, hypotheses in found.items()}
+
+    def _by_attention(self, log_probs: Tensor, encoder_out: Tensor, lens: Tensor) -> Results:
+        decoder = self.model.attention_decoder
+
+        def attention(hypotheses: Sequence[Hypothesis], owner: Sequence[int]) -> Tensor:
+            return decoder.sequence_scores(encoder_out, lens, [h.tokens for h in hypotheses], list(owner))
+
+        scored = ("attention_scale", attention, ATTENTION_SCALES)
+        if "prefix" in self.config.decoding_method:
+            beam = max(RESCORED_BEAM, self.config.beam_size)
+            return rescore_nbest(ctc_nbest(log_probs, lens, beam), [scored], Hypothesis())
+        batch = (log_probs, lens, self.graph)
+        nothing = WordHypothesis(score=-torch.inf)
+        if self.word_lm is None:
+            found = rescore_nbest(ctc_graph_nbest(*batch, *self.sampling), [scored], nothing)
+        else:
+            words = ("ngram_lm_scale", word_scorer(self.word_lm), ATTENTION_SCALES)
+            found = rescore_nbest(acoustic_nbest(*batch, *self.sampling), [words, scored], nothing)
+        return {key: list(hypotheses) for key, hypotheses in found.items()}
+
+    def _word_ids(self, text: str) -> list[int]:
+        """Numbers of a text's words, -1 for one that the graph lacks; a word may also be spelt by the graph's words."""
+        number = {word: i for i, word in enumerate(self.words or [])}
+        found: list[int] = []
+        for word in text.split():
+            pieces = [word] if word in number else [self.tokenizer.pieces[i] for i in self.tokenizer.encode(word)]
+            found += [number.get(piece, -1) for piece in pieces]
+        return found
+
+    def _read_scorers(self, device: torch.device) -> list[tuple[float, TokenScorer]]:
+        config, scorers = self.config, list[tuple[float, TokenScorer]]()
+        if config.decoding_method not in FUSIONS:
+            return scorers
+        if config.nnlm_scale:
+            lm = read_neural_lm(config, config.nnlm_type, self.tokenizer.vocab_size)
+            scorers.append((config.nnlm_scale, lm.to(device)))
+        if config.lodr_lm_scale:
+            ngram = NgramLm(config.lodr_ngram, self.tokenizer.pieces, backoff_id=config.backoff_id)
+            scorers.append((config.lodr_lm_scale, ngram.to(device)))
+        if config.context_file:
+            hotwords = read_context_file(config.context_file, self.tokenizer, config.context_score)
+            scorers.append((1.0, hotwords.to(device)))
+        return scorers
+
+
+def _check_attention(config: CtcSearchConfig, model: AsrModel, tokenizer: Tokenizer) -> None:
+    if not model.heads_config.use_attention_decoder:
+        raise UserError(
+            f"`--decoding-method {config.decoding_method}` needs a model with an attention decoder; train with "
+            "--use-attention-decoder True"
+        )
+    used = model.attention_decoder.sos_eos_id
+    if SOS_EOS in tokenizer.pieces and tokenizer.pieces.index(SOS_EOS) != used:
+        raise must_be(
+            f"{SOS_EOS} of the tokenizer", f"token {used}, as the attention decoder has it",
+            tokenizer.pieces.index(SOS_EOS), "give the tokenizer that the model was trained with",
+        )  # fmt: skip
