@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from couloir.config import option
+from couloir.errors import must_be
+
+SHORTEST_FRAMES = 9
+"""Feature frames that the front end needs for one of the output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +31,31 @@ class TorchExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxConfig:
-    """ONNX. Precisions and file names."""
+class PrecisionConfig:
+    """ONNX. What every ONNX file is written in."""
 
-    fp16: bool = option(False, "write .fp16.onnx too")
+    fp16: bool = option(False, "write .fp16.onnx too: weights in half precision")
     enable_int8_quantization: bool = option(True, "write .int8.onnx too")
+    suffix: str = option("", "in the file names; a transducer's or a streaming model's empty one is epoch-E-avg-A")
+    use_int32_inputs: bool = option(
+        False, "lengths, tokens and counters as int32, for runtimes without int64; sherpa-onnx wants int64 tokens"
+    )
+    use_external_data: bool = option(False, "weights in a file of their own, NAME.onnx.data, beside each NAME.onnx")
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxConfig(PrecisionConfig):
+    """ONNX. Precisions, file names, and what the files take."""
+
     dynamic_axes: bool = option(True, "any batch size and length; False: one recording of the traced length")
-    suffix: str = option("", "in the file names; a transducer's empty one is epoch-E-avg-A")
+    max_len: int = option(
+        -1, "recordings of exactly so many feature frames, shorter ones padded; -1: of any", unit="10 ms frames"
+    )
+    keep_x_lens: int = option(-1, "0: no input for the lengths, every recording fills its row; other numbers keep it")
+
+    def __post_init__(self) -> None:
+        if self.max_len != -1 and self.max_len < SHORTEST_FRAMES:
+            raise must_be("--max-len", f"-1, or at least {SHORTEST_FRAMES}", self.max_len)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +64,19 @@ class CtcOnnxConfig(OnnxConfig):
 
     with_frontend: bool = option(False, "write audio-model.onnx instead: from 16 kHz samples to log-probabilities")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.with_frontend and (self.max_len > 0 or self.keep_x_lens == 0):
+            raise must_be("--with-frontend", "False with --max-len or --keep-x-lens 0", "True")
+
 
 @dataclasses.dataclass(frozen=True)
-class StreamingOnnxConfig:
+class StreamingOnnxConfig(PrecisionConfig):
     """Streaming ONNX. Precisions and file names; --chunk-size and --left-context-frames need one number each."""
 
-    fp16: bool = option(False, "write .fp16.onnx too")
-    enable_int8_quantization: bool = option(True, "write .int8.onnx too")
     dynamic_batch: bool = option(True, "any number of streams; False: one")
-    suffix: str = option("", "in the file names instead of epoch-E-avg-A-chunk-C-left-L")
+    use_whisper_features: bool = option(False, "refused: the models here hear Kaldi's filterbank", hidden=True)
+
+    def __post_init__(self) -> None:
+        if self.use_whisper_features:
+            raise must_be("--use-whisper-features", "False", "True", "the models here hear Kaldi's filterbank")

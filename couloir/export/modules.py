@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from couloir.errors import must_be
@@ -62,6 +64,51 @@ class OfflineEncoder(nn.Module):
         """``x_lens`` (B,) int64. Returns the outputs and their lengths (B,)."""
         encoded, lens = self.model.forward_encoder(x, x_lens, padding="exact")
         return self.head(encoded), lens
+
+
+class WithoutLengths(nn.Module):
+    """An encoder of recordings that all fill their rows.
+
+    Args:
+        encoder: in eval mode.
+    """
+
+    def __init__(self, encoder: OfflineEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.eval()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F) -> as `OfflineEncoder.forward`."""
+        # Counted rather than read off the shape: a shape would be traced as a constant.
+        return self.encoder(x, torch.ones_like(x[:, :, 0], dtype=torch.int64).sum(1))
+
+
+class Int32Inputs(nn.Module):
+    """A part of a model whose integers come as int32, and whose states go so.
+
+    Args:
+        module: in eval mode.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.eval()
+
+    def forward(self, *inputs: Any) -> Any:
+        """As the module's. Lengths go as int64, which is what sherpa-onnx reads."""
+        outputs = self.module(*as_integers(inputs, torch.int64))
+        if isinstance(outputs, tuple):
+            return tuple(as_integers(out, torch.int32) if isinstance(out, list) else out for out in outputs)
+        return outputs
+
+
+def as_integers(value: Any, kind: torch.dtype) -> Any:
+    """The integer tensors in (lists of) tensors as ``kind``."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.to(kind)
+    return type(value)(as_integers(item, kind) for item in value)
 
 
 class AudioEncoder(nn.Module):

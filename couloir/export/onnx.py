@@ -2,120 +2,42 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 
-from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig
+from couloir.export.config import CtcOnnxConfig, OnnxConfig, PrecisionConfig, StreamingOnnxConfig
+from couloir.export.graph import Agreements, Axes, Graph, fixed, write_precisions
 from couloir.export.modules import (
     AudioEncoder,
     OfflineEncoder,
     Predictor,
     ProjectedJoiner,
     StreamingEncoder,
+    WithoutLengths,
     chunk_and_left_context,
     head_of,
     prepared,
 )
-from couloir.export.quantize import write_fp16, write_int8
 from couloir.export.selfcheck import (
-    Agreement,
-    Pair,
-    Probe,
+    Shape,
     audio_probe,
     feature_probe,
     features,
-    publish,
     row_probe,
     streaming_probe,
     warn_if_untested,
 )
 from couloir.features.config import FbankConfig
 from couloir.models.asr import AsrModel
+from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.streaming import initial_states, state_shapes
 
-OPSET = 13
 TRACED_FRAMES = 100
 # sherpa-onnx makes the first embed_states of a stream itself, and with so many channels.
 SHERPA_CHANNELS = 128
-Axes = dict[str, dict[int, str]]
-Agreements = dict[str, Agreement]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One file to be: what is traced, with what, and how it is checked.
-
-    Attributes:
-        module: in eval mode. example: its inputs. inputs, outputs: their names. axes: name -> the axes that are free.
-        metadata: of the file. probe: runs the file at other sizes.
-    """
-
-    module: nn.Module
-    example: tuple[Tensor | list[Tensor], ...]
-    inputs: list[str]
-    outputs: list[str]
-    axes: Axes
-    probe: Probe
-    metadata: dict[str, str | int] = field(default_factory=dict)
-
-
-def write_fp32(graph: Graph, path: Path) -> None:
-    """Trace, with gradients off and the classic exporter (the other one freezes the batch size)."""
-    with torch.no_grad(), warnings.catch_warnings():
-        # Tracing warns of every Python value; the self-check shows whether one matters.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            graph.module,
-            graph.example,
-            str(path),
-            input_names=graph.inputs,
-            output_names=graph.outputs,
-            dynamic_axes=graph.axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load(str(path))
-    for key, value in graph.metadata.items():
-        model.metadata_props.add(key=key, value=str(value))
-    onnx.save(model, str(path))
-
-
-def run_onnx(path: Path, probe: Probe) -> list[Pair]:
-    """Probe a file in ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-
-    def run(*inputs: Tensor) -> list[Tensor]:
-        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(np.asarray(output)) for output in session.run(None, feed)]
-
-    return probe(run)
-
-
-def write_precisions(graph: Graph, stem: Path, fp16: bool, int8: bool) -> Agreements:
-    """STEM.onnx and, if wanted, STEM.fp16.onnx and STEM.int8.onnx: file name -> how near it is to PyTorch."""
-    full = stem.with_name(f"{stem.name}.onnx")
-    done = {full.name: publish(full, "fp32", lambda path: write_fp32(graph, path), lambda p: run_onnx(p, graph.probe))}
-    for wanted, precision, convert in ((fp16, "fp16", write_fp16), (int8, "int8", write_int8)):
-        if wanted:
-            path = stem.with_name(f"{stem.name}.{precision}.onnx")
-            done[path.name] = publish(
-                path, precision, functools.partial(convert, full), lambda p: run_onnx(p, graph.probe)
-            )
-    return done
 
 
 def export_ctc(
@@ -150,9 +72,9 @@ def export_ctc(
             metadata,
         )
     else:
-        graph = offline_graph(model, encoder, outputs, features(waves, fbank), metadata)
+        graph = offline_graph(model, encoder, outputs, features(waves, fbank), metadata, config)
     stem = out_dir / (f"{name}-{config.suffix}" if config.suffix else name)
-    return write_precisions(fixed(graph, config.dynamic_axes), stem, config.fp16, config.enable_int8_quantization)
+    return write_precisions(fixed(graph, config.dynamic_axes), stem, config)
 
 
 def offline_axes(inputs: list[str], outputs: list[str]) -> Axes:
@@ -161,31 +83,26 @@ def offline_axes(inputs: list[str], outputs: list[str]) -> Axes:
 
 
 def offline_graph(
-    model: AsrModel, encoder: OfflineEncoder, outputs: list[str], items: list[Tensor], metadata: dict[str, str | int]
+    model: AsrModel,
+    encoder: OfflineEncoder,
+    outputs: list[str],
+    items: list[Tensor],
+    metadata: dict[str, str | int],
+    config: OnnxConfig,
 ) -> Graph:
-    """The graph of an encoder on features."""
-    inputs = ["x", "x_lens"]
-    example = torch.randn(1, TRACED_FRAMES, model.zipformer_config.feature_dim), torch.tensor([TRACED_FRAMES])
-    probe = feature_probe(model, encoder.head, items)
-    return Graph(encoder, example, inputs, outputs, offline_axes(inputs, outputs), probe, metadata)
-
-
-def fixed(graph: Graph, dynamic: bool) -> Graph:
-    """The graph itself, or with no free axis, checked on the inputs it was traced with."""
-    if dynamic:
-        return graph
-
-    def probe(run: object) -> list[Pair]:
-        with torch.no_grad():
-            expected = graph.module(*graph.example)
-        found = run(*_flat(graph.example))  # type: ignore[operator]
-        return [(expected if isinstance(expected, Tensor) else expected[0], found[0])]
-
-    return Graph(graph.module, graph.example, graph.inputs, graph.outputs, {}, probe, graph.metadata)
-
-
-def _flat(example: tuple[Tensor | list[Tensor], ...]) -> list[Tensor]:
-    return [tensor for value in example for tensor in ([value] if isinstance(value, Tensor) else value)]
+    """The graph of an encoder on features, with the lengths and the input that --max-len and --keep-x-lens leave it."""
+    shape = Shape(max(config.max_len, 0), config.keep_x_lens != 0)
+    frames = shape.max_len or TRACED_FRAMES
+    x, inputs = torch.randn(1, frames, model.zipformer_config.feature_dim), ["x", "x_lens"]
+    probe = feature_probe(model, encoder.head, items, shape)
+    module: nn.Module = encoder
+    example: tuple[Tensor, ...] = (x, torch.tensor([frames]))
+    if not shape.lengths:
+        module, example, inputs = WithoutLengths(encoder), example[:1], inputs[:1]
+    axes = offline_axes(inputs, outputs)
+    if shape.max_len:
+        axes = {name: {0: "N"} for name in axes}
+    return Graph(module, example, inputs, outputs, axes, probe, metadata)
 
 
 def export_transducer(
@@ -198,18 +115,18 @@ def export_transducer(
     metadata["comment"] = "non-streaming zipformer2"
     encoder = OfflineEncoder(model, "transducer")
     outputs = ["encoder_out", "encoder_out_lens"]
-    graphs = {"encoder": offline_graph(model, encoder, outputs, features(waves, fbank), metadata)}
+    graphs = {"encoder": offline_graph(model, encoder, outputs, features(waves, fbank), metadata, config)}
     graphs |= search_graphs(model)
     return _write_all(graphs, config, config.dynamic_axes, out_dir, config.suffix or suffix)
 
 
 def _write_all(
-    graphs: dict[str, Graph], config: OnnxConfig | StreamingOnnxConfig, dynamic: bool, out_dir: Path, suffix: str
+    graphs: dict[str, Graph], config: PrecisionConfig, dynamic: bool, out_dir: Path, suffix: str
 ) -> Agreements:
     done: Agreements = {}
     for part, graph in graphs.items():
         stem = out_dir / f"{part}-{suffix}"
-        done |= write_precisions(fixed(graph, dynamic), stem, config.fp16, config.enable_int8_quantization)
+        done |= write_precisions(fixed(graph, dynamic), stem, config)
     return done
 
 
@@ -264,14 +181,24 @@ def export_streaming(
     """
     warn_if_untested()
     sizes = chunk_and_left_context(model)
-    if model.zipformer_config.frontend_channels[2] != SHERPA_CHANNELS:
-        logging.warning("sherpa-onnx streams models with --frontend-channels ..,..,%d alone", SHERPA_CHANNELS)
+    _warn_of_channels(model.zipformer_config)
     model = prepared(model, full_context=False)
     graphs = {"ctc" if kind == "ctc" else "encoder": _streaming_graph(model, kind, sizes, features(waves, fbank))}
     if kind == "transducer":
         graphs |= search_graphs(model)
     suffix = config.suffix or f"{suffix}-chunk-{sizes[0]}-left-{sizes[1]}"
     return _write_all(graphs, config, config.dynamic_batch, out_dir, suffix)
+
+
+def _warn_of_channels(config: ZipformerConfig) -> None:
+    last = config.frontend_channels[2]
+    if last != SHERPA_CHANNELS:
+        logging.warning(
+            "sherpa-onnx cannot stream this model: it makes the first `embed_states` with %d channels, and "
+            "`--frontend-channels` ends in %d (as the preset tiny has it); ONNX Runtime runs the files",
+            SHERPA_CHANNELS,
+            last,
+        )
 
 
 def batch_axis(state: str) -> int:

@@ -6,20 +6,22 @@ A probe runs a file at sizes it was not traced with and gives pairs of what was 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.errors import UserError
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import PADDING_LOG_MEL, Fbank
-from couloir.files import atomic_path
 from couloir.models.asr import AsrModel
 from couloir.models.zipformer.streaming import initial_states
 
@@ -64,7 +66,10 @@ def publish(
 
     Raises `UserError` when its outputs are not PyTorch's; nothing is left behind then.
     """
-    with atomic_path(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder, because weights that are kept apart are named in the file.
+    with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
         write(temporary)
         found = agreement(check(temporary))
         if not found.relative <= TOLERANCE[precision]:
@@ -72,6 +77,8 @@ def publish(
                 f"{path.name} disagrees with PyTorch by {found.relative:.2g} of its outputs' deviation (limit "
                 f"{TOLERANCE[precision]:g}) and was not written; try the tested torch {TESTED_TORCH[-1]}"
             )
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part == temporary):
+            os.replace(part, path.with_name(part.name))
     logging.info(
         "%s: %.1f MB, largest difference from PyTorch %.2g, same best in %.1f %% of rows",
         path,
@@ -116,22 +123,44 @@ def features(waves: Sequence[Tensor], config: FbankConfig) -> list[Tensor]:
     return [fbank(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What an offline file takes.
+
+    Attributes:
+        max_len: frames of every recording, shorter ones padded; 0 for any number.
+        lengths: whether there is an input for the lengths; otherwise every recording fills its row.
+    """
+
+    max_len: int = 0
+    lengths: bool = True
+
+
 def offline_probe(
-    reference: Callable[[Tensor, Tensor], Sequence[Tensor]], items: Sequence[Tensor], silence: float
+    reference: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    items: Sequence[Tensor],
+    silence: float,
+    shape: Shape = Shape(),
 ) -> Probe:
     """All items in one batch, and the second alone, against each item alone in PyTorch.
 
     Args:
         reference: the model in PyTorch. items: (T_i, ...) inputs. silence: what stands behind an item's end.
+        shape: of the file; without lengths each item is alone.
     """
+    items = [_fitted(item, shape) for item in items]
+    batches = [list(range(len(items))), [1]] if shape.lengths else [[i] for i in range(len(items))]
 
     def probe(run: Runner) -> list[Pair]:
         pairs = []
         with torch.no_grad():
             expected = [reference(item[None], torch.tensor([len(item)]))[0][0] for item in items]
-        for chosen in (range(len(items)), [1]):
+        for chosen in batches:
             batch = pad_sequence([items[i] for i in chosen], batch_first=True, padding_value=silence)
-            outputs, lens = run(batch, torch.tensor([len(items[i]) for i in chosen]))[:2]
+            if shape.max_len:
+                batch = pad(batch, (0, 0, 0, shape.max_len - batch.shape[1]), value=silence)
+            inputs = [batch, torch.tensor([len(items[i]) for i in chosen])] if shape.lengths else [batch]
+            outputs, lens = run(*inputs)[:2]
             for row, i in enumerate(chosen):
                 if int(lens[row]) != len(expected[i]):
                     raise UserError(f"the exported model gives {int(lens[row])} frames, PyTorch {len(expected[i])}")
@@ -141,14 +170,26 @@ def offline_probe(
     return probe
 
 
-def feature_probe(model: AsrModel, head: Callable[[Tensor], Tensor], items: Sequence[Tensor]) -> Probe:
+def _fitted(item: Tensor, shape: Shape) -> Tensor:
+    """An item that a file takes: cut to its length, or repeated where it has to fill it."""
+    if shape.max_len and not shape.lengths:
+        item = item.repeat(-(-shape.max_len // len(item)), 1)
+    return item[: shape.max_len or len(item)]
+
+
+def feature_probe(
+    model: AsrModel,
+    head: Callable[[Tensor], Tensor],
+    items: Sequence[Tensor],
+    shape: Shape = Shape(),
+) -> Probe:
     """`offline_probe` of the whole model, on features (T_i, F)."""
 
     def reference(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         encoded, lens = model.forward_encoder(x, lens, padding="reference")
         return head(encoded), lens
 
-    return offline_probe(reference, items, PADDING_LOG_MEL)
+    return offline_probe(reference, items, PADDING_LOG_MEL, shape)
 
 
 def audio_probe(

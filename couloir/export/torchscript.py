@@ -16,6 +16,7 @@ from typing import Any, List  # noqa: UP035
 import torch
 from torch import Tensor, nn
 
+from couloir.export.graph import Agreements
 from couloir.export.modules import (
     OfflineEncoder,
     Predictor,
@@ -24,7 +25,7 @@ from couloir.export.modules import (
     chunk_and_left_context,
     prepared,
 )
-from couloir.export.onnx import TRACED_FRAMES, Agreements
+from couloir.export.onnx import TRACED_FRAMES
 from couloir.export.selfcheck import (
     Pair,
     Probe,

@@ -148,6 +148,11 @@ def _open(path: Path, threads: int, inputs: Names, outputs: Names, other_inputs:
     missing = (set(inputs) - set(has)) | (set(outputs) - {value.name for value in session.get_outputs()})
     if missing:
         raise must_be(str(path), f"a model with {', '.join((*inputs, *outputs))}", f"one without {sorted(missing)[0]}")
+    shape = session.get_inputs()[0].shape
+    if other_inputs and isinstance(shape[1], int):
+        raise must_be(
+            str(path), "a model for recordings of any length", f"one for {shape[1]} frames alone", "export it anew"
+        )
     return session
 
 

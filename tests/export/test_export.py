@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,12 +14,14 @@ from safetensors.torch import load_file
 from couloir.audio import load_audio
 from couloir.config import as_plain, write_yaml
 from couloir.errors import UserError
+from couloir.export import graph as onnx_graph
 from couloir.export import onnx as onnx_export
 from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig
 from couloir.export.selfcheck import check_waves
 from couloir.export.torchscript import export_script, export_trace
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
+from couloir.inference.onnx_backend import OnnxBackend
 from couloir.inference.search import ctc_greedy, transducer_greedy
 from couloir.models.asr import build_model
 from couloir.models.config import HeadsConfig
@@ -167,6 +170,49 @@ def test_transducer_in_onnxruntime_and_sherpa(folder, waves):
             assert found == greedy(model, outputs_of(model, wave, "transducer"))
 
 
+def inputs_of(path):
+    session = onnxruntime.InferenceSession(path)
+    return {value.name: (value.type.removeprefix("tensor"), value.shape) for value in session.get_inputs()}
+
+
+@pytest.mark.slow
+def test_one_length_no_lengths_int32_and_weights_apart(folder, waves):
+    plain = {"enable_int8_quantization": False, "use_int32_inputs": True}
+    model = make_model("transducer")
+    config = OnnxConfig(max_len=130, keep_x_lens=0, use_external_data=True, **plain)
+    done = onnx_export.export_transducer(model, FBANK, config, folder, waves, "a")
+    assert max(agreement.relative for agreement in done.values()) < 1e-5
+    assert inputs_of(folder / "encoder-a.onnx") == {"x": ("(float)", ["N", 130, 80])}
+    assert inputs_of(folder / "decoder-a.onnx") == {"y": ("(int32)", ["N", 2])}
+    assert {path.name for path in folder.iterdir()} >= {"encoder-a.onnx", "encoder-a.onnx.data", "joiner-a.onnx.data"}
+    assert (folder / "encoder-a.onnx").stat().st_size < 2 * (folder / "encoder-a.onnx.data").stat().st_size
+    with pytest.raises(UserError, match="x_lens"):
+        OnnxBackend(folder)
+    ctc = make_model("ctc")
+    onnx_export.export_ctc(ctc, FBANK, CtcOnnxConfig(keep_x_lens=0, suffix="b", **plain), folder, waves)
+    assert inputs_of(folder / "model-b.onnx") == {"x": ("(float)", ["N", "T", 80])}
+    onnx_export.export_ctc(ctc, FBANK, CtcOnnxConfig(max_len=700, suffix="c", **plain), folder, waves)
+    assert inputs_of(folder / "model-c.onnx") == {"x": ("(float)", ["N", 700, 80]), "x_lens": ("(int32)", ["N"])}
+    with pytest.raises(UserError, match="700 frames alone"):
+        OnnxBackend(folder / "model-c.onnx")
+
+
+@pytest.mark.slow
+def test_streaming_counters_as_int32(folder, waves):
+    config = StreamingOnnxConfig(enable_int8_quantization=False, use_int32_inputs=True)
+    onnx_export.export_streaming(make_model("ctc", causal=True), "ctc", FBANK, config, folder, waves, "a")
+    assert inputs_of(folder / "ctc-a-chunk-16-left-32.onnx")["processed_lens"] == ("(int32)", ["N"])
+
+
+def test_flags_that_cannot_be_met_are_named():
+    with pytest.raises(UserError, match="--use-whisper-features"):
+        StreamingOnnxConfig(use_whisper_features=True)
+    with pytest.raises(UserError, match="--with-frontend"):
+        CtcOnnxConfig(with_frontend=True, max_len=100)
+    with pytest.raises(UserError, match="--max-len"):
+        OnnxConfig(max_len=5)
+
+
 def test_streaming_transducer_in_sherpa(folder, waves):
     sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
     model = make_model("transducer", causal=True)
@@ -240,7 +286,7 @@ def test_traced_files(tmp_path, waves):
 
 def test_a_file_that_disagrees_is_not_left_behind(tmp_path, waves, monkeypatch):
     """A file of other weights."""
-    write = onnx_export.write_fp32
+    write = onnx_graph.write_fp32
 
     def corrupted(graph, path):
         other = onnx_export.OfflineEncoder(onnx_export.prepared(make_model("ctc")), "ctc")
@@ -248,7 +294,7 @@ def test_a_file_that_disagrees_is_not_left_behind(tmp_path, waves, monkeypatch):
             other.model.encoder_embed.out.weight.neg_()
         write(dataclasses.replace(graph, module=other), path)
 
-    monkeypatch.setattr(onnx_export, "write_fp32", corrupted)
+    monkeypatch.setattr(onnx_graph, "write_fp32", corrupted)
     with pytest.raises(UserError, match=r"model.onnx disagrees with PyTorch"):
         onnx_export.export_ctc(make_model("ctc"), FBANK, CtcOnnxConfig(), tmp_path, waves)
     assert not list(tmp_path.iterdir())
