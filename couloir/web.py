@@ -1,0 +1,239 @@
+"""Serve the page that turns speech into IPA in the browser.
+
+    python -m couloir.web --fetch-runtime          # once: ONNX Runtime for browsers, through npm
+    python zipformer_crctc/export_onnx.py --exp-dir exp/tiny --with-frontend True
+    python -m couloir.web --model exp/tiny --open
+
+Nothing is computed here: any file server will do for web/, with the runtime in web/vendor/ and in web/model/ the
+audio-model.int8.onnx and tokens.txt. Only the page, the runtime and those two files are served, to this machine alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import webbrowser
+from collections.abc import Sequence
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from couloir.config import TeachingParser
+from couloir.errors import UserError, must_be, one_line_errors
+from couloir.files import atomic_write
+
+PAGE = Path(__file__).resolve().parents[1] / "web"
+Routes = dict[str, Path]
+MODEL_NAMES = ("audio-model*.int8.onnx", "audio-model*.onnx")
+"""What a model with its own front end is called, the preferred first."""
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+}
+_HEADERS = {
+    # An isolated page may run the model in several threads.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+def fetch_runtime(page: Path, package: Path | None = None) -> Path:
+    """Put the pinned ONNX Runtime into ``page``/vendor.
+
+    Args:
+        page: folder of the page. package: a file that ``npm pack`` made; None asks npm for it.
+
+    Raises:
+        UserError: there is no npm, it fails, or the package is not the pinned one.
+    """
+    pinned = _pinned(page)
+    with tempfile.TemporaryDirectory() as folder:
+        if package is None:
+            package = _npm_pack(f"{pinned['package']}@{pinned['version']}", Path(folder))
+        try:
+            content = package.read_bytes()
+        except OSError as error:
+            raise UserError(f"package {package} cannot be read: {error.strerror}") from None
+        kind, _, expected = pinned["integrity"].partition("-")
+        if base64.b64encode(hashlib.new(kind, content).digest()).decode() != expected:
+            raise must_be(str(package), f"{pinned['package']} {pinned['version']}", "another file, by its checksum")
+        vendor = page / "vendor"
+        with tarfile.open(package) as archive:
+            for name, member in pinned["files"].items():
+                part = archive.extractfile(f"package/{member}")
+                if part is None:
+                    raise must_be(str(package), f"a package with {member}", "one without")
+                with part, atomic_write(vendor / name) as out:
+                    shutil.copyfileobj(part, out)
+    # The last file to be written says which version is there.
+    with atomic_write(vendor / "version.txt", "w") as out:
+        out.write(f"{pinned['package']} {pinned['version']}\n")
+    return vendor
+
+
+def _pinned(page: Path) -> dict[str, Any]:
+    if not (page / "package.json").is_file():
+        raise UserError(f"the page is not in {page}; run from a checkout of the repository")
+    return json.loads((page / "package.json").read_text(encoding="utf-8"))["runtime"]
+
+
+def _npm_pack(package: str, folder: Path) -> Path:
+    by_hand = f"npm pack {package} on a machine that has it, then: python -m couloir.web --fetch-runtime FILE.tgz"
+    npm = shutil.which("npm")
+    if not npm:
+        raise UserError(f"there is no npm to fetch {package} with; run {by_hand}")
+    command = [npm, "pack", package, "--ignore-scripts", "--pack-destination", str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    found = next(folder.glob("*.tgz"), None)
+    if done.returncode or found is None:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        raise UserError(f"npm could not fetch {package} ({(lines or ['no reason given'])[0][:120]}); run {by_hand}")
+    return found
+
+
+def has_runtime(page: Path) -> bool:
+    """Whether the pinned ONNX Runtime is in ``page``/vendor."""
+    pinned, version = _pinned(page), page / "vendor" / "version.txt"
+    wanted = f"{pinned['package']} {pinned['version']}\n"
+    return version.is_file() and version.read_text(encoding="utf-8") == wanted
+
+
+def model_files(source: Path) -> tuple[Path, Path]:
+    """A model with its front end, and its tokens.txt.
+
+    Args:
+        source: the .onnx file, or the folder (such as a run directory) that export_onnx.py wrote it into.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    if not source.exists():
+        raise UserError(f"model {source} does not exist")
+    model: Path | None = source
+    if source.is_dir():
+        model = next((path for name in MODEL_NAMES for path in sorted(source.glob(name))), None)
+        if model is None:
+            make_one = f"python zipformer_crctc/export_onnx.py --exp-dir {source} --with-frontend True"
+            raise UserError(f"{source} holds no {MODEL_NAMES[1]}; make one: {make_one}")
+    assert model is not None
+    if model.suffix != ".onnx":
+        raise must_be("--model", "an .onnx file or the folder of one", source)
+    places = [place / "tokens.txt" for place in (model.parent, model.parent / "lang", model.parent.parent)]
+    tokens = next((place for place in places if place.is_file()), None)
+    if tokens is None:
+        raise UserError(f"there is no tokens.txt beside {model}")
+    return model, tokens
+
+
+def routes_of(page: Path, model: Path | None = None) -> Routes:
+    """Everything that is served: path in the address -> file.
+
+    Args:
+        page: folder of the page. model: as of `model_files`; None for what is in ``page``/model, if anything.
+
+    Raises:
+        UserError: the runtime or the model is missing.
+    """
+    if not has_runtime(page):
+        raise UserError("ONNX Runtime for browsers is not there yet; run: python -m couloir.web --fetch-runtime")
+    routes = {"/": page / "index.html", "/style.css": page / "style.css"}
+    for folder in ("js", "vendor"):
+        routes |= {f"/{folder}/{path.name}": path for path in (page / folder).iterdir() if path.suffix in _TYPES}
+    if model is None and (page / "model").is_dir():
+        model = page / "model"
+    if model is not None:
+        file, tokens = model_files(model)
+        name = "audio-model.int8.onnx" if file.name.endswith(".int8.onnx") else "audio-model.onnx"
+        routes |= {f"/model/{name}": file, "/model/tokens.txt": tokens}
+    return routes
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the files of ``routes`` and nothing else."""
+
+    def __init__(self, *args: Any, routes: Routes, **kwargs: Any) -> None:
+        self.routes = routes
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self, body: bool = True) -> None:
+        """A file, 404 for what is not served, or 403 for a page elsewhere whose name was pointed at this machine."""
+        if (urlsplit(f"//{self.headers.get('Host', '')}").hostname or "") not in ("127.0.0.1", "localhost"):
+            return self.send_error(403)
+        path = self.routes.get(unquote(urlsplit(self.path).path))
+        if path is None or not path.is_file():
+            return self.send_error(404)
+        with path.open("rb") as source:
+            self.send_response(200)
+            self.send_header("Content-Type", _TYPES[path.suffix])
+            self.send_header("Content-Length", str(path.stat().st_size))
+            for name, value in _HEADERS.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if body:
+                shutil.copyfileobj(source, self.wfile)
+
+    def do_HEAD(self) -> None:
+        """As GET, without the file."""
+        self.do_GET(body=False)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of requests."""
+
+
+def make_server(routes: Routes, port: int = 0) -> ThreadingHTTPServer:
+    """A server on 127.0.0.1; port 0 takes a free one. Raises `UserError` when the port is taken."""
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, routes=routes))
+    except (OSError, OverflowError):
+        raise must_be("--port", "a free port (0 finds one)", port) from None
+
+
+def make_parser() -> TeachingParser:
+    """The program's flags."""
+    parser = TeachingParser(prog="python -m couloir.web", description=__doc__)
+    parser.add_argument("--model", type=Path, help="audio-model .onnx, or its folder, such as a run directory")
+    parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1 (default: %(default)s; 0: a free one)")
+    parser.add_argument("--open", action="store_true", help="open the page in the default browser")
+    parser.add_argument(
+        "--fetch-runtime",
+        nargs="?",
+        const="",
+        metavar="FILE.tgz",
+        help="put ONNX Runtime into web/vendor/, from npm or from the file that `npm pack` made, and stop",
+    )
+    return parser
+
+
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the page until interrupted, or fetch the runtime."""
+    flags = make_parser().parse_args(arguments)
+    if flags.fetch_runtime is not None:
+        package = Path(flags.fetch_runtime) if flags.fetch_runtime else None
+        print(f"{fetch_runtime(PAGE, package)}: {_pinned(PAGE)['package']} {_pinned(PAGE)['version']}")
+        return
+    with make_server(routes_of(PAGE, flags.model), flags.port) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        print(f"the page is at {address} (Ctrl-C ends)", flush=True)
+        if flags.open:
+            webbrowser.open(address)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+// Runs the page's modules on the cases of test_modules.py: JSON in, JSON out.
+
+import { readFileSync } from "node:fs";
+import * as constants from "../../web/js/constants.js";
+import { powerSpectrum } from "../../web/js/fft.js";
+import { ctcGreedy, meanBlank } from "../../web/js/search.js";
+import { textGrid, tiersOf } from "../../web/js/textgrid.js";
+import { confidenceOf, textOf, timedTokens } from "../../web/js/transcript.js";
+import { parseTokens, surface } from "../../web/js/vocabulary.js";
+import { encodeWav, parseWav } from "../../web/js/wav.js";
+import { cut, join } from "../../web/js/windows.js";
+
+const framesOf = (rows) => ({ data: Float32Array.from(rows.flat()), width: rows[0].length, length: rows.length });
+const bytesOf = (path) => Uint8Array.from(readFileSync(path)).buffer;
+
+const answers = {
+  constants: () => constants,
+  cut: ([samples, longest, overlap]) => cut(samples, longest, overlap).map(({ start, stop }) => [start, stop]),
+  join: ({ parts, offsets, shift }) => [...join(parts.map(framesOf), offsets, shift).data],
+  transcript: ({ frames, pieces, shift, duration }) => {
+    const spans = ctcGreedy(framesOf(frames));
+    const tokens = timedTokens(spans, pieces, shift, duration);
+    const confidence = confidenceOf(spans, () => meanBlank(framesOf(frames)));
+    return { tokens, text: textOf(tokens), confidence, textGrid: textGrid(tiersOf(tokens), duration) };
+  },
+  tokens: (text) => parseTokens(text).map(surface),
+  wav: (path) => parseWav(bytesOf(path)),
+  encoded: (samples) => [...new Uint8Array(encodeWav(Float32Array.from(samples), 16000))],
+  power: (frame) => [...powerSpectrum(512)(Float32Array.from(frame))],
+};
+
+const attempt = ({ what, given }) => {
+  try {
+    const value = answers[what](given);
+    return { value: value?.samples ? { ...value, samples: [...value.samples] } : value };
+  } catch (error) {
+    return { error: error.message };
+  }
+};
+
+console.log(JSON.stringify(JSON.parse(readFileSync(0, "utf8")).map(attempt)));

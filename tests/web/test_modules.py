@@ -1,0 +1,152 @@
+"""The page's modules, run by Node, give what the library gives: times, text, TextGrids, windows, samples."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from couloir import audio
+from couloir.errors import UserError
+from couloir.features.config import FbankConfig
+from couloir.inference import backend, onnx_backend, transcript, windows
+from couloir.inference.formats import tiers_of, write_textgrid
+from couloir.inference.recognizer import Recognizer
+from couloir.inference.search import ctc_greedy
+from couloir.inference.transcript import Transcript, timed_tokens
+from couloir.inference.vocabulary import Vocabulary, read_vocabulary
+
+HERE = Path(__file__).resolve().parent
+PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o"]
+
+pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+
+
+def ask(*cases):
+    """What the modules answer to (what, given) pairs: {"value": ...} or {"error": ...} each."""
+    given = json.dumps([{"what": what, "given": value} for what, value in cases])
+    done = subprocess.run(["node", HERE / "modules.mjs"], input=given, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def log_probs(rng, length):
+    """(S, V) rows that change their best token every few frames, with blanks between and long ones at times."""
+    width = len(PIECES)
+    scores = rng.normal(size=(length, width))
+    runs = rng.choice([0, 0, 0, *range(width)], size=length)
+    best = np.repeat(runs, rng.integers(1, 14, size=length))[:length]
+    scores[np.arange(length), best] += 6
+    return (scores - np.log(np.exp(scores).sum(1, keepdims=True))).astype(np.float32)
+
+
+def test_constants_are_pythons():
+    (answer,) = ask(("constants", None))
+    expected = {name: getattr(transcript, name) for name in dir(transcript) if name.endswith("_S") and name.isupper()}
+    expected["BLANKS_OF_FIRST"] = transcript.BLANKS_OF_FIRST
+    expected |= {"SAMPLE_RATE": audio.SAMPLE_RATE, "MIN_SAMPLES": backend.MIN_SAMPLES}
+    expected |= {"STEP_SAMPLES": windows.STEP_SAMPLES, "NEIGHBOURHOOD_S": windows._NEIGHBOURHOOD_S}
+    defaults = Recognizer.__init__.__kwdefaults__
+    expected |= {"WINDOW_S": defaults["window_s"], "OVERLAP_S": defaults["overlap_s"]}
+    expected |= {"PROBE_FRAMES": onnx_backend._PROBE_FRAMES, "PROBE_SHIFT": FbankConfig().shift_samples}
+    assert answer["value"] == expected
+
+
+def test_transcripts_and_textgrids(tmp_path):
+    rng = np.random.default_rng(0)
+    # Lengths that lie halfway between two milliseconds, whole seconds, and one shorter than the tokens reach.
+    sizes = [(60, 0.02, 17000), (60, 0.04, 40040), (400, 0.02, 128008), (400, 0.04, 256000), (50, 0.02, 15999)]
+    cases = [(log_probs(rng, length), shift, samples) for length, shift, samples in sizes]
+    cases.append((np.log(np.full((30, len(PIECES)), [0.91] + [0.01] * 9, np.float32)), 0.02, 9600))
+    given = ({"frames": f.tolist(), "pieces": PIECES, "shift": s, "duration": n / 16000} for f, s, n in cases)
+    answers = ask(*(("transcript", case) for case in given))
+    vocabulary = Vocabulary(PIECES)
+    for (frames, shift, samples), answer in zip(cases, answers):
+        spans, found = ctc_greedy(frames), answer["value"]
+        tokens = timed_tokens(spans, vocabulary, shift, samples / 16000)
+        *times, confidences = ([t[key] for t in found["tokens"]] for key in ("symbol", "start", "end", "confidence"))
+        assert times == [[t.symbol for t in tokens], [t.start for t in tokens], [t.end for t in tokens]]
+        # numpy's exponential of float32 differs in the last bit.
+        np.testing.assert_allclose(confidences, [t.confidence for t in tokens], atol=1.1e-4)
+        assert found["text"] == vocabulary.text(spans.tokens)
+        expected = np.mean(spans.confidences) if tokens else np.exp(frames[:, 0]).mean()
+        assert found["confidence"] == pytest.approx(expected, abs=1e-4)
+        whole = Transcript("", found["text"], tokens, round(samples / 16000, 3), 0.5, shift)
+        write_textgrid(tmp_path / "a.TextGrid", tiers_of(whole), whole.duration)
+        assert found["textGrid"] == (tmp_path / "a.TextGrid").read_text(encoding="utf-8")
+    assert sum(len(answer["value"]["tokens"]) for answer in answers) > 60
+
+
+def test_windows_are_cut_and_joined_alike():
+    rng = np.random.default_rng(1)
+    lengths = [480000, 480001, *rng.integers(1, 60_000_000, 50).tolist()]
+    cuts = [(length, 480000, 64000) for length in lengths]
+    joins = []
+    for shift, hop in ((0.02, 64), (0.04, 36)):
+        whole, offsets = log_probs(rng, 300), [0, hop, 2 * hop]
+        parts = [whole[at : at + 120].copy() for at in offsets]
+        for part in parts:  # windows that differ here and there
+            part += rng.normal(scale=0.3, size=part.shape) * (rng.random((120, 1)) < 0.4)
+        joins.append((parts, offsets, shift))
+    answers = ask(
+        *(("cut", case) for case in cuts),
+        *(("join", {"parts": [p.tolist() for p in parts], "offsets": o, "shift": s}) for parts, o, s in joins),
+    )
+    for case, answer in zip(cuts, answers):
+        assert answer["value"] == [[w.start, w.stop] for w in windows.cut(*case)]
+    for (parts, offsets, shift), answer in zip(joins, answers[len(cuts) :]):
+        expected = windows.join(parts, offsets, shift, likelihoods=True)
+        np.testing.assert_array_equal(np.array(answer["value"], np.float32).reshape(-1, len(PIECES)), expected)
+
+
+def test_wave_files_give_pythons_samples(tmp_path):
+    rng = np.random.default_rng(2)
+    kinds = [("WAV", s) for s in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")] + [("WAVEX", "PCM_16")]
+    paths = [tmp_path / f"{kind}-{subtype}.wav" for kind, subtype in kinds]
+    for path, (kind, subtype) in zip(paths, kinds):
+        soundfile.write(path, rng.uniform(-1, 1, (999, 2)), 16000, subtype=subtype, format=kind)
+    soundfile.write(tmp_path / "long.wav", np.zeros(8000), 16000)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "long.wav").read_bytes()[:4364])
+    soundfile.write(tmp_path / "a.flac", np.zeros(100), 16000)
+    (tmp_path / "header.wav").write_bytes(paths[0].read_bytes()[:20])
+    others = [tmp_path / name for name in ("cut.wav", "a.flac", "header.wav")]
+    *answers, cut, flac, header = ask(*(("wav", str(path)) for path in paths + others))
+    for path, answer in zip(paths, answers):
+        assert answer["value"]["rate"] == 16000
+        found = np.array(answer["value"]["samples"], np.float32)
+        np.testing.assert_array_equal(found, audio.load_audio(path), str(path))
+    with pytest.raises(UserError, match=cut["error"]):
+        audio.load_audio(tmp_path / "cut.wav")
+    assert flac["value"] is None and header["value"] is None
+
+
+def test_wave_files_are_written(tmp_path):
+    samples = np.array([0, 0.5, -1, 1, 1.5, 1e-5], np.float32)
+    (answer,) = ask(("encoded", samples.tolist()))
+    (tmp_path / "a.wav").write_bytes(bytes(answer["value"]))
+    found, rate = soundfile.read(tmp_path / "a.wav")
+    assert rate == 16000
+    np.testing.assert_allclose(found, samples.clip(-1, 1), atol=2**-15)
+
+
+def test_tokens_are_read_alike(tmp_path):
+    good = ["<blk> 0\n▁a 1\n#0 3\n\nʰ 2\nʰ 2\n", "<blk> 0\r\n<unk> 1\r\n▁ 2\r\n", "<blk> 0\na b 1\n"]
+    bad = ["", "a 0\nb 0\n", "a 0\nb 2\n", "a\n", "a x\n", " 0\n"]
+    path = tmp_path / "tokens.txt"
+    for text, answer in zip(good + bad, ask(*(("tokens", text) for text in good + bad))):
+        path.write_text(text, encoding="utf-8", newline="")
+        if text in good:
+            vocabulary = read_vocabulary(path, len(answer["value"]), "a model")
+            assert answer["value"] == [vocabulary.surface(i) for i in range(len(vocabulary))]
+        else:
+            assert answer["error"]
+            with pytest.raises(UserError):
+                read_vocabulary(path, 3, "a model")
+
+
+def test_spectrum_is_numpys():
+    frame = np.random.default_rng(3).normal(size=160).astype(np.float32)
+    (answer,) = ask(("power", frame.tolist()))
+    np.testing.assert_allclose(answer["value"], np.abs(np.fft.rfft(frame, 512)[:256]) ** 2, rtol=1e-3, atol=1e-4)

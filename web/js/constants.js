@@ -1,0 +1,28 @@
+// The numbers of couloir/audio.py, inference/transcript.py, windows.py, backend.py and recognizer.py.
+// tests/web/test_modules.py fails when one differs from Python's.
+
+export const SAMPLE_RATE = 16000;
+/** Audio below this many samples is padded: the front end needs 9 feature frames. */
+export const MIN_SAMPLES = 1360;
+
+/** Recordings longer than this are cut into windows, which share at least OVERLAP_S. */
+export const WINDOW_S = 30;
+export const OVERLAP_S = 4;
+/** Windows begin at multiples of this many samples, so that every stack groups the same frames as in the uncut one. */
+export const STEP_SAMPLES = 2560;
+/** The seam between two windows is where they agree best over this time on either side. */
+export const NEIGHBOURHOOD_S = 0.12;
+
+/** Where the first output frame begins. */
+export const FRONT_END_DELAY_S = 0.035;
+/** Neighbours no further apart than this touch, ... */
+export const LONGEST_BRIDGE_S = 0.2;
+/** ... and this share of the blank frames between them belongs to the first. */
+export const BLANKS_OF_FIRST = 1 / 3;
+/** How far a symbol beside silence reaches beyond its frames. */
+export const REACH_BEFORE_S = 0.05;
+export const REACH_AFTER_S = 0.1;
+
+/** A run on silence of so many feature frames of PROBE_SHIFT samples shows the distance of the output frames. */
+export const PROBE_FRAMES = 57;
+export const PROBE_SHIFT = 160;
