@@ -38,7 +38,7 @@ class PrecisionConfig:
     enable_int8_quantization: bool = option(True, "write .int8.onnx too")
     suffix: str = option("", "in the file names; a transducer's or a streaming model's empty one is epoch-E-avg-A")
     use_int32_inputs: bool = option(
-        False, "lengths, tokens and counters as int32, for runtimes without int64; sherpa-onnx wants int64 tokens"
+        False, "lengths, tokens and counters as int32, for runtimes without int64"
     )
     use_external_data: bool = option(False, "weights in a file of their own, NAME.onnx.data, beside each NAME.onnx")
 

@@ -35,8 +35,8 @@ class Backend(Protocol):
         Log-probabilities of CTC, encoder output of a transducer. What a wave gives does not depend on the others.
         """
 
-    def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
-        """The symbols in frames (S_i, D); only those that are ``allowed`` (V,) bool, None for all."""
+    def search(self, frames: Sequence[np.ndarray], bias: np.ndarray | None) -> list[Spans]:
+        """The symbols in frames (S_i, D), with ``bias`` (V,) added to their scores (see `search.token_bias`)."""
 
 
 def usable_cores() -> int:

@@ -107,12 +107,12 @@ class OnnxBackend:
         frames, count = run_session(self._encoder, signal[None], np.array([len(signal)]), names=self._takes)
         return frames[0, : int(count[0])]
 
-    def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
+    def search(self, frames: Sequence[np.ndarray], bias: np.ndarray | None) -> list[Spans]:
         """As `Backend.search`."""
         if self.kind == "ctc":
-            return [ctc_greedy(rows, allowed) for rows in frames]
+            return [ctc_greedy(rows, bias) for rows in frames]
         context = int(self._decoder.get_inputs()[0].shape[1])
-        return transducer_greedy(frames, self._predict, self._join, context, allowed)
+        return transducer_greedy(frames, self._predict, self._join, context, bias)
 
     def _predict(self, histories: np.ndarray) -> np.ndarray:
         return run_session(self._decoder, histories, names=("y",))[0]

@@ -14,11 +14,17 @@ from couloir.inference.recognizer import Recognizer
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """--inventory, --output, --format and --batch-size."""
+    """What is written where, and how a model is listened to."""
     parser.add_argument("--inventory", help="phones that may be emitted: a file, or a language such as ru")
     parser.add_argument("--output", type=Path, help="file (.jsonl, .tsv, .ctm), or folder for TextGrids; resumable")
     parser.add_argument("--format", help="what to write: " + ", ".join(FORMATS) + " (default: by --output's suffix)")
     parser.add_argument("--batch-size", type=int, help="recordings that are read and encoded at a time")
+    parser.add_argument(
+        "--blank-penalty", type=float, default=0.0, help="taken from blank's score: above 0, fewer phones are missed"
+    )
+    parser.add_argument(
+        "--passes", type=int, default=1, help="mean of so many passes of a CTC model: slower, and fewer errors"
+    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +44,8 @@ def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
         flags.model_path, model_type=flags.model_type, tokens=flags.tokens, suffix=flags.suffix, threads=flags.threads
     )
     mask = allowed(flags.inventory, backend.vocabulary) if flags.inventory else None
-    recognizer = Recognizer(backend, mask, batch_size=flags.batch_size)
+    recognizer = Recognizer(
+        backend, mask, batch_size=flags.batch_size, blank_penalty=flags.blank_penalty, passes=flags.passes
+    )
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
     return transcribe_files(recognizer, files, flags.output, flags.format, root, flags.inventory)

@@ -15,6 +15,7 @@ from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.errors import must_be
 from couloir.inference.backend import MIN_SAMPLES, Backend, usable_cores
 from couloir.inference.inventory import allowed
+from couloir.inference.search import token_bias
 from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
 
@@ -38,6 +39,10 @@ class Recognizer:
 
     Args:
         backend: the model. allowed: (V,) bool, symbols that may be emitted; None for all (see `inventory.allowed`).
+        blank_penalty: taken from the score of blank in every frame: above 0, fewer symbols are missed and more are made
+            up. What is best for a model is found on a development set.
+        passes: a CTC model's log-probabilities are the mean over so many passes, each later by one output frame than
+            the one before: as many times the work, and fewer errors, since a Zipformer groups other frames each time.
         window_s: recordings that are longer are cut; overlap_s: what two windows share at least. Both in s.
         batch_size: windows that are encoded at a time; None leaves it to the backend.
     """
@@ -47,6 +52,8 @@ class Recognizer:
         backend: Backend,
         allowed: np.ndarray | None = None,
         *,
+        blank_penalty: float = 0.0,
+        passes: int = 1,
         window_s: float = 30.0,
         overlap_s: float = 4.0,
         batch_size: int | None = None,
@@ -55,7 +62,10 @@ class Recognizer:
             raise must_be("overlap_s", f"above 0 and at most half of window_s ({window_s})", overlap_s)
         if batch_size is not None and batch_size < 1:
             raise must_be("--batch-size", "at least 1", batch_size)
-        self.backend, self.allowed = backend, allowed
+        if passes < 1 or (passes > 1 and backend.kind != "ctc"):
+            raise must_be("--passes", "at least 1, and 1 for a transducer", passes)
+        self.backend, self.passes = backend, passes
+        self.bias = token_bias(len(backend.vocabulary), allowed, blank_penalty) if backend else None
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch_size = batch_size or backend.batch_size
 
@@ -66,6 +76,8 @@ class Recognizer:
         *,
         inventory: str | Path | None = None,
         batch_size: int | None = None,
+        blank_penalty: float = 0.0,
+        passes: int = 1,
         **options: Any,
     ) -> Recognizer:
         """Open a model.
@@ -74,7 +86,7 @@ class Recognizer:
             source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
                 such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
             inventory: phones that may be emitted: a file, or a language's code (see `inventory.allowed`).
-            batch_size: windows that are encoded at a time; None leaves it to the backend.
+            batch_size, blank_penalty, passes: as of the class.
             options: as of `pretrained.open_model`.
 
         Raises:
@@ -83,7 +95,8 @@ class Recognizer:
         from couloir.inference.pretrained import open_model
 
         backend = open_model(source, **options)
-        return cls(backend, allowed(inventory, backend.vocabulary) if inventory else None, batch_size=batch_size)
+        mask = allowed(inventory, backend.vocabulary) if inventory else None
+        return cls(backend, mask, batch_size=batch_size, blank_penalty=blank_penalty, passes=passes)
 
     def transcribe(self, items: Sequence[Source], log_probs: bool = False) -> list[Transcript]:
         """Transcribe recordings.
@@ -148,16 +161,28 @@ class Recognizer:
             recording.parts = [np.zeros(0)] * len(recording.windows)
         for first in range(0, len(jobs), self.batch_size):
             batch = jobs[first : first + self.batch_size]
-            frames = self.backend.encode([_wave(recording, i) for recording, i in batch])
+            frames = self._frames([_wave(recording, i) for recording, i in batch])
             for (recording, i), part in zip(batch, frames):
                 recording.parts[i] = part
+
+    def _frames(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        """The output frames of waves: of one pass, or the mean of several."""
+        frames = self.backend.encode(waves)
+        if self.passes == 1:
+            return frames
+        step = round(self.backend.frame_shift * SAMPLE_RATE)
+        total = [np.exp(rows) for rows in frames]
+        for late in range(1, self.passes):
+            moved = self.backend.encode([np.pad(wave, (late * step, 0)) for wave in waves])
+            total = [rows + np.exp(other[late : late + len(rows)]) for rows, other in zip(total, moved)]
+        return [np.log(np.maximum(rows / self.passes, np.finfo(np.float32).tiny)) for rows in total]
 
     def _decode(self, recordings: list[_Recording], log_probs: bool) -> Iterator[tuple[int, Transcript]]:
         ctc, shift = self.backend.kind == "ctc", self.backend.frame_shift
         joined = [
             join(r.parts, [round(w.start / SAMPLE_RATE / shift) for w in r.windows], shift, ctc) for r in recordings
         ]
-        for recording, frames, spans in zip(recordings, joined, self.backend.search(joined, self.allowed)):
+        for recording, frames, spans in zip(recordings, joined, self.backend.search(joined, self.bias)):
             duration = len(recording.samples) / SAMPLE_RATE
             tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration)
             yield (

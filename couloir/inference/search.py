@@ -9,23 +9,32 @@ import numpy as np
 from couloir.inference.transcript import Spans
 
 
-def restricted(scores: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-    """Scores (..., V) with minus infinity for every token that is not ``allowed`` (V,) bool."""
-    return scores if allowed is None else np.where(allowed, scores, -np.inf)
+def token_bias(size: int, allowed: np.ndarray | None, blank_penalty: float) -> np.ndarray | None:
+    """What is added to the scores of ``size`` tokens V in every frame: (V,) float32, or None for nothing.
+
+    Args:
+        size: of the vocabulary. allowed: (V,) bool, tokens that may be emitted; None for all.
+        blank_penalty: taken from blank's score.
+    """
+    if allowed is None and not blank_penalty:
+        return None
+    bias = np.zeros(size, np.float32) if allowed is None else np.where(allowed, 0, -np.inf).astype(np.float32)
+    bias[0] -= blank_penalty
+    return bias
 
 
-def ctc_greedy(log_probs: np.ndarray, allowed: np.ndarray | None = None, blank: int = 0) -> Spans:
+def ctc_greedy(log_probs: np.ndarray, bias: np.ndarray | None = None, blank: int = 0) -> Spans:
     """The best token of each frame, repetitions collapsed, blanks dropped.
 
     Args:
-        log_probs: (S, V). allowed: (V,) bool, tokens that may be emitted; None for all.
+        log_probs: (S, V). bias: (V,), added to every frame (see `token_bias`).
 
     Returns:
         Each token with the frames of its run and its probability at the strongest of them.
     """
     if not len(log_probs):
         return Spans()
-    scores = restricted(log_probs, allowed)
+    scores = log_probs if bias is None else log_probs + bias
     ids = scores.argmax(1)
     edges = np.flatnonzero(np.diff(ids)) + 1
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(ids)]])
@@ -39,13 +48,13 @@ Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def transducer_greedy(
-    frames: Sequence[np.ndarray], predict: Predict, join: Join, context_size: int, allowed: np.ndarray | None = None
+    frames: Sequence[np.ndarray], predict: Predict, join: Join, context_size: int, bias: np.ndarray | None = None
 ) -> list[Spans]:
     """The best token of each frame given those before it, at most one per frame, for several recordings at once.
 
     Args:
         frames: encoder output (S_i, J) of each. predict: histories (N, context_size) -> (N, J).
-        join: encoded (N, J), predicted (N, J) -> logits (N, V). allowed: (V,) bool, tokens that may be emitted.
+        join: encoded (N, J), predicted (N, J) -> logits (N, V). bias: (V,), added to them (see `token_bias`).
     """
     found = [Spans() for _ in frames]
     order = sorted(range(len(frames)), key=lambda i: -len(frames[i]))
@@ -54,7 +63,8 @@ def transducer_greedy(
     predicted = predict(histories) if len(frames) else histories
     for frame in range(len(frames[order[0]]) if order else 0):
         rows = [i for i in order if len(frames[i]) > frame]
-        logits = restricted(join(np.stack([frames[i][frame] for i in rows]), predicted[rows]), allowed)
+        logits = join(np.stack([frames[i][frame] for i in rows]), predicted[rows])
+        logits = logits if bias is None else logits + bias
         tokens = logits.argmax(1)
         emitting = np.flatnonzero(tokens)
         for place in emitting:

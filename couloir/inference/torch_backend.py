@@ -58,11 +58,24 @@ class TorchBackend:
         return (self.model.ctc_log_probs(encoded) if self.kind == "ctc" else encoded), out_lens
 
     @torch.inference_mode()
-    def search(self, frames: Sequence[np.ndarray], allowed: np.ndarray | None) -> list[Spans]:
+    def search(self, frames: Sequence[np.ndarray], bias: np.ndarray | None) -> list[Spans]:
         """As `Backend.search`."""
         if self.kind == "ctc":
-            return [ctc_greedy(rows, allowed) for rows in frames]
+            return [ctc_greedy(rows, bias) for rows in frames]
         lens = torch.tensor([len(rows) for rows in frames])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(rows) for rows in frames], batch_first=True)
-        found = greedy_search(self.model, padded.to(self.device), lens.to(self.device))
+        model = self.model if bias is None else _Biased(self.model, torch.from_numpy(bias).to(self.device))
+        found = greedy_search(model, padded.to(self.device), lens.to(self.device))
         return [Spans(h.tokens, h.frames, [f + 1 for f in h.frames], h.confidences) for h in found]
+
+
+class _Biased:
+    """A transducer with something added to every logit."""
+
+    def __init__(self, model: AsrModel, bias: Tensor) -> None:
+        self.decoder, self._joiner, self._bias = model.decoder, model.joiner, bias
+        self.joiner = self
+        self.encoder_proj, self.decoder_proj = model.joiner.encoder_proj, model.joiner.decoder_proj
+
+    def __call__(self, encoded: Tensor, predicted: Tensor, project_input: bool = True) -> Tensor:
+        return self._joiner(encoded, predicted, project_input=project_input) + self._bias
