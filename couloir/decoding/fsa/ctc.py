@@ -36,8 +36,9 @@ class CtcEmissions:
         self.vocab_size = self.num_histories = log_probs.shape[2]
         self._log_probs = log_probs[self.order].float().transpose(0, 1).contiguous()
 
-    def log_probs(self, frame: int, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+    def log_probs(self, frame: int | Tensor, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
         """As `Emissions.log_probs`."""
+        assert isinstance(frame, int)
         return self._log_probs[frame], utterance
 
     def implicit(self, history: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

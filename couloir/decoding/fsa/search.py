@@ -49,8 +49,11 @@ class Emissions(Protocol):
     ends_on_last_frame: bool  # k2's transducer search: the last frame only ends, unscored
     rivals: int | None  # rows of one graph state among which the best path's source is found; None: all of them
 
-    def log_probs(self, frame: int, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, V) log-probabilities, and for each of the N rows which of the R is its own."""
+    def log_probs(self, frame: int | Tensor, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, V) log-probabilities, and for each of the N rows which of the R is its own.
+
+        ``frame``: of all, or (B,) that of each utterance.
+        """
 
     def implicit(self, history: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Arcs that every row has beside the graph's, as (rows (M,), label (M,), next history (M,))."""
@@ -209,7 +212,7 @@ class GraphSearch:
             after = after.select(slice(rows))
         self.table = after
 
-    def _step(self, frame: int) -> tuple[Arcs, Table]:
+    def _step(self, frame: int | Tensor) -> tuple[Arcs, Table]:
         """The surviving rows after a frame, and all arcs that lead into them."""
         table, nodes = self.table, self.nodes
         arcs, history, state, node = self._candidates(frame)
@@ -237,7 +240,7 @@ class GraphSearch:
         keep[keep.clone()] = keep_best(best, utterance, self.batch, limits.max_contexts, limits.beam)[group]
         return keep
 
-    def _candidates(self, frame: int) -> tuple[Arcs, Tensor, Tensor, Tensor]:
+    def _candidates(self, frame: int | Tensor) -> tuple[Arcs, Tensor, Tensor, Tensor]:
         """Arcs out of the table that pass the first pruning, with the history, state and node they lead to."""
         table, emissions = self.table, self.emissions
         log_probs, own = emissions.log_probs(frame, table.utterance, table.history)
@@ -357,19 +360,21 @@ class GraphSearch:
         none, free = torch.full_like(rows, IMPLICIT), finals.score.new_zeros(len(rows))
         return joined([finals, Arcs(rows, rows, none, none, none, free, free)])
 
-    def _end(self, table: Table, step: int, finals: Arcs) -> None:
-        """Take the best of the ways in which utterances may end."""
+    def _end(self, table: Table, step: int | Tensor, finals: Arcs) -> None:
+        """Take the best of the ways in which utterances may end, after a ``step`` of all or (B,) one of each."""
         result, row = self.result, finals.source
         finals.target = table.utterance[row]
         if self.bias is not None:
             finals.score = finals.score + self.bias.refund(table.node[row])
         if self.keep_arcs:
+            assert isinstance(step, int)
             result.finals.append((step + 1, finals))
         total = table.score[row] + finals.score
         utterances, group = unique(finals.target)
         best = group_max(total, group, len(utterances))
         first = group_first_best(total, group, best)
-        result.score[utterances], result.row[utterances], result.step[utterances] = best, row[first], step
+        result.score[utterances], result.row[utterances] = best, row[first]
+        result.step[utterances] = step[utterances] if isinstance(step, Tensor) else step
         result.last_arc[utterances], result.last_move[utterances] = finals.arc[first], finals.move[first]
 
 

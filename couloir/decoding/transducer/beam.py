@@ -37,7 +37,7 @@ class BeamTable:
         rows = self.frames.active[frame] * self.beam
         if rows < len(self.score):
             self._finish(rows)
-        log_probs = self.frames.leading_log_probs(frame, self.predicted)
+        log_probs = self.frames.leading_log_probs(frame, self.predicted, self.beam)
         vocab = log_probs.shape[1]
         total = (self.score[:, None] + log_probs).view(-1, self.beam * vocab)
         self.score, best = (part.flatten() for part in total.topk(self.beam, dim=1))

@@ -116,28 +116,28 @@ class FrameScorer:
         history[:, -1] = 0
         return history
 
-    def log_probs(self, frame: int, utterance: Tensor, predicted: Tensor) -> Tensor:
+    def log_probs(self, frame: int | Tensor, utterance: Tensor, predicted: Tensor) -> Tensor:
         """Log-probabilities (N, V) in float32.
 
         Args:
-            frame: frame index; utterance: (N,) sorted position; predicted: (N, J) from ``predictions``.
+            frame: frame index of all, or (N,) of each. utterance: (N,) sorted position. predicted: (N, J) from
+                ``predictions``.
         """
         return self._score(self.encoded[frame, utterance], predicted)
 
-    def leading_log_probs(self, frame: int, predicted: Tensor) -> Tensor:
-        """As `log_probs`, of the first utterances with equally many rows each: (n * K, J) -> (n * K, V)."""
-        count = self.active[frame]
-        encoded = self.encoded[frame, :count]
-        if len(predicted) != count:
-            encoded = encoded.repeat_interleave(len(predicted) // count, dim=0)
-        return self._score(encoded, predicted)
+    def leading_log_probs(self, frame: int, predicted: Tensor, each: int) -> Tensor:
+        """As `log_probs`, of the first n utterances with ``each`` rows K: (n * K, J) -> (n * K, V)."""
+        encoded = self.encoded[frame, : len(predicted) // each]
+        return self._score(encoded.repeat_interleave(each, dim=0), predicted)
 
     def _score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
         scoring = self.scoring
         logits = self.joiner(encoded, predicted, project_input=False).float()
         if scoring.blank_penalty:
             logits[:, 0] -= scoring.blank_penalty
-        log_probs = (logits / scoring.temperature).log_softmax(-1)
+        if scoring.temperature != 1.0:
+            logits = logits / scoring.temperature
+        log_probs = logits.log_softmax(-1)
         if scoring.ilme_scale:
             internal = self.joiner(torch.zeros_like(encoded), predicted, project_input=False).float()
             log_probs = log_probs - scoring.ilme_scale * internal.log_softmax(-1)

@@ -11,44 +11,11 @@ from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.fsa.nbest import choose, oracle
 from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
+from couloir.decoding.transducer.emissions import TransducerEmissions
 from couloir.decoding.transducer.frames import PLAIN, FrameScorer, Scoring, TransducerModel
+from couloir.decoding.transducer.token_search import TokenSearch, fits_token_search
 
 LIMITS = SearchLimits()
-
-
-class TransducerEmissions:
-    """At most one token per frame; blank is a self-loop that every state has; the last frame only ends.
-
-    A history is the number that the last ``context_size`` tokens make in base V; all of them are blank at the start.
-    """
-
-    ends_on_last_frame = True
-    rivals: int | None = None
-
-    def __init__(self, scorer: FrameScorer) -> None:
-        self.scorer = scorer
-        self.lens, self.vocab_size = scorer.lens, scorer.predictions.vocab_size
-        self.num_histories = self.vocab_size**scorer.predictions.context_size
-        self._keep = self.num_histories // self.vocab_size
-        exponents = torch.arange(scorer.predictions.context_size - 1, -1, -1, device=self.lens.device)
-        self._powers = self.vocab_size**exponents
-
-    def log_probs(self, frame: int, utterance: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Emissions.log_probs`: one joiner row for each distinct history of an utterance."""
-        pairs, own = torch.unique_consecutive(utterance * self.num_histories + history, return_inverse=True)
-        tokens = (pairs % self.num_histories)[:, None] // self._powers % self.vocab_size
-        utterances = torch.div(pairs, self.num_histories, rounding_mode="floor")
-        return self.scorer.log_probs(frame, utterances, self.scorer.predictions(tokens)), own
-
-    def implicit(self, history: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Blank."""
-        rows = torch.arange(len(history), device=history.device)
-        return [(rows, torch.zeros_like(rows), history)]
-
-    def advance(self, history: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Append a token; blank and the end change nothing."""
-        after = torch.where(label > 0, history % self._keep * self.vocab_size + label, history)
-        return after, torch.ones_like(label, dtype=torch.bool)
 
 
 def search_graph(
@@ -63,8 +30,10 @@ def search_graph(
 ) -> tuple[SearchResult, Tensor]:
     """The search's result over sorted utterances, and their positions (B,) in the batch."""
     scorer = FrameScorer(model, encoder_out, lens, scoring)
-    search = GraphSearch(TransducerEmissions(scorer), graph, limits, keep_arcs, bias)
-    return search.run(), scorer.order
+    emissions = TransducerEmissions(scorer)
+    if not keep_arcs and bias is None and fits_token_search(graph, emissions.vocab_size, limits):
+        return TokenSearch(emissions, limits).run(), scorer.order
+    return GraphSearch(emissions, graph, limits, keep_arcs, bias).run(), scorer.order
 
 
 @torch.no_grad()
