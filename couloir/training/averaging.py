@@ -112,8 +112,9 @@ def _averaged_batches(first: Mapping[str, Any], last: Mapping[str, Any]) -> list
     return [int(checkpoint["batch_idx_train"]) // period * period for checkpoint in (first, last)]
 
 
-# Without --avg: the average begins nearest to this part of the run.
-AUTOMATIC_START = 0.75
+# Without --avg: the part of the run that is averaged. A run whose learning rate falls to zero at its end is averaged over
+# the second half of the fall: weights from before it are much worse (festvox-ru-tiny: PER 13.2 against 13.6 %).
+AUTOMATIC_PART = 0.25
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,23 @@ def _single_file(exp_dir: Path) -> Path:
     )
 
 
+def _automatic_start(exp_dir: Path, kind: str, numbers: Sequence[int]) -> int:
+    """Position in ``numbers``, newest first, of the checkpoint after which an average begins that nobody has sized."""
+    newest = (epoch_path if kind == "epoch" else batch_path)(exp_dir, numbers[0])
+    run = load_checkpoint(newest, mmap=True)
+    decays = run.get("max_steps") or run.get("time_budget_minutes")
+    part = float(run.get("final_decay", 0.0)) / 2 if decays else 0.0
+    wanted = (1.0 - (part or AUTOMATIC_PART)) * numbers[0]
+    return min(range(len(numbers)), key=lambda i: abs(numbers[i] - wanted))
+
+
 def _span(exp_dir: Path, kind: str, end: int, avg: int) -> _Span:
     existing = numbered(exp_dir, "epoch" if kind == "epoch" else "checkpoint")
     numbers = [n for n in existing if n <= end]
     if not numbers or (kind == "epoch" and numbers[0] != end):
         have = ", ".join(map(str, reversed(existing))) or "none"
         raise UserError(f"{exp_dir} holds no checkpoint for `--{kind} {end}`; there are: {have}")
-    nearest = min(range(len(numbers)), key=lambda i: abs(numbers[i] - AUTOMATIC_START * numbers[0]))
+    nearest = 0 if avg else _automatic_start(exp_dir, kind, numbers)
     if kind == "epoch":
         avg = avg or max(1, end - numbers[nearest])
         wanted, start = range(end, max(0, end - avg), -1), end - avg

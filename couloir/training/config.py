@@ -125,7 +125,9 @@ class AveragingConfig:
 
     epoch: int = option(0, "Average up to epoch-N.pt; 0: see --iter.", unit="epochs")
     iter: int = option(0, "Average up to checkpoint-N.pt; 0 without --epoch: up to the newest.", unit="batches")
-    avg: int = option(0, "Number of checkpoints that the average spans; 0: about the last quarter of the run.")
+    avg: int = option(
+        0, "Checkpoints that the average spans; 0: about the last quarter of the run, or half of its final decay."
+    )
     use_averaged_model: bool = option(
         True, "Average all weights between two checkpoints by the running average saved in them."
     )

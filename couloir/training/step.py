@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,8 @@ class Stepper:
         self.objective: Any = objective
         if group.world_size > 1:
             devices = [group.device] if group.device.type == "cuda" else None
+            # Depth-wise kernels have a dimension of size 1, whose stride means nothing and may be any number.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
             # Some parameters of a Zipformer are for older checkpoints only, and every rank has its own buffers.
             self.objective = DistributedDataParallel(
                 objective, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False

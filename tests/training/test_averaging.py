@@ -69,6 +69,15 @@ def test_ten_published_checkpoints_fall_back_to_the_plain_mean(exp_dir, caplog):
     assert "plain mean of 7" in caplog.text
 
 
+def test_a_run_that_ends_in_a_decay_is_averaged_over_its_second_half(exp_dir):
+    for path in exp_dir.glob("checkpoint-*.pt"):
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, "max_steps": 210, "final_decay": 0.3}, path)
+    averaged, name = load_averaged(exp_dir, AveragingConfig())
+    torch.testing.assert_close(averaged["w"].double(), snapshots(180, 210), atol=2e-6, rtol=0)
+    assert name == "iter-210-avg-1-use-averaged-model"
+
+
 def test_checkpoints_without_model_avg_fall_back(exp_dir, caplog):
     for step in (180, 210):
         torch.save({"model": weights(step), "batch_idx_train": step}, exp_dir / f"checkpoint-{step}.pt")
