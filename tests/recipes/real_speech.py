@@ -1,17 +1,15 @@
-"""A prepared folder made from the real utterances of tests/data, and the recipes' programs run as a user would."""
+"""A prepared folder made from the real utterances of tests/data, and what a run there logged."""
 
+import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+
+from programs import ROOT
 
 from couloir.audio import load_audio
 from couloir.data.corpora.festvox import read_labels
 from couloir.data.shar import SharUtterance, write_shar
 from couloir.text.tokenizer import train_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "data"
 TINY = (
     "--num-encoder-layers 1 --downsampling-factor 1,2 --feedforward-dim 32,48 --encoder-dim 24,32 "
@@ -33,23 +31,14 @@ def utterances():
             yield SharUtterance(f"{path.stem}-{number}", samples[start:end], text, "ru", "nsh")
 
 
-def prepare(folder):
-    """data/shar/{train,dev,test-heldout} and data/lang below ``folder``."""
+def prepare(folder, copies=1):
+    """data/shar/{train,dev,test-heldout} and data/lang below ``folder``; train has everything ``copies`` times."""
     everything = list(utterances())
-    for split, part in (("train", everything), ("dev", everything[:2]), ("test-heldout", everything[2:6])):
+    more = [dataclasses.replace(one, id=f"{one.id}-copy{number}") for number in range(1, copies) for one in everything]
+    for split, part in (("train", everything + more), ("dev", everything[:2]), ("test-heldout", everything[2:6])):
         write_shar(part, folder / "data/shar" / split, shard_size=8)
     train_tokenizer([one.text for one in everything], folder / "data/lang")
     return folder
-
-
-def run(folder, program, flags, check=True, **env):
-    """Run a program of a recipe in ``folder`` with one thread."""
-    command = [sys.executable, str(ROOT / program), *flags.split()]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, timeout=280)
-    if check:
-        assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 def losses(exp_dir):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from real_speech import TINY, losses, prepare, run
+from programs import run_program
+from real_speech import TINY, losses, prepare
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 FLAGS = (
@@ -24,7 +25,7 @@ FLAGS = (
 
 def test_losses_are_the_golden_ones(tmp_path):
     prepare(tmp_path)
-    run(tmp_path, "zipformer_crctc/train.py", FLAGS)
+    run_program(tmp_path, "zipformer_crctc/train.py", FLAGS)
     ours = losses(tmp_path / "exp")
     if os.environ.get("COULOIR_UPDATE_GOLDEN"):
         GOLDEN.write_text(json.dumps(ours, indent=1) + "\n")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from real_speech import ROOT, TINY, losses, prepare, run
+from programs import ROOT, run_process
+from real_speech import TINY, losses, prepare
 
 TRAIN = "zipformer_crctc/train.py"
 FLAGS = (
@@ -22,7 +23,8 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("law"))
+    # As many batches that the run is killed, and goes on, within an epoch: the first at one process, the second at two.
+    return prepare(tmp_path_factory.mktemp("law"), copies=7)
 
 
 def kill_at(folder, flags, exp_dir, step):
@@ -45,10 +47,10 @@ def kill_at(folder, flags, exp_dir, step):
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_killed_and_resumed_equals_straight(folder, world_size):
     flags = f"{FLAGS} --world-size {world_size}"
-    run(folder, TRAIN, f"{flags} --exp-dir straight{world_size}")
+    run_process(folder, TRAIN, f"{flags} --exp-dir straight{world_size}")
     killed = f"killed{world_size}"
     kill_at(folder, f"{flags} --exp-dir {killed}", killed, 23)
-    run(folder, TRAIN, f"{flags} --exp-dir {killed}")
+    run_process(folder, TRAIN, f"{flags} --exp-dir {killed}")
     straight = losses(folder / f"straight{world_size}")
     assert sorted(straight) == list(range(1, 41))
     assert losses(folder / killed) == straight
