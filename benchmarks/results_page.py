@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import inference_sections
+
 from couloir.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,8 +147,19 @@ def transducer_loss() -> list[str]:
             *table(["case", "ours, ms", "fast_rnnt 1.3, ms", "ratio", "date"], rows)]  # fmt: skip
 
 
+def exported_models() -> list[str]:
+    """PER of exported files."""
+    return inference_sections.exported_models(newest(BENCHMARKS, "export_accuracy-"), table)
+
+
+def listening() -> list[str]:
+    """PER with a penalty on blank and several passes."""
+    return inference_sections.listening(newest(BENCHMARKS, "listening-"), table)
+
+
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, alignment, confidence, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
+    phone_recognition, listening, exported_models, alignment, confidence, training_step, filterbank, shar_reading,
+    feature_errors, transducer_loss,
 )  # fmt: skip
 
 

@@ -37,9 +37,7 @@ class PrecisionConfig:
     fp16: bool = option(False, "write .fp16.onnx too: weights in half precision")
     enable_int8_quantization: bool = option(True, "write .int8.onnx too")
     suffix: str = option("", "in the file names; a transducer's or a streaming model's empty one is epoch-E-avg-A")
-    use_int32_inputs: bool = option(
-        False, "lengths, tokens and counters as int32, for runtimes without int64"
-    )
+    use_int32_inputs: bool = option(False, "lengths, tokens and counters as int32, for runtimes without int64")
     use_external_data: bool = option(False, "weights in a file of their own, NAME.onnx.data, beside each NAME.onnx")
 
 

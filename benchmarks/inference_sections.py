@@ -1,0 +1,39 @@
+"""Sections of RESULTS.md about models that leave the house: what exporting costs, what listening longer gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Table = Callable[..., list[str]]
+
+
+def exported_models(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """PER of each run's files in every precision."""
+    lines = ["## Exported models", ""]
+    header = ["takes", "precision", "MB", "largest difference of log-probabilities", "PER %", "PER %, sherpa-onnx"]
+    for result in results:
+        rows = [
+            [row["takes"], row["precision"], *(str(row.get(key, "")) for key in ("megabytes", "difference")),
+             f"**{row['couloir']:.2f}**", f"{row['sherpa_onnx']:.2f}" if "sherpa_onnx" in row else ""]
+            for row in result["rows"]
+        ]  # fmt: skip
+        lines += [f"Run {result['run']}, {result['kind']}, {result['data']}, {result['utterances']} utterances, greedy "
+                  f"search ({result['date']}).", "", *table(header, rows), ""]  # fmt: skip
+    return lines[:-1]
+
+
+def listening(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """PER by the number of passes, without and with a penalty on blank that was chosen on dev."""
+    lines = ["## Blank penalty and passes", ""]
+    header = ["passes", "PER %, dev", "PER %, test", "penalty (best on dev)", "PER %, dev", "PER %, test"]
+    for result in results:
+        rows = [
+            [str(row["passes"]), *(f"{row[key]:.2f}" for key in ("dev", "test")), f"{row['penalty']:g}",
+             f"{row['dev_with_penalty']:.2f}", f"**{row['test_with_penalty']:.2f}**"]
+            for row in result["rows"]
+        ]  # fmt: skip
+        counts = " and ".join(str(count) for count in result["utterances"].values())
+        lines += [f"Run {result['run']}, greedy search, {counts} utterances ({result['date']}).", ""]
+        lines += [*table(header, rows), ""]
+    return lines[:-1]
