@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import subprocess
@@ -79,8 +78,7 @@ def in_own_process(args: argparse.Namespace, runtime: str, batch: int) -> dict[s
     command = [sys.executable, __file__, "--runtime", runtime, "--batch", str(batch), "--suffix", args.suffix]
     command += ["--model", str(args.model), "--data", str(args.data)]
     command += ["--threads", str(args.threads), "--files", str(args.files)]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as inference/*.py set it
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 

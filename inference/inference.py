@@ -9,13 +9,10 @@ tokens.txt is looked for beside the model. A transducer's --model-path is the fo
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-# numpy's threads wait busily for more work and would take the cores from ONNX Runtime's.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from couloir.config import TeachingParser
 from couloir.errors import one_line_errors

@@ -16,6 +16,9 @@ from couloir.features.config import FbankConfig
 PREEMPHASIS = 0.97
 LOWEST_POWER = float(np.finfo(np.float32).eps)
 """Filter outputs are not taken below this before the logarithm, so features are at least -15.94."""
+SINGLE_THREADED_PRODUCT = 1 << 18
+"""Multiplications up to which OpenBLAS keeps a product to one thread. Its other threads would wait busily for more work
+and take the cores from the model that runs next."""
 
 Count = TypeVar("Count")
 
@@ -84,4 +87,7 @@ def fbank_numpy(wave: np.ndarray, config: FbankConfig | None = None) -> np.ndarr
     mirrored = np.pad(wave.astype(np.float32, copy=False), (margin, after), mode="symmetric")
     frames = np.lib.stride_tricks.sliding_window_view(mirrored, config.window_samples)[:: config.shift_samples]
     power = np.square(np.abs(np.fft.rfft(windowed(frames), n=config.fft_samples))).astype(np.float32)
-    return np.log(np.maximum(power @ mel_filterbank(config).astype(np.float32), LOWEST_POWER))
+    bank = mel_filterbank(config).astype(np.float32)
+    rows = max(SINGLE_THREADED_PRODUCT // bank.size, 1)
+    energies = [power[first : first + rows] @ bank for first in range(0, count, rows)]
+    return np.log(np.maximum(np.concatenate(energies), LOWEST_POWER))
