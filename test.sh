@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Set up and run every check: lint, types, import directions, tests.   ./test.sh [--fast] [pytest arguments]
+# Tests run in one process per core, four at most; another number: COULOIR_TEST_JOBS=1 ./test.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./setup.sh
@@ -8,6 +9,6 @@ fast=()
 if [ "${1:-}" = "--fast" ]; then fast=(-m "not slow"); shift; fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check -q .
-"$PYTHON" -m mypy
 "$(dirname "$PYTHON")/lint-imports" --no-cache
-"$PYTHON" -m pytest "${fast[@]}" "$@"
+"$PYTHON" -m mypy
+"$PYTHON" -m pytest -n "${COULOIR_TEST_JOBS:-auto}" --maxprocesses 4 --dist loadfile "${fast[@]}" "$@"

@@ -8,6 +8,10 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 import pytest
 import torch
 
+# Without a GPU Triton's interpreter runs the kernels; it has to be chosen before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 torch.set_num_threads(1)
 
 

@@ -77,7 +77,7 @@ def run_process(folder, program, flags, check=True, **env):
     words = flags.split() if isinstance(flags, str) else [str(word) for word in flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
     command = [sys.executable, str(ROOT / program), *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=280)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     return _checked(done, check)
 
 

@@ -1,12 +1,4 @@
-"""The Triton kernels against the torch form: on a GPU where there is one, else under Triton's interpreter.
-
-The interpreter must be chosen before Triton is imported, so without a GPU this file runs itself once more in a process
-of its own.
-"""
-
-import os
-import subprocess
-import sys
+"""The Triton kernels against the torch form: on a GPU where there is one, else under Triton's interpreter."""
 
 import pytest
 import torch
@@ -14,22 +6,11 @@ import torch
 from couloir.losses import kernels, rnnt, rnnt_lattice, rnnt_logprobs
 
 CUDA = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if CUDA else "cpu"
 NEG_INF = float("-inf")
 
 pytestmark = pytest.mark.skipif(not kernels.triton_is_installed(), reason="Triton is not installed")
-here = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no GPU; see test_under_the_interpreter")
 on_gpu = pytest.mark.skipif(not CUDA, reason="no GPU")
-
-
-@pytest.mark.skipif(CUDA or INTERPRETED, reason="the kernels run in this process")
-def test_under_the_interpreter():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
 
 
 def ragged(num_items, num_symbols, num_frames):
@@ -42,7 +23,6 @@ def ragged(num_items, num_symbols, num_frames):
     return boundary
 
 
-@here
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("takes_frame", [0, 1], ids=["regular", "modified"])
 @pytest.mark.parametrize(("num_symbols", "num_frames"), [(4, 7), (0, 5), (6, 6), (1, 1), (5, 9), (3, 2)])
@@ -64,7 +44,6 @@ def test_lattice(num_symbols, num_frames, takes_frame, dtype):
     torch.testing.assert_close(alone, scores)
 
 
-@here
 @pytest.mark.parametrize(
     ("num_rows", "vocab", "dtype"),
     [
@@ -93,7 +72,6 @@ def test_logits(num_rows, vocab, dtype):
     torch.testing.assert_close(on_device.row_gradients(*moved).cpu(), rnnt_logprobs._row_gradients(*arguments))
 
 
-@here
 def test_a_symbol_outside_the_vocabulary_gives_nan():
     from couloir.losses.kernels.logits import row_logprobs
 
@@ -102,7 +80,6 @@ def test_a_symbol_outside_the_vocabulary_gives_nan():
     assert not by_blank.isnan().any()
 
 
-@here
 @pytest.mark.parametrize("kind", rnnt.RNNT_TYPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_losses_through_the_kernels_equal_those_without(kind, dtype, monkeypatch):
