@@ -11,6 +11,7 @@ audio-model.int8.onnx and tokens.txt. Only the page, the runtime and those two f
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import shutil
@@ -185,7 +186,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             if body:
-                shutil.copyfileobj(source, self.wfile)
+                with contextlib.suppress(ConnectionError):  # the person left the page
+                    shutil.copyfileobj(source, self.wfile)
 
     def do_HEAD(self) -> None:
         """As GET, without the file."""

@@ -1,6 +1,5 @@
 """Headless Chromium by its DevTools protocol over a pipe: no driver and no package is needed."""
 
-import base64
 import fcntl
 import json
 import os
@@ -117,16 +116,6 @@ class Chromium:
             event["params"] for event in self.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")
         ]
         return [entry.get("entry", {}).get("text") or str(entry.get("exceptionDetails")) for entry in entries]
-
-    def screenshot(self, path, width, height, dark=False, scale=1):
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        time.sleep(0.4)
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self):
         os.close(self._out)

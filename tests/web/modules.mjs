@@ -5,7 +5,7 @@ import * as constants from "../../web/js/constants.js";
 import { powerSpectrum } from "../../web/js/fft.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
 import { textGrid, tiersOf } from "../../web/js/textgrid.js";
-import { confidenceOf, textOf, timedTokens } from "../../web/js/transcript.js";
+import { confidenceOf, phonesOf, textOf, timedTokens, writtenPhones } from "../../web/js/transcript.js";
 import { parseTokens, surface } from "../../web/js/vocabulary.js";
 import { encodeWav, parseWav } from "../../web/js/wav.js";
 import { cut, join } from "../../web/js/windows.js";
@@ -21,7 +21,9 @@ const answers = {
     const spans = ctcGreedy(framesOf(frames));
     const tokens = timedTokens(spans, pieces, shift, duration);
     const confidence = confidenceOf(spans, () => meanBlank(framesOf(frames)));
-    return { tokens, text: textOf(tokens), confidence, textGrid: textGrid(tiersOf(tokens), duration) };
+    const written = writtenPhones(tokens).map(({ space, letters }) => space + letters);
+    const files = { textGrid: textGrid(tiersOf(tokens), duration) };
+    return { tokens, text: textOf(tokens), confidence, written, phones: phonesOf(tokens).length, ...files };
   },
   tokens: (text) => parseTokens(text).map(surface),
   wav: (path) => parseWav(bytesOf(path)),

@@ -70,7 +70,8 @@ def test_transcripts_and_textgrids(tmp_path):
         assert times == [[t.symbol for t in tokens], [t.start for t in tokens], [t.end for t in tokens]]
         # numpy's exponential of float32 differs in the last bit.
         np.testing.assert_allclose(confidences, [t.confidence for t in tokens], atol=1.1e-4)
-        assert found["text"] == vocabulary.text(spans.tokens)
+        assert found["text"] == vocabulary.text(spans.tokens) == "".join(found["written"])
+        assert len(found["written"]) == found["phones"]
         expected = np.mean(spans.confidences) if tokens else np.exp(frames[:, 0]).mean()
         assert found["confidence"] == pytest.approx(expected, abs=1e-4)
         whole = Transcript("", found["text"], tokens, round(samples / 16000, 3), 0.5, shift)

@@ -175,14 +175,26 @@ def test_phones_are_stepped_through_by_keys(page, model, recordings, tmp_path):
     page.wait("document.querySelector('#play').textContent === 'Play'")
 
 
+def test_a_narrow_screen_is_enough(page, recordings):
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    page.call("Emulation.setDeviceMetricsOverride", **size)
+    transcribe(page, recordings / "short.wav")
+    too_wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 360)"
+    assert page.run(f"{too_wide}.map(e => e.className)") == ["track"]  # which scrolls
+    page.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_the_microphone_is_recorded(page):
     page.run("document.querySelector('#record').click()")
-    page.wait("document.querySelector('#record-label').textContent.startsWith('Stop 0.5')")
+    look = "window.loudest = Math.max(window.loudest ?? 0, document.querySelector('#level').value)"
+    page.run(f"setInterval(() => {{ {look} }}, 5)")
+    page.wait("window.loudest > 0.01")  # one of the beeps of Chromium's microphone
+    assert shown(page, "#record-label").startswith("Stop ")
     page.run("document.querySelector('#record').click()")
     page.wait(f"document.querySelector('#name').textContent.startsWith('recording-') && {IDLE}")
     page.run("document.querySelector('#save-wav').click()")
     samples, rate = soundfile.read(page.downloaded(shown(page, "#name")))
-    assert rate == 16000 and 0.4 < len(samples) / rate < 5 and np.abs(samples).max() > 0.01  # Chromium's beeps
+    assert rate == 16000 and np.abs(samples).max() > 0.01
 
 
 def test_bad_input_is_one_line_and_the_page_goes_on(page, model, recordings, tmp_path):

@@ -25,9 +25,13 @@ export function powerSpectrum(size) {
       const stride = half / width;
       for (let block = 0; block < size; block += 2 * width) {
         for (let i = 0; i < width; i++) {
-          const [a, b] = [block + i, block + i + width];
-          const [c, s] = [cosine[i * stride], sine[i * stride]];
-          const [re, im] = [real[b] * c - imaginary[b] * s, real[b] * s + imaginary[b] * c];
+          // Plain names, no destructuring: this is the loop in which all the time goes.
+          const a = block + i;
+          const b = a + width;
+          const c = cosine[i * stride];
+          const s = sine[i * stride];
+          const re = real[b] * c - imaginary[b] * s;
+          const im = real[b] * s + imaginary[b] * c;
           real[b] = real[a] - re;
           imaginary[b] = imaginary[a] - im;
           real[a] += re;

@@ -8,7 +8,7 @@ import { Player } from "./player.js";
 import { Recorder } from "./recorder.js";
 import { textGrid, tiersOf } from "./textgrid.js";
 import { Timeline } from "./timeline.js";
-import { isMark, phonesOf } from "./transcript.js";
+import { phonesOf, writtenPhones } from "./transcript.js";
 import { encodeWav } from "./wav.js";
 
 /** Phones that the model finds less probable than this are underlined. */
@@ -119,10 +119,13 @@ const transcribeFile = (file) =>
 async function toggleRecording() {
   if (!isRecording) {
     element("error").hidden = true;
+    element("record").disabled = true;
     try {
       await recorder.start();
     } catch (error) {
       return complain(error);
+    } finally {
+      element("record").disabled = false;
     }
   }
   isRecording = !isRecording;
@@ -160,26 +163,15 @@ function show(tokens, about) {
   point(-1);
 }
 
-/** Spans that know their phone, and the spaces of words between them. */
+/** A span for each phone, lines breaking between them, and the spaces of words. */
 function spansOf(tokens) {
-  const spans = [];
-  let phone = -1;
-  for (const { symbol } of tokens) {
-    const letters = symbol.trim();
-    const space = spans.length ? symbol.slice(0, symbol.length - symbol.trimStart().length) : "";
-    const joins = phone >= 0 && isMark(letters);
-    if (letters && joins && !space) {
-      spans.at(-1).textContent += letters;
-      continue;
-    }
-    if (letters && !joins) phone += 1;
+  return writtenPhones(tokens).flatMap(({ space, letters }, i) => {
     const span = document.createElement("span");
     span.textContent = letters;
-    if (letters) span.dataset.phone = phone;
-    if (letters && phones[phone].confidence < UNSURE) span.className = "unsure";
-    spans.push(space, document.createElement("wbr"), span);
-  }
-  return spans;
+    span.dataset.phone = i;
+    if (phones[i].confidence < UNSURE) span.className = "unsure";
+    return [space, document.createElement("wbr"), span];
+  });
 }
 
 /** Show a phone in the text, on the timeline and in words; -1 for none. */
@@ -204,7 +196,7 @@ function playPhone(i) {
 }
 
 function playOrPause() {
-  if (player.playing) return player.stop();
+  if (player.playing && isFollowing) return player.stop();
   const { cursor, sound } = timeline;
   isFollowing = true;
   player.play(cursor < sound.duration - 0.01 ? cursor : 0, sound.duration);
@@ -223,7 +215,7 @@ function onStop(time) {
 }
 
 function seek(time) {
-  const again = player.playing;
+  const again = player.playing && isFollowing;
   player.stop();
   timeline.moveTo(time);
   point(timeline.phoneAt(time));

@@ -9,6 +9,8 @@ export class Player {
   #turn = 0;
   #source = null;
   #time = 0;
+  /** From the request on, not from the first sound. */
+  playing = false;
 
   /**
    * @param {(time: number) => void} onTime at every frame of the screen while it plays, in s
@@ -16,10 +18,6 @@ export class Player {
    */
   constructor(onTime, onStop) {
     Object.assign(this, { onTime, onStop });
-  }
-
-  get playing() {
-    return Boolean(this.#source);
   }
 
   /** @param {Float32Array} samples at SAMPLE_RATE */
@@ -34,6 +32,8 @@ export class Player {
     const turn = this.#turn;
     const part = faded(this.samples.slice(Math.round(start * SAMPLE_RATE), Math.round(end * SAMPLE_RATE)));
     if (!part.length) return;
+    this.playing = true;
+    this.#time = start;
     this.context ??= new AudioContext();
     await this.context.resume();
     if (turn !== this.#turn) return;
@@ -55,13 +55,14 @@ export class Player {
 
   #end(time) {
     this.#source = null;
+    this.playing = false;
     this.onStop(time);
   }
 
   stop() {
     this.#turn += 1;
     if (!this.playing) return;
-    this.#source.stop();
+    this.#source?.stop();
     this.#end(this.#time);
   }
 }

@@ -12,6 +12,10 @@ const BINS = FFT_SIZE / 2;
 const WINDOW = 160;
 const PRE_EMPHASIS = 0.97;
 const RANGE_DB = 55;
+const CONTRAST = 1.2;
+/** The spectrogram is drawn and kept in pieces of so many columns, so that scrolling computes only what is new. */
+export const TILE_PX = 128;
+const MOST_TILES = 100;
 const BLOCK = 256;
 const REFERENCE_COLUMNS = 500;
 
@@ -25,6 +29,7 @@ export class Sound {
   constructor(samples) {
     this.samples = samples;
     this.duration = samples.length / SAMPLE_RATE;
+    this.tiles = new Map();
     this.blocks = Array.from({ length: Math.ceil(samples.length / BLOCK) }, (_, i) => {
       return extremes(samples, i * BLOCK, (i + 1) * BLOCK);
     });
@@ -55,25 +60,38 @@ export class Sound {
   }
 
   /**
-   * The spectrogram from `start` to `end` in s, `columns` wide, low frequencies at the bottom.
+   * A piece of the spectrogram, TILE_PX wide, low frequencies at the bottom.
+   * @param {number} index of the piece; the first begins with the recording
+   * @param {number} pxPerS columns per s
    * @param {number[]} ink red, green, blue of the loudest; silence is transparent
-   * @returns {OffscreenCanvas} the same one when nothing changed
+   * @returns {OffscreenCanvas} the same one as long as the scale and the ink are
    */
-  spectrogram(start, end, columns, ink) {
-    const wanted = [start, end, columns, ink].join();
-    if (wanted === this.drawn) return this.canvas;
-    const image = new ImageData(columns, BINS);
-    for (let x = 0; x < columns; x++) {
-      const power = this.#column((start + ((x + 0.5) / columns) * (end - start)) * SAMPLE_RATE);
+  tile(index, pxPerS, ink) {
+    const look = [pxPerS, ...ink].join();
+    if (look !== this.look || this.tiles.size > MOST_TILES) this.tiles = new Map();
+    this.look = look;
+    if (!this.tiles.has(index)) {
+      const canvas = new OffscreenCanvas(TILE_PX, BINS);
+      canvas.getContext("2d").putImageData(this.#image(index * TILE_PX, pxPerS, ink), 0, 0);
+      this.tiles.set(index, canvas);
+    }
+    return this.tiles.get(index);
+  }
+
+  #image(firstColumn, pxPerS, [red, green, blue]) {
+    const image = new ImageData(TILE_PX, BINS);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colour = red | (green << 8) | (blue << 16);
+    const silence = this.loudest * 10 ** (-RANGE_DB / 10);
+    for (let x = 0; x < TILE_PX; x++) {
+      const power = this.#column(((firstColumn + x + 0.5) / pxPerS) * SAMPLE_RATE);
       for (let bin = 0; bin < BINS; bin++) {
-        const level = 1 + (10 * Math.log10(power[bin] / this.loudest + 1e-12)) / RANGE_DB;
-        if (level > 0) image.data.set([...ink, 255 * Math.min(level, 1) ** 1.2], 4 * ((BINS - 1 - bin) * columns + x));
+        if (power[bin] <= silence) continue;
+        const level = (10 * Math.log10(power[bin] / silence)) / RANGE_DB;
+        pixels[(BINS - 1 - bin) * TILE_PX + x] = colour | ((255 * Math.min(level, 1) ** CONTRAST) << 24);
       }
     }
-    this.drawn = wanted;
-    this.canvas = new OffscreenCanvas(columns, BINS);
-    this.canvas.getContext("2d").putImageData(image, 0, 0);
-    return this.canvas;
+    return image;
   }
 }
 

@@ -1,15 +1,20 @@
 // Waveform, spectrogram, phones and seconds of a recording, one above the other; it scrolls, zooms and takes keys.
 // A canvas as wide as what is in view stays in place while a track as long as the recording scrolls under it.
 
-import { Sound, TOP_HZ } from "./sound.js";
+import { Sound, TILE_PX, TOP_HZ } from "./sound.js";
 
 /** Rows of the canvas in CSS pixels: top and height. */
 const ROWS = { wave: [0, 72], spectrum: [76, 192], phones: [272, 40], axis: [312, 24] };
 export const HEIGHT = 336;
-const READABLE_PX_PER_S = 220;
+const READABLE_PX_PER_S = 250;
 const MOST_PX_PER_S = 2000;
+/** Browsers lay out nothing that is much wider. */
+const MOST_PX = 8e6;
 const ZOOM_STEP = 1.5;
 const TICK_SPACING_PX = 72;
+/** Sizes of the phones' letters; none is drawn when more than this share would touch at the smallest. */
+const LABEL_PX = [18, 15, 12];
+const MOST_CROWDED = 0.05;
 const HZ_LINES = [2000, 4000, 6000];
 
 export class Timeline {
@@ -94,7 +99,8 @@ export class Timeline {
     if (!this.sound) return;
     const time = this.#timeAt(about);
     const least = this.#fitting();
-    this.#pxPerS = Math.min(Math.max(this.#pxPerS * factor, least), Math.max(least, MOST_PX_PER_S));
+    const most = Math.max(least, Math.min(MOST_PX_PER_S, MOST_PX / this.sound.duration));
+    this.#pxPerS = Math.min(Math.max(this.#pxPerS * factor, least), most);
     this.#layOut();
     this.scroller.scrollLeft = time * this.#pxPerS - about;
     this.draw();
@@ -170,37 +176,43 @@ export class Timeline {
 
   #paintSpectrum({ pen, colour, place }, view) {
     const [top, height] = ROWS.spectrum;
-    const width = place(view.end);
     const ink = colour("ink-rgb").split(",").map(Number);
-    pen.drawImage(this.sound.spectrogram(view.start, view.end, Math.max(Math.round(width), 1), ink), 0, top, width, height);
+    const left = this.scroller.scrollLeft;
+    for (let i = Math.floor(left / TILE_PX); i * TILE_PX < left + place(view.end); i++) {
+      pen.drawImage(this.sound.tile(i, this.#pxPerS, ink), Math.round(i * TILE_PX - left), top, TILE_PX, height);
+    }
     pen.fillStyle = colour("grid");
-    for (const hz of HZ_LINES) pen.fillRect(0, top + height * (1 - hz / TOP_HZ), width, 1);
+    for (const hz of HZ_LINES) pen.fillRect(0, top + height * (1 - hz / TOP_HZ), place(view.end), 1);
   }
 
   #paintPhones({ pen, colour, place, font }, view) {
     const [top, height] = ROWS.phones;
-    pen.font = `18px ${font}`;
-    pen.textAlign = "center";
-    pen.textBaseline = "middle";
-    let free = -Infinity;
+    const shown = [];
     for (let i = this.#firstAfter(view.start); this.phones[i]?.start < view.end; i++) {
       const { symbol, start, end, confidence } = this.phones[i];
-      const [left, right] = [place(start), place(end)];
-      const isMarked = i === this.marked;
+      shown.push({ symbol, left: place(start), right: place(end), confidence, isMarked: i === this.marked });
+    }
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    const size = LABEL_PX.find((px) => {
+      pen.font = `${px}px ${font}`;
+      return haveRoom(pen, shown);
+    });
+    for (const { symbol, left, right, confidence, isMarked } of shown) {
       pen.globalAlpha = isMarked ? 1 : 0.12 + 0.3 * confidence;
       pen.fillStyle = colour("accent");
       pen.fillRect(left, top, right - left, height);
       pen.globalAlpha = 1;
-      if (right - left >= 3) {
-        pen.fillStyle = colour("boundary");
-        for (const x of [left, right]) pen.fillRect(x - 0.5, ROWS.spectrum[0], 1, top + height - ROWS.spectrum[0]);
-      }
-      const [middle, width] = [(left + right) / 2, pen.measureText(symbol).width];
-      if (middle - width / 2 < free && !isMarked) continue;
+      if (!size) continue;
       pen.fillStyle = colour(isMarked ? "on-accent" : "text");
-      pen.fillText(symbol, middle, top + height / 2);
-      free = middle + width / 2 + 2;
+      pen.fillText(symbol, (left + right) / 2, top + height / 2);
+      pen.fillStyle = colour("boundary");
+      for (const x of [left, right]) pen.fillRect(x - 0.5, ROWS.spectrum[0], 1, top + height - ROWS.spectrum[0]);
     }
+    if (size || !shown.length) return;
+    pen.font = `14px ${colour("ui-font")}`;
+    pen.fillStyle = colour("text");
+    pen.fillText("zoom in to read the phones", this.width / 2, top + height / 2);
   }
 
   #paintAxis({ pen, colour, place }, view) {
@@ -217,6 +229,18 @@ export class Timeline {
       pen.fillText(`${(i * step).toFixed(digits)} s`, x, top + 7);
     }
   }
+}
+
+/** Whether nearly all labels fit beside each other, centred in their intervals. */
+function haveRoom(pen, intervals) {
+  let [free, crowded] = [-Infinity, 0];
+  for (const { symbol, left, right } of intervals) {
+    const half = pen.measureText(symbol).width / 2;
+    const middle = (left + right) / 2;
+    crowded += middle - half < free;
+    free = middle + half;
+  }
+  return crowded <= intervals.length * MOST_CROWDED;
 }
 
 /** The least of 1, 2, 5, 10, ... that is no less than a number. */

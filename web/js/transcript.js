@@ -85,3 +85,19 @@ export function wordsOf(tokens) {
     .map((group) => merged(group, group.map(({ symbol }) => symbol).join("").trim()))
     .filter(({ symbol }) => symbol);
 }
+
+/** For each phone the spaces before it and its letters, as they stand in the text. */
+export function writtenPhones(tokens) {
+  const written = [];
+  let space = "";
+  for (const { symbol } of tokens) {
+    const letters = symbol.trim();
+    const at = letters ? symbol.indexOf(letters) : symbol.length;
+    space += symbol.slice(0, at);
+    if (!letters) continue;
+    if (written.length && isMark(letters)) written.at(-1).letters += space + letters;
+    else written.push({ space: written.length ? space : "", letters });
+    space = symbol.slice(at + letters.length);
+  }
+  return written;
+}
