@@ -9,8 +9,15 @@ Seconds of audio are those that the encoder's frames stand for. Nothing else sho
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,10 +26,12 @@ from couloir.decoding.fsa.graph import trivial_graph
 from couloir.decoding.transducer.beam import modified_beam_search
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
 from couloir.decoding.transducer.greedy import greedy_search
+from couloir.files import atomic_write
 from couloir.models.asr import AsrModel, build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS
 
+RESULTS = Path(__file__).parent / "results"
 SECONDS_PER_EMBEDDED_FRAME = 0.02
 EMITTING_SHARE = 0.3
 
@@ -43,16 +52,32 @@ def peaky_model(preset: str, vocab_size: int, dim: int) -> AsrModel:
     return model
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Wall time of the better of two calls."""
-    best = float("inf")
-    for _ in range(2):
-        begin = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-    return best
+def write_result(name: str, result: dict[str, Any]) -> None:
+    """Keep a result as a dated file beside this program, with what it was measured on."""
+    machine = {
+        "machine": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+        "load average": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    path = RESULTS / f"{name}-{datetime.date.today()}.json"
+    with atomic_write(path, "w") as out:
+        out.write(json.dumps(result | machine, ensure_ascii=False, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+def measure(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Median wall time of each call in s; they take turns, so that what else the machine does falls on all alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first turn warms up
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
@@ -65,6 +90,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=250, help="encoder output frames per utterance")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="write results/decoding_search-PRESET-DEVICE-DATE.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = peaky_model(args.preset, args.vocab_size, args.joiner_dim).to(args.device)
@@ -75,8 +102,8 @@ def main() -> None:
         (encoded, lens), graph = model.forward_encoder(feats, feat_lens), trivial_graph(args.vocab_size)
         encoded = torch.randn_like(encoded)
         log_probs = (model.ctc_output(encoded) * 4).log_softmax(-1)
-        encoder = seconds(lambda: model.forward_encoder(feats, feat_lens), args.device)
-    methods: dict[str, Callable[[], list]] = {
+    methods: dict[str, Callable[[], Any]] = {
+        "encoder": torch.no_grad()(lambda: model.forward_encoder(feats, feat_lens)),
         "greedy_search": lambda: greedy_search(model, encoded, lens),
         "greedy_search, one at a time": lambda: [
             greedy_search(model, encoded[i : i + 1], lens[i : i + 1])[0] for i in range(args.batch)
@@ -88,21 +115,29 @@ def main() -> None:
     }
     audio = float(lens.sum()) * subsampling * SECONDS_PER_EMBEDDED_FRAME
     tokens = sum(len(h.tokens) for h in methods["greedy_search"]()) / float(lens.sum())
+    took = measure(methods, args.rounds, args.device)
+    encoder, greedy = took.pop("encoder"), took["greedy_search"]
+    rows = {
+        name: {
+            "search_s": round(value, 3),
+            "of_greedy": round(value / greedy, 2),
+            "rtf": round(value / audio, 5),
+            "rtf_with_encoder": round((value + encoder) / audio, 5),
+            "with_encoder_of_greedy": round((value + encoder) / (greedy + encoder), 2),
+        }
+        for name, value in took.items()
+    }
     print(
         f"{args.preset}, vocabulary {args.vocab_size}, batch {args.batch}, {audio:.0f} s of audio, {tokens:.2f} tokens"
     )
     print(f"{args.device}, {args.threads} threads; encoder {encoder:.2f} s, RTF {encoder / audio:.5f}\n")
-    print("| method | search s | search / greedy | RTF search | RTF with encoder | total / greedy |")
-    print("|---|--:|--:|--:|--:|--:|")
-    greedy = 0.0
-    for name, method in methods.items():
-        took = seconds(method, args.device)
-        greedy = greedy or took
-        total, base = took + encoder, greedy + encoder
-        print(
-            f"| {name} | {took:.2f} | {took / greedy:.2f} | {took / audio:.5f} | {total / audio:.5f} "
-            f"| {total / base:.2f} |"
-        )
+    for name, row in rows.items():
+        print(f"{name:30}", *(f"{key} {value:<8g}" for key, value in row.items()))
+    if args.write:
+        settings = {name: value for name, value in vars(args).items() if name != "write"}
+        result = {"settings": settings, "audio_s": audio, "tokens_per_frame": round(tokens, 2),
+                  "encoder_s": round(encoder, 3), "rows": rows}  # fmt: skip
+        write_result(f"decoding_search-{args.preset}-{args.device}", result)
 
 
 if __name__ == "__main__":

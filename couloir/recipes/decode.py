@@ -85,14 +85,28 @@ def transducer_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
 
 
 @torch.inference_mode()
-def decode_batch(run: LoadedRun, config: DecodeConfig, search: Search, batch: Batch) -> dict[str, list[Hypothesis]]:
-    """Features, encoder and search of one batch."""
-    batch = batch.to(run.device)
+def encode_batch(run: LoadedRun, config: DecodeConfig, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Features and encoder of a batch on the run's device: (B, S, D) and lengths (B,)."""
     feats, feat_lens = run.fbank(batch.audio, batch.audio_lens)
     if run.config.zipformer.causal:  # icefall's tail, so that the last chunk is whole
         feats, feat_lens = F.pad(feats, (0, 0, 0, TAIL_FRAMES), value=PADDING_LOG_MEL), feat_lens + TAIL_FRAMES
-    encoded, lens = run.model.forward_encoder(feats, feat_lens, padding=config.decode_padding)
-    return search.decode(encoded, lens, search.reference(batch))
+    return run.model.forward_encoder(feats, feat_lens, padding=config.decode_padding)
+
+
+@torch.inference_mode()
+def search_batch(
+    run: LoadedRun, search: Search, batch: Batch, encoded: tuple[Tensor, Tensor], name: str
+) -> dict[str, list[Result]]:
+    """Result key -> the results of a batch of the test set ``name``, of what `encode_batch` gave."""
+    found = search.decode(*encoded, search.reference(batch))
+    seconds = (batch.audio_lens / SAMPLE_RATE).tolist()
+    return {
+        key: [
+            Result(id, run.tokenizer.prepare(text), text_of(run, search, best), language, name, duration)
+            for id, text, best, language, duration in zip(batch.ids, batch.texts, hypotheses, batch.languages, seconds)
+        ]
+        for key, hypotheses in found.items()
+    }
 
 
 def text_of(run: LoadedRun, search: Search, hypothesis: Hypothesis) -> str:
@@ -112,13 +126,9 @@ def decode_set(
             logging.warning("%s left out: %s", utterance, reason)
         if not len(batch):
             continue
-        for key, hypotheses in decode_batch(run, config, search, batch).items():
-            results.setdefault(key, []).extend(
-                Result(id, run.tokenizer.prepare(text), text_of(run, search, best), language, name, seconds)
-                for id, text, best, language, seconds in zip(
-                    batch.ids, batch.texts, hypotheses, batch.languages, (batch.audio_lens / SAMPLE_RATE).tolist()
-                )
-            )
+        batch = batch.to(run.device)
+        for key, rows in search_batch(run, search, batch, encode_batch(run, config, batch), name).items():
+            results.setdefault(key, []).extend(rows)
     return results
 
 

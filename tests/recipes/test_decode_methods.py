@@ -149,6 +149,22 @@ def test_the_other_recipe_decodes_too(monkeypatch, capsys, decoding_folder, meth
     assert list(rows) == ["prefix-beam-search"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "method"),
+    [(TRANSDUCER, "greedy_search"), (TRANSDUCER, "modified_beam_search"), (TRANSDUCER, "fast_beam_search"),
+     (CTC, "ctc-prefix-beam-search"), (CTC, "ctc-decoding")],
+)  # fmt: skip
+def test_one_at_a_time_gives_the_same_text(monkeypatch, capsys, decoding_folder, program, method):
+    texts = []
+    for seconds in (100, 0.1):
+        decode(monkeypatch, capsys, decoding_folder, program, method, f"--max-duration {seconds}")
+        (recogs,) = (decoding_folder / "exp" / method).glob("recogs-test-heldout-iter-1-avg-1*.txt")
+        texts.append(recogs.read_text())
+        recogs.unlink()
+    assert texts[0] == texts[1] and "hyp=['" in texts[0]
+
+
 MISTAKES = [
     (CRCTC, "crctc", "--decoding-method attention-decoder-rescoring-no-ngram", ["attention decoder"]),
     (CTC, "exp", "--decoding-method 1best --lang-dir none", ["LG.npz", "prepare_lm.py"]),

@@ -1,0 +1,69 @@
+"""The sections of RESULTS.md about decoding, from the files that the programs beside this one leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Results = list[dict[str, Any]]
+Table = Callable[[list[str], Iterable[list[str]]], list[str]]
+
+
+def methods_section(results: Results, table: Table) -> list[str]:
+    """Error rate by decoding method: methods are rows, runs are columns."""
+    lines = ["## Decoding methods", ""] if results else []
+    for result in results:
+        runs = result["runs"]
+        methods = list(dict.fromkeys(name for run in runs for name in run["methods"]))
+        rows = [[method, *(_rate(run["methods"].get(method)) for run in runs)] for method in methods]
+        lines += [
+            f"PER % on {result['name']}, {result['test_set']} (`benchmarks/method_table.py`, {result['date']}); in "
+            "brackets the number of settings (scales of language models) that the best was chosen from, on this very "
+            "test set: a bound, not a result.", "",
+            *table(["method", *(run["heads"] for run in runs)], rows), "",
+        ]  # fmt: skip
+    return lines
+
+
+def _rate(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    chosen = f" [{row['chosen_from']}]" if row["chosen_from"] > 1 else ""
+    return f"{row['per']:.2f} ({row['low']:.1f} to {row['high']:.1f}){chosen}"
+
+
+def speed_section(results: Results, table: Table) -> list[str]:
+    """Real-time factors by decoding method: methods are rows, models are columns."""
+    if not results:
+        return []
+    methods = list(dict.fromkeys(name for result in results for name in result["rows"]))
+    rows = [
+        [method, *(text for result in results for text in _speed(result["rows"].get(method)))] for method in methods
+    ]
+    models = [f"{result['model']} ({result['million_parameters']:.0f} M, {result['weights']})" for result in results]
+    header = ["method", *(title for model in models for title in (f"RTF, {model}", "of greedy's"))]
+    speech = ", ".join(f"{result['speech_s']:.0f} s on {result['machine']} ({result['date']})" for result in results)
+    return ["## Speed of decoding", "", f"Encoder included, speech: {speech}.", "", *table(header, rows), ""]
+
+
+def _speed(row: dict[str, Any] | None) -> tuple[str, str]:
+    return ("", "") if row is None else (f"{row['rtf']:.4f}", f"{row['of_greedy']:.2f}")
+
+
+def graph_section(results: Results, table: Table) -> list[str]:
+    """The large decoding graph."""
+    rows = []
+    for result in results:
+        graph, decoding = result["graph"], result["decoding"]
+        rows.append([
+            f"{result['lexicon']['words']:,}", f"{result['text']['ngrams']:,}", f"{graph['arcs']:,}",
+            f"{graph['states']:,}", f"{result['seconds']['LG']:.0f}", f"{result['seconds']['reading back']:.1f}",
+            f"{result['peak_memory_gb']:.1f}", f"{decoding['word_error_percent']:.1f}",
+            f"{decoding['rtf']['CTC']:.3f}", f"{decoding['rtf']['transducer']:.3f}", result["date"],
+        ])  # fmt: skip
+    header = ["words", "n-grams", "arcs", "states", "building, s", "reading, s", "peak memory, GB", "WER %",
+              "search RTF, CTC", "transducer", "date"]  # fmt: skip
+    if not rows:
+        return []
+    return ["## Large graphs", "", "LG of a word list and a 3-gram (`benchmarks/lg_graph.py`), searched with simulated "
+            "posteriors over phones.", "", *table(header, rows)]  # fmt: skip
