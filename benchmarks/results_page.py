@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import inference_sections
+from results_decoding import graph_section, methods_section, speed_section
 
 from couloir.files import atomic_write
 
@@ -157,8 +158,18 @@ def listening() -> list[str]:
     return inference_sections.listening(newest(BENCHMARKS, "listening-"), table)
 
 
+def decoding() -> list[str]:
+    """Error rates by decoding method, their speed, and a large graph: what there is of it."""
+    sections = [
+        methods_section(newest(BENCHMARKS, "decoding_methods-"), table),
+        speed_section(newest(BENCHMARKS, "decoding_rtf-"), table),
+        graph_section(newest(BENCHMARKS, "lg_graph-"), table),
+    ]
+    return [line for section in sections for line in section]
+
+
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, listening, exported_models, alignment, confidence, training_step, filterbank, shar_reading,
+    phone_recognition, decoding, listening, exported_models, alignment, confidence, training_step, filterbank, shar_reading,
     feature_errors, transducer_loss,
 )  # fmt: skip
 
@@ -167,7 +178,8 @@ def page() -> str:
     """The whole of RESULTS.md."""
     head = ["# Results", "", "Made by `python benchmarks/results_page.py` from the files in `results/` and "
             "`benchmarks/results/`. The machines are shared and noisy: read ratios, not times."]  # fmt: skip
-    return "\n".join(head + [line for section in SECTIONS for line in ["", *section()]]) + "\n"
+    filled = (lines for lines in (section() for section in SECTIONS) if lines)
+    return "\n".join(head + [line for lines in filled for line in ["", *lines]]) + "\n"
 
 
 def main() -> int:

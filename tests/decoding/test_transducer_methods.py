@@ -86,6 +86,7 @@ def test_names_of_results_are_icefalls():
     [
         ({"decoding_method": "modified_beam_search_lm_rescore"}, "--lm-exp-dir"),
         ({"decoding_method": "greedy_search", "context_file": "hot.txt"}, "--context-file"),
+        ({"decoding_method": "fast_beam_search_nbest_oracle", "context_file": "hot.txt"}, "--context-file"),
         ({"decoding_method": "greedy_search", "use_shallow_fusion": True}, "--use-shallow-fusion"),
         ({"decoding_method": "modified_beam_search_LODR", "lm_exp_dir": "x"}, "--ngram-lm-scale"),
         ({"beam_size": 0}, "--beam-size"),

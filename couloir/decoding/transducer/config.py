@@ -22,6 +22,7 @@ METHODS = (
     "fast_beam_search_nbest_LG",
     "fast_beam_search_nbest_oracle",
 )
+WITHOUT_HOTWORDS = ("greedy_search", "beam_search", "fast_beam_search_nbest_oracle")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class TransducerSearchConfig(NeuralLmConfig):
             raise UserError(f"`--decoding-method {self.decoding_method}` needs `--lm-exp-dir`")
         if self.use_shallow_fusion and not self.uses_lm:
             raise UserError(f"`--use-shallow-fusion` has no effect with `--decoding-method {self.decoding_method}`")
-        if self.context_file and self.decoding_method in ("greedy_search", "beam_search"):
+        if self.context_file and self.decoding_method in WITHOUT_HOTWORDS:
             raise UserError(
                 f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
             )
