@@ -169,8 +169,8 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, exported_models, alignment, confidence, training_step, filterbank, shar_reading,
-    feature_errors, transducer_loss,
+    phone_recognition, decoding, listening, exported_models, alignment, confidence, training_step, filterbank,
+    shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
 
