@@ -38,6 +38,8 @@ from couloir.models.zipformer.streaming import initial_states, state_shapes
 TRACED_FRAMES = 100
 # sherpa-onnx makes the first embed_states of a stream itself, and with so many channels.
 SHERPA_CHANNELS = 128
+# sherpa-onnx's time stamps assume 25 output frames per second.
+SHERPA_FACTOR = 2
 
 
 def export_ctc(
@@ -53,6 +55,7 @@ def export_ctc(
         File name -> how near it is to PyTorch.
     """
     warn_if_untested()
+    warn_of_sherpa(model.zipformer_config, streaming=False)
     model = prepared(model)
     encoder = OfflineEncoder(model, "ctc")
     name = "audio-model" if config.with_frontend else "model"
@@ -110,6 +113,7 @@ def export_transducer(
 ) -> Agreements:
     """encoder-, decoder- and joiner-SUFFIX.onnx in each wanted precision. Arguments as of `export_ctc`."""
     warn_if_untested()
+    warn_of_sherpa(model.zipformer_config, streaming=False)
     model = prepared(model)
     metadata: dict[str, str | int] = {"model_type": "zipformer2", "version": 1, "model_author": "k2-fsa"}
     metadata["comment"] = "non-streaming zipformer2"
@@ -181,7 +185,7 @@ def export_streaming(
     """
     warn_if_untested()
     sizes = chunk_and_left_context(model)
-    _warn_of_channels(model.zipformer_config)
+    warn_of_sherpa(model.zipformer_config, streaming=True)
     model = prepared(model, full_context=False)
     graphs = {"ctc" if kind == "ctc" else "encoder": _streaming_graph(model, kind, sizes, features(waves, fbank))}
     if kind == "transducer":
@@ -190,14 +194,19 @@ def export_streaming(
     return _write_all(graphs, config, config.dynamic_batch, out_dir, suffix)
 
 
-def _warn_of_channels(config: ZipformerConfig) -> None:
-    last = config.frontend_channels[2]
-    if last != SHERPA_CHANNELS:
+def warn_of_sherpa(config: ZipformerConfig, streaming: bool) -> None:
+    """Say in the log what sherpa-onnx cannot do with a model. ONNX Runtime and couloir run the files all the same."""
+    if config.output_downsampling_factor != SHERPA_FACTOR:
+        logging.warning(
+            "sherpa-onnx takes an output frame for 40 ms, and this model's is 20 ms: its texts are right and its time "
+            "stamps twice too late; couloir reads the rate off the file"
+        )
+    if streaming and config.frontend_channels[2] != SHERPA_CHANNELS:
         logging.warning(
             "sherpa-onnx cannot stream this model: it makes the first `embed_states` with %d channels, and "
-            "`--frontend-channels` ends in %d (as the preset tiny has it); ONNX Runtime runs the files",
+            "`--frontend-channels` ends in %d (as the preset tiny has it)",
             SHERPA_CHANNELS,
-            last,
+            config.frontend_channels[2],
         )
 
 

@@ -25,7 +25,7 @@ from couloir.inference.onnx_backend import OnnxBackend
 from couloir.inference.search import ctc_greedy, transducer_greedy
 from couloir.models.asr import build_model
 from couloir.models.config import HeadsConfig
-from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.models.zipformer.streaming import initial_states
 from couloir.training.checkpoint import save_checkpoint
 
@@ -333,3 +333,12 @@ def test_programs_need_a_run_directory_alone(tmp_path):
     refused = program("export_onnx_streaming.py")
     assert refused.returncode == 2 and len(refused.stderr.strip().splitlines()[-1:]) == 1
     assert "--causal" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_what_sherpa_cannot_do_with_a_model_is_said(caplog):
+    onnx_export.warn_of_sherpa(PRESETS["medium"], streaming=True)
+    assert not caplog.messages
+    onnx_export.warn_of_sherpa(PRESETS["tiny"], streaming=True)
+    assert "time stamps" in caplog.messages[0] and "--frontend-channels" in caplog.messages[1]
+    onnx_export.warn_of_sherpa(PRESETS["tiny"], streaming=False)
+    assert len(caplog.messages) == 3
