@@ -75,11 +75,11 @@ def transcribe_files(
             journal is tied to.
 
     Raises:
-        UserError: the output was begun with another model or inventory.
+        UserError: the output was begun with another model, inventory, or way of listening.
     """
     run = FilesRun()
     kind = format_of(output, kind) if output else None
-    with _Journal(output, recognizer.backend.origin, inventory) as journal:
+    with _Journal(output, {"model": recognizer.backend.origin, "inventory": inventory} | recognizer.choices) as journal:
         names = [str(file) for file in files]
         before = {name: journal.done[name] for name in names if name in journal.done}
         run.resumed = len(before)
@@ -105,9 +105,9 @@ def transcribe_files(
 class _Journal:
     """Results so far, one JSON line each, after a line that says what they were made with."""
 
-    def __init__(self, output: Path | None, model: str, inventory: str | None) -> None:
+    def __init__(self, output: Path | None, made_with: dict[str, Any]) -> None:
         self.path = output.with_name(f".{output.name}.journal") if output else None
-        self.made_with = {"model": model, "inventory": inventory}
+        self.made_with = made_with
         self.done: dict[str, Transcript] = {}
         self._out: IO[str] | None = None
 
@@ -157,5 +157,5 @@ def _whole(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
 
 
 def _words(made_with: dict[str, Any]) -> str:
-    inventory = made_with.get("inventory")
-    return str(made_with.get("model")) + (f" and inventory {inventory}" if inventory else "")
+    more = [f"{name} {value}" for name, value in made_with.items() if name != "model" and value]
+    return " and ".join([str(made_with.get("model")), *more])

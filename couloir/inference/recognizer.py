@@ -65,6 +65,9 @@ class Recognizer:
         if passes < 1 or (passes > 1 and backend.kind != "ctc"):
             raise must_be("--passes", "at least 1, and 1 for a transducer", passes)
         self.backend, self.passes = backend, passes
+        # What makes results other than those of the model alone, and is not left at its default.
+        self.choices: dict[str, float] = {"blank_penalty": blank_penalty} if blank_penalty else {}
+        self.choices |= {"passes": passes} if passes > 1 else {}
         self.bias = token_bias(len(backend.vocabulary), allowed, blank_penalty) if backend else None
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch_size = batch_size or backend.batch_size

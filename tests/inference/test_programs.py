@@ -137,9 +137,8 @@ def test_batch_goes_on_after_bad_files_and_after_a_stop(models, speech, tmp_path
     third = call("batch_inference.py", *command, "--output", out)
     assert "0 transcribed, 3 were done before" in third.err
 
-    one_line(
-        "batch_inference.py", (*command, "--inventory", "fi", "--output", out), "--output", "fi", ".ipa.jsonl.journal"
-    )
+    for other in (("--inventory", "fi"), ("--passes", "2")):
+        one_line("batch_inference.py", (*command, *other, "--output", out), "--output", other[1], ".ipa.jsonl.journal")
 
 
 def test_bad_input_is_one_line(models, speech, tmp_path, one_line):
