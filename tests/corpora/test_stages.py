@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from programs import ROOT, run_program
 
 from couloir.audio import load_audio
 from couloir.data.corpora import stages
@@ -27,7 +28,6 @@ from couloir.data.corpora.user import UserData
 from couloir.data.corpora.validation import validate
 from couloir.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests/data"
 NAMES = sorted(path.stem for path in DATA.glob("ru_*.flac"))
 FILTERS, SHAR = FilterConfig(), SharConfig(shard_size=2)
@@ -264,6 +264,17 @@ def run(*words: object, expect: int = 0, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+def test_the_stages_programs_make_a_report_of_a_folder(speech, tmp_path):
+    flags = {"fetch_corpora": ["--user-data", speech, "--user-language", "ru"], "make_shar": ["--dev-share", 0.2]}
+    for stage in ("fetch_corpora", "make_manifests", "make_phones", "make_shar", "train_tokenizer", "validate_data"):
+        words = [*flags.get(stage, ()), "--data-dir", "data", "--nj", 1]
+        done = run_program(tmp_path, f"local/{stage}.py", words)
+    assert "problems: none" in done.stdout + done.stderr
+    assert (tmp_path / "data/lang/tokens.txt").read_text().startswith("<blk> 0\n")
+    assert {"statistics.txt", "statistics.json", "statistics.html"} <= {p.name for p in (tmp_path / "data").iterdir()}
+
+
+@pytest.mark.slow
 def test_prepare_runs_from_a_folder_to_a_report_and_repeats(speech, tmp_path):
     words = ("--user-data", speech, "--user-language=ru", "--data-dir", tmp_path / "data", "--nj", 1)
     said = run(*words, "--dev-share", 0.2, "--min_seconds", 0.5)

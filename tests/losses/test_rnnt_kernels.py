@@ -23,7 +23,7 @@ def ragged(num_items, num_symbols, num_frames):
     return boundary
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("takes_frame", [0, 1], ids=["regular", "modified"])
 @pytest.mark.parametrize(("num_symbols", "num_frames"), [(4, 7), (0, 5), (6, 6), (1, 1), (5, 9), (3, 2)])
 def test_lattice(num_symbols, num_frames, takes_frame, dtype):

@@ -111,7 +111,7 @@ class Evil:
 def test_a_checkpoint_that_would_run_code_is_refused(trained):
     (trained / "evil").mkdir()
     torch.save({"model": Evil()}, trained / "evil/checkpoint-4.pt")
-    done = run_process(trained, TRAIN, f"{SHORT} --exp-dir evil --start-batch 4", check=False)
+    done = run_program(trained, TRAIN, f"{SHORT} --exp-dir evil --start-batch 4", check=False)
     assert_one_line(done, "evil")
     assert not (trained / "executed").exists()
 

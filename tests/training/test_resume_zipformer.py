@@ -30,6 +30,7 @@ SIZES = ZipformerConfig(
     pos_dim=8,
     encoder_unmasked_dim=(12, 16),
     cnn_module_kernel=(7, 7),
+    frontend_channels=(4, 8, 16),
 )
 
 
