@@ -267,3 +267,43 @@ class TestCausal:
     def test_several_chunk_sizes_are_refused(self, monkeypatch, capsys, causal):
         code, last = call(monkeypatch, capsys, causal, CRCTC, "--exp-dir causal")
         assert code == 2 and "--chunk-size" in last and "8,16,-1" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "flags", "stem"),
+    [
+        ("method_table", "--exp-dir crctc exp --name tiny", "decoding_methods-tiny"),
+        ("decoding_rtf", "--exp-dir exp --hours 0.001", "decoding_rtf-exp"),
+    ],
+)
+def test_the_tables_of_methods(monkeypatch, capsys, decoding_folder, program, flags, stem):
+    """One command decodes by the methods of both programs and leaves what RESULTS.md is made from."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import decoding_search
+    import results_decoding
+    import results_page
+
+    monkeypatch.setattr(decoding_search, "RESULTS", decoding_folder)
+    chosen = (
+        "greedy_search;fast_beam_search_LG;ctc-greedy-search;1best;whole-lattice-rescoring;"
+        "ctc-prefix-beam-search-shallow-fusion, RNN"
+    )
+    monkeypatch.setattr(sys, "argv", [program, *flags.split(), "--lm-dir", "lm", "--write", "--methods", chosen])
+    monkeypatch.chdir(decoding_folder)
+    assert __import__(program).main() == 0
+    result = results_page.newest(decoding_folder, stem)[0]
+    if program == "method_table":
+        assert [list(run["methods"]) for run in result["runs"]] == [
+            ["ctc-greedy-search", "1best", "whole-lattice-rescoring", "ctc-prefix-beam-search-shallow-fusion, RNN"],
+            ["greedy_search", "fast_beam_search_LG", "ctc-greedy-search", "1best", "whole-lattice-rescoring",
+             "ctc-prefix-beam-search-shallow-fusion, RNN"],
+        ]  # fmt: skip
+        lines = results_decoding.methods_section([result], results_page.table)
+        assert "| method | CTC | transducer + CTC + attention |" in lines
+        assert result["runs"][0]["methods"]["whole-lattice-rescoring"]["chosen_from"] == 20
+    else:
+        assert result["speech_s"] > 3.6 and result["rows"]["greedy_search"]["of_greedy"] == 1.0
+        assert any(
+            "fast_beam_search_LG" in line for line in results_decoding.speed_section([result], results_page.table)
+        )
