@@ -1,9 +1,11 @@
 """Every decoding method of both programs, from the command's flags to the result files; and mistakes about them."""
 
 import ast
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,10 +160,10 @@ def test_the_other_recipe_decodes_too(monkeypatch, capsys, decoding_folder, meth
 def test_one_at_a_time_gives_the_same_text(monkeypatch, capsys, decoding_folder, program, method):
     texts = []
     for seconds in (100, 0.1):
+        shutil.rmtree(decoding_folder / "exp" / method, ignore_errors=True)
         decode(monkeypatch, capsys, decoding_folder, program, method, f"--max-duration {seconds}")
         (recogs,) = (decoding_folder / "exp" / method).glob("recogs-test-heldout-iter-1-avg-1*.txt")
         texts.append(recogs.read_text())
-        recogs.unlink()
     assert texts[0] == texts[1] and "hyp=['" in texts[0]
 
 
@@ -204,10 +206,6 @@ MISTAKES = [
 @pytest.fixture(scope="session")
 def with_mistakes(decoding_folder):
     """Graphs and n-grams that do not fit, a context file and a vocabulary of other symbols."""
-    import shutil
-
-    import numpy as np
-
     folder = decoding_folder
     (folder / "odd").write_text("\n§§\n")
     for name in ("pathless", "foreign-lg", "wordless"):
