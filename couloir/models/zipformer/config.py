@@ -121,18 +121,18 @@ LARGE_ZIPA = {
 }
 
 PRESETS: dict[str, ZipformerConfig] = {
+    # For an hour or two of speech on two CPU cores: at 25 frames/s a CTC finds its alignments in half the batches.
     "tiny": ZipformerConfig(
-        num_encoder_layers=(1, 2, 2, 1),
-        downsampling_factor=(1, 2, 4, 2),
-        feedforward_dim=(192, 256, 256, 256),
+        num_encoder_layers=(2, 2, 1),
+        downsampling_factor=(2, 4, 2),
+        feedforward_dim=(256,),
         num_heads=(4,),
-        encoder_dim=(64, 96, 128, 96),
+        encoder_dim=(96, 128, 96),
         query_head_dim=(16,),
         value_head_dim=(12,),
-        encoder_unmasked_dim=(64, 80, 96, 80),
-        cnn_module_kernel=(31, 15, 15, 15),
+        encoder_unmasked_dim=(80, 96, 80),
+        cnn_module_kernel=(15,),
         frontend_channels=(8, 16, 32),
-        output_downsampling_factor=1,
     ),
     "small": ZipformerConfig(
         num_encoder_layers=(2,),
