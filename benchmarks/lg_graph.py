@@ -80,11 +80,15 @@ def heard(spelling: list[int], vocab_size: int, snr: float, generator: torch.Gen
 
 
 def timed(seconds: Timed, name: str, call: Callable[[], Any]) -> Any:
-    """The call's result; its wall time goes into ``seconds``."""
-    begin = time.perf_counter()
+    """The call's result; its wall time goes into ``seconds``, and this process's own share of it."""
+    begin, own = time.perf_counter(), time.process_time()
     result = call()
     seconds[name] = round(time.perf_counter() - begin, 2)
-    print(f"{name:28} {seconds[name]:8.2f} s   peak memory {peak_memory():.2f} GB", flush=True)
+    seconds[f"{name}, CPU"] = round(time.process_time() - own, 2)
+    print(
+        f"{name:28} {seconds[name]:8.2f} s, CPU {seconds[f'{name}, CPU']:8.2f} s   peak memory {peak_memory():.2f} GB",
+        flush=True,
+    )
     return result
 
 

@@ -59,11 +59,15 @@ def graph_section(results: Results, table: Table) -> list[str]:
             f"{result['lexicon']['words']:,}", f"{result['text']['ngrams']:,}", f"{graph['arcs']:,}",
             f"{graph['states']:,}", f"{result['seconds']['LG']:.0f}", f"{result['seconds']['reading back']:.1f}",
             f"{result['peak_memory_gb']:.1f}", f"{decoding['word_error_percent']:.1f}",
-            f"{decoding['rtf']['CTC']:.3f}", f"{decoding['rtf']['transducer']:.3f}", result["date"],
+            f"{decoding['rtf']['CTC']:.3f}", f"{decoding['rtf']['transducer']:.3f}",
+            f"{result['load average']:.0f}", result["date"],
         ])  # fmt: skip
     header = ["words", "n-grams", "arcs", "states", "building, s", "reading, s", "peak memory, GB", "WER %",
-              "search RTF, CTC", "transducer", "date"]  # fmt: skip
+              "search RTF, CTC", "transducer", "load", "date"]  # fmt: skip
     if not rows:
         return []
-    return ["## Large graphs", "", "LG of a word list and a 3-gram (`benchmarks/lg_graph.py`), searched with simulated "
-            "posteriors over phones.", "", *table(header, rows)]  # fmt: skip
+    return [
+        "## Large graphs", "",
+        "LG of a word list and a 3-gram (`benchmarks/lg_graph.py`), searched with simulated posteriors over phones. Wall "
+        "times on two cores that were shared: mind the load.", "", *table(header, rows),
+    ]  # fmt: skip
