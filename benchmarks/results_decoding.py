@@ -68,6 +68,6 @@ def graph_section(results: Results, table: Table) -> list[str]:
         return []
     return [
         "## Large graphs", "",
-        "LG of a word list and a 3-gram (`benchmarks/lg_graph.py`), searched with simulated posteriors over phones. Wall "
-        "times on two cores that were shared: mind the load.", "", *table(header, rows),
+        "LG of a word list and a 3-gram (`benchmarks/lg_graph.py`), searched with simulated posteriors over phones. "
+        "Wall times on two cores that were shared: mind the load.", "", *table(header, rows),
     ]  # fmt: skip
