@@ -27,15 +27,14 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
+    from couloir.inference.program import add_output_flags
+
     parser = TeachingParser(prog="couloir", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     transcribe = commands.add_parser("transcribe", help="recordings to IPA, with times and confidences")
     transcribe.add_argument("inputs", nargs="+", metavar="[MODEL] FILE", help="model; then recordings, or folders")
     _add_model_flags(transcribe)
-    transcribe.add_argument("--inventory", help="phones that may be emitted: a file, or a language such as ru")
-    transcribe.add_argument("--output", type=Path, help=".jsonl, .tsv or .ctm file, or folder for TextGrids; resumable")
-    transcribe.add_argument("--format", help="jsonl, tsv, ctm or TextGrid (default: by --output's suffix)")
-    transcribe.add_argument("--batch-size", type=int, help="recordings that are encoded at a time")
+    add_output_flags(transcribe)
     transcribe.set_defaults(run=_transcribe)
     align = commands.add_parser("align", help="when the phones and words of a transcript are spoken, as a TextGrid")
     align.add_argument("inputs", nargs="+", metavar="[MODEL] FILE TRANSCRIPT", help="transcript: IPA, or its file")
@@ -85,7 +84,13 @@ def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]
 def _transcribe(flags: argparse.Namespace) -> int:
     from couloir.inference.file_run import find_audio, transcribe_files
 
-    recognizer, inputs = _open(flags, inventory=flags.inventory, batch_size=flags.batch_size)
+    recognizer, inputs = _open(
+        flags,
+        inventory=flags.inventory,
+        batch_size=flags.batch_size,
+        blank_penalty=flags.blank_penalty,
+        passes=flags.passes,
+    )
     places = [Path(place) for place in inputs]
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
     run = transcribe_files(recognizer, find_audio(places), flags.output, flags.format, root, flags.inventory)
