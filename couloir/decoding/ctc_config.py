@@ -33,6 +33,7 @@ class CtcSearchConfig(NeuralLmConfig):
     """CTC search: the method and its limits."""
 
     decoding_method: str = option("ctc-greedy-search", "how to search", choices=CTC_METHODS)
+    blank_penalty: float = option(0.0, "taken from blank's log-probability: above 0, fewer tokens are missed")
     beam_size: int = option(4, "prefixes kept by ctc-prefix-beam-search*", unit="hypotheses")
     lang_dir: str = option("data/lang_bpe_500", "folder of LG.npz and words.txt, for the methods on a graph of words")
     hlg_scale: float = option(0.6, "scale of the graph's scores")
@@ -86,11 +87,12 @@ class CtcSearchConfig(NeuralLmConfig):
 
     def suffix(self) -> str:
         """icefall's part of the names of result files: after epoch and average, before ``_use-averaged-model``."""
+        penalty = f"_blank-penalty-{self.blank_penalty}" if self.blank_penalty else ""
         if "prefix-beam-search" not in self.decoding_method:
-            return ""
+            return penalty
         scales = (
             ("_nnlm-scale", self.nnlm_scale),
             ("_lodr-scale", self.lodr_lm_scale),
             ("_context_score", self.context_score),
         )
-        return f"_beam-{self.beam_size}" + "".join(f"{name}-{value}" for name, value in scales if value)
+        return f"_beam-{self.beam_size}" + "".join(f"{name}-{value}" for name, value in scales if value) + penalty

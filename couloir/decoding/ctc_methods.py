@@ -76,6 +76,9 @@ class CtcSearch:
         """
         method = self.config.decoding_method
         log_probs = self.model.ctc_log_probs(encoder_out)
+        if self.config.blank_penalty:
+            log_probs[:, :, self.model.heads_config.blank_id] -= self.config.blank_penalty
+            log_probs = log_probs.log_softmax(-1)
         if self.config.uses_attention:
             return self._by_attention(log_probs, encoder_out, lens)
         if self.word_lm is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import torch
 from couloir.decoding.context_graph import ContextGraph
 from couloir.decoding.ctc import ctc_greedy_search, ctc_nbest, ctc_prefix_beam_search
 from couloir.decoding.ctc_alignment import ctc_align
+from couloir.decoding.ctc_config import CtcSearchConfig
+from couloir.decoding.ctc_methods import CtcSearch
 from couloir.decoding.lm import RnnLm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
+from couloir.models.config import HeadsConfig
 
 
 def random_log_probs(seed: int, batch: int, frames: int, vocabulary: int, sharpness: float = 1.5) -> torch.Tensor:
@@ -195,3 +199,24 @@ class TestShallowFusion:
         plain, fused = (ctc_prefix_beam_search(log_probs, lens, 8, scorers=s) for s in ((), [(2.0, lm)]))
         score = lambda found: sum(lm.sequence_scores([h.tokens]).item() / len(h.tokens) for h in found)  # noqa: E731
         assert score(fused) > score(plain) and [h.tokens for h in fused] != [h.tokens for h in plain]
+
+
+@pytest.mark.parametrize("method", ["ctc-greedy-search", "ctc-prefix-beam-search"])
+def test_blank_penalty_is_taken_from_blank_in_every_frame(method):
+    """Against the same search on log-probabilities whose blank was lowered by hand; file names tell them apart."""
+    logits = torch.randn(2, 30, 5, generator=torch.Generator().manual_seed(3)) + torch.tensor([3.0, 0, 0, 0, 0])
+    lens = torch.tensor([30, 21])
+    model = SimpleNamespace(
+        heads_config=HeadsConfig(use_transducer=False, use_ctc=True, vocab_size=5),
+        ctc_log_probs=lambda frames: frames.log_softmax(-1),
+    )
+    found = {}
+    for penalty in (0.0, 2.0):
+        config = CtcSearchConfig(decoding_method=method, blank_penalty=penalty)
+        search = CtcSearch(config, model, SimpleNamespace(vocab_size=5), torch.device("cpu"))
+        (found[penalty],) = search(logits, lens).values()
+        lowered = (logits - torch.tensor([penalty, 0, 0, 0, 0])).log_softmax(-1)
+        by_hand = (ctc_greedy_search if "greedy" in method else ctc_prefix_beam_search)(lowered, lens)
+        assert [h.tokens for h in found[penalty]] == [h.tokens for h in by_hand]
+    assert sum(len(h.tokens) for h in found[2.0]) > sum(len(h.tokens) for h in found[0.0])
+    assert config.suffix().endswith("_blank-penalty-2.0")

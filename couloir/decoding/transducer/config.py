@@ -90,6 +90,10 @@ class TransducerSearchConfig(NeuralLmConfig):
 
     def suffix(self, context_size: int) -> str:
         """icefall's part of the names of result files: after epoch and average, before ``_use-averaged-model``."""
+        penalty = f"_blank-penalty-{self.blank_penalty}" if self.blank_penalty else ""
+        return self._method_suffix(context_size) + penalty
+
+    def _method_suffix(self, context_size: int) -> str:
         method = self.decoding_method
         if method.startswith("fast"):
             return self._fast_limits(("nbest-scale", "num-paths"))
