@@ -36,7 +36,9 @@ fi
     --manifest-dir "$data/shar" --bpe-model "$data/lang/bpe.model"
 
 say "3. Average the checkpoints and decode held-out speech"
-"$PYTHON" zipformer_crctc/ctc_decode.py --exp-dir "$run"
+for method in ctc-greedy-search ctc-prefix-beam-search; do
+    "$PYTHON" zipformer_crctc/ctc_decode.py --exp-dir "$run" --decoding-method "$method"
+done
 
 say "4. Transcribe held-out recordings: first what the corpus says, then what the model hears"
 "$PYTHON" local/write_wavs.py "$data/shar/test-heldout" demo/heldout --count 2
