@@ -1,4 +1,5 @@
 import os
+import random
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,4 +18,5 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    random.seed(0)
     torch.manual_seed(0)

@@ -42,6 +42,7 @@ def test_what_lhotse_writes_is_read_sample_for_sample(tmp_path):
         assert np.array_equal(utterance.audio, cut.load_audio()[0])
 
 
+@pytest.mark.slow
 def test_equal_utterances_are_equal_bytes_for_any_number_of_processes(tmp_path):
     for name, jobs in (("one", 1), ("again", 1), ("two", 2)):
         write_shar(utterances(11), tmp_path / name, shard_size=4, num_jobs=jobs)

@@ -262,7 +262,7 @@ numpy.save(sys.argv[3], out.detach().numpy())
 """
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_torchscript_without_couloir(tmp_path, waves, causal):
     model = make_model("transducer", causal)
     (name,) = export_script(model, FBANK, tmp_path, waves)
@@ -309,6 +309,7 @@ def test_streaming_needs_a_causal_model_and_one_chunk_size(tmp_path, waves):
         onnx_export.export_streaming(model, "ctc", FBANK, StreamingOnnxConfig(), tmp_path, waves, "x")
 
 
+@pytest.mark.slow
 def test_programs_need_a_run_directory_alone(tmp_path):
     model, run = make_model("ctc"), tmp_path / "run"
     (run / "lang").mkdir(parents=True)

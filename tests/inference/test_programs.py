@@ -207,6 +207,7 @@ def test_importing_the_package_imports_no_torch():
     assert _run("-c", code).returncode == 0
 
 
+@pytest.mark.slow
 def test_zipa_interface_word_for_word(models, speech, tmp_path):
     code = f"""
 import torch
