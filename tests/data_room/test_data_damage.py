@@ -65,7 +65,11 @@ def test_a_truncated_shard_is_named_and_the_others_used(tmp_path, caplog, name, 
     assert f"{name} " in caplog.text and "left out" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"not json\n"), gzip.compress(b'{"id": "x"}\n')])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"not json\n"), gzip.compress(b'{"id": "x"}\n')],
+    ids=["not_gzip", "not_json", "not_a_cut"],
+)
 def test_a_manifest_of_something_else_is_named(tmp_path, caplog, content):
     path = shards(tmp_path) / "cuts.000001.jsonl.gz"
     path.write_bytes(content)
