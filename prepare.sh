@@ -39,6 +39,9 @@ stage 3:
   --heldout-utterances N      per corpus and language (default 60); likewise --dev-utterances, --unseen-speaker-share,
                               --split-seed, --shard-size, --min-seconds, --max-seconds, --min-phones-per-second,
                               --max-phones-per-second
+  --part K/N                  make every N-th shard, from the K-th on (K = 0 to N-1), as one of N machines that share a
+                              filesystem; `auto` in a SLURM array, under srun or torchrun. Stage 3 without it then
+                              completes the folders (docs/cluster.md)
 stage 4:
   --tokenizer KIND            phones, unigram or bpe (default phones); --vocab-size N; --remove-diacritics True
 HELP
@@ -53,7 +56,7 @@ cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 nj=$((cores < 8 ? cores : 8))
 data_dir=data
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-fetch_flags=() shar_flags=() token_flags=()
+part='' fetch_flags=() shar_flags=() token_flags=()
 
 while [ $# -gt 0 ]; do
   flag=${1%%=*}
@@ -79,12 +82,14 @@ while [ $# -gt 0 ]; do
     --unseen-speaker-share | --heldout-share | --heldout-utterances | --dev-share | --dev-utterances | --split-seed | \
       --shard-size | --min-seconds | --max-seconds | --min-phones-per-second | --max-phones-per-second)
       shar_flags+=("$flag" "$value") ;;
+    --part) part=$value; shar_flags+=("$flag" "$value") ;;
     --tokenizer | --vocab-size | --remove-diacritics) token_flags+=("$flag" "$value") ;;
     *) fail "unknown flag \`$flag\`" ;;
   esac
 done
 [[ $stage =~ ^[0-9]+$ && $stop_stage =~ ^[0-9]+$ ]] || fail "\`--stage\` and \`--stop-stage\` must be whole numbers"
 [ "$stage" -eq 0 ] || [ ${#fetch_flags[@]} -eq 0 ] || fail "\`${fetch_flags[0]}\` belongs to stage 0, give --stage 0"
+[ -z "$part" ] || [ "$stage-$stop_stage" = 3-3 ] || fail "\`--part\` belongs to stage 3, give --stage 3 --stop-stage 3"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 run_stage() { # run_stage NUMBER "what it does" PROGRAM FLAGS...

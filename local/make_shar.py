@@ -2,15 +2,18 @@
 """Stage 3 of prepare.sh: DATA_DIR/shar/SPLIT/{cuts.NNNNNN.jsonl.gz,recording.NNNNNN.tar}, FLAC at 16 kHz.
 
 Utterances of implausible length or speaking rate are dropped and listed in DATA_DIR/dropped; the rest is split into
-train, dev, test-heldout (seen speakers), test-unseen-speakers and test-unseen-languages.
+train, dev, test-heldout (seen speakers), test-unseen-speakers and test-unseen-languages. With --part only that share
+of the shards is made; when all parts are through, a run without it completes the folders.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
-from couloir.data.corpora.config import FilterConfig, PlaceConfig, SharConfig, SplitConfig
+from couloir.data.corpora.config import FilterConfig, PartConfig, PlaceConfig, SharConfig, SplitConfig
+from couloir.data.corpora.parts import parse_part
 from couloir.data.corpora.registry import chosen
 from couloir.data.corpora.stages import make_shar
 from couloir.errors import one_line_errors
@@ -20,7 +23,7 @@ from couloir.errors import one_line_errors
 def main() -> None:
     """Make Shar folders."""
     parser = TeachingParser(description=__doc__)
-    add_flags(parser, PlaceConfig, FilterConfig, SplitConfig, SharConfig)
+    add_flags(parser, PlaceConfig, PartConfig, FilterConfig, SplitConfig, SharConfig)
     flags = parser.parse_args()
     place = from_mapping(PlaceConfig, given_flags(flags, PlaceConfig))
     make_shar(
@@ -30,6 +33,7 @@ def main() -> None:
         from_mapping(SplitConfig, given_flags(flags, SplitConfig)),
         from_mapping(SharConfig, given_flags(flags, SharConfig)),
         place.nj,
+        parse_part(from_mapping(PartConfig, given_flags(flags, PartConfig)).part, os.environ),
     )
 
 

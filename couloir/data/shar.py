@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +26,7 @@ from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.data.folder import folder_corpus
 from couloir.data.reading import AudioReader
 from couloir.errors import UserError, must_be
+from couloir.files import atomic_path
 
 if TYPE_CHECKING:
     from lhotse.cut import MonoCut
@@ -83,15 +85,16 @@ def write_shar(
     if shard_size < 1:
         raise must_be("shard_size", "at least 1", shard_size)
     out_dir = Path(out_dir)
-    _refuse_foreign_files(out_dir)
+    refuse_foreign_files(out_dir)
     temporary = out_dir.with_name(f".{out_dir.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         summary = SharSummary()
-        for part in _write_shards(_chunks(utterances, shard_size), temporary, num_jobs):
+        for _, part in write_shards(utterances, temporary, shard_size, itertools.count(), num_jobs):
             summary.add(part)
-        _replace_folder(temporary, out_dir)
+        with moved_aside(out_dir):
+            temporary.rename(out_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return summary
@@ -114,8 +117,8 @@ def iterate_shar(folder: str | Path, with_audio: bool = True) -> Iterator[SharUt
     reader.close()
 
 
-def _refuse_foreign_files(folder: Path) -> None:
-    """Keep `write_shar` from replacing a folder that somebody keeps other things in."""
+def refuse_foreign_files(folder: Path) -> None:
+    """Raise `UserError` for a folder that somebody keeps other things in than Shar files: it must not be replaced."""
     if not folder.exists():
         return
     for path in sorted(folder.iterdir()):
@@ -123,12 +126,13 @@ def _refuse_foreign_files(folder: Path) -> None:
             raise UserError(f"{folder} holds {path.name}, which is no Shar file; name an empty or new folder")
 
 
-def _replace_folder(new: Path, final: Path) -> None:
-    """Move ``new`` to ``final``; an older ``final`` goes only once the new one is whole."""
-    old = final.with_name(f".{final.name}.{os.getpid()}.old")
-    if final.exists():
-        final.rename(old)
-    new.rename(final)
+@contextmanager
+def moved_aside(folder: Path) -> Iterator[None]:
+    """Make room for a new ``folder``: an older one goes only once the new one is in its place."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    yield
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -138,29 +142,51 @@ def _chunks(utterances: Iterable[SharUtterance], size: int) -> Iterator[list[Sha
         yield chunk
 
 
-def _write_shards(chunks: Iterator[list[SharUtterance]], folder: Path, num_jobs: int) -> Iterator[SharSummary]:
-    """Write one shard per chunk. The shard's number is the chunk's: no number of processes changes a byte."""
+def write_shards(
+    utterances: Iterable[SharUtterance], folder: Path, shard_size: int, numbers: Iterable[int], num_jobs: int
+) -> Iterator[tuple[int, SharSummary]]:
+    """Write some shards of a folder, each whole or not at all, and yield the number and summary of each.
+
+    Args:
+        utterances: those of these shards, in order; at most ``2 * num_jobs`` shards of them are held in memory.
+        folder: is there already. shard_size: utterances per shard. numbers: of the shards.
+        num_jobs: processes that decode and encode; their number changes no byte.
+    """
+    chunks = zip(numbers, _chunks(utterances, shard_size))
     if num_jobs <= 1:
-        for number, chunk in enumerate(chunks):
-            yield _write_shard(chunk, folder, number)
+        for number, chunk in chunks:
+            yield number, _write_shard(chunk, folder, number)
         return
     # Spawned, not forked: a parent that has used torch or soundfile may hold locks that a fork would copy.
     with ProcessPoolExecutor(num_jobs, mp_context=get_context("spawn")) as pool:
-        pending: list[Future[SharSummary]] = []
-        for number, chunk in enumerate(chunks):
-            pending.append(pool.submit(_write_shard, chunk, folder, number))
+        pending: list[tuple[int, Future[SharSummary]]] = []
+        for number, chunk in chunks:
+            pending.append((number, pool.submit(_write_shard, chunk, folder, number)))
             if len(pending) >= 2 * num_jobs:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
+                first, future = pending.pop(0)
+                yield first, future.result()
+        for number, future in pending:
+            yield number, future.result()
 
 
 def _write_shard(utterances: Sequence[SharUtterance], folder: Path, number: int) -> SharSummary:
+    """Write one shard; where no utterance of it can be decoded it has no files."""
+    cuts_path, tar_path = folder / f"cuts.{number:06d}.jsonl.gz", folder / f"recording.{number:06d}.tar"
+    with atomic_path(cuts_path) as new_cuts, atomic_path(tar_path) as new_tar:
+        summary = _write_files(utterances, new_cuts, new_tar)
+    if not summary.num_utterances:
+        cuts_path.unlink(missing_ok=True)
+        tar_path.unlink(missing_ok=True)
+        summary.num_shards = 0
+    return summary
+
+
+def _write_files(utterances: Sequence[SharUtterance], cuts_path: Path, tar_path: Path) -> SharSummary:
     # lhotse imports torch, which programs that only name these classes should not wait for.
     from lhotse.shar.writers.tar import TarWriter
 
     summary = SharSummary(num_shards=1)
-    cuts_path, tar_path = folder / f"cuts.{number:06d}.jsonl.gz", folder / f"recording.{number:06d}.tar"
+    tar_path.touch()  # the writer makes no file for no utterance
     # No file name and no time in the gzip header: equal cuts are equal bytes.
     with (
         open(cuts_path, "wb") as raw,
@@ -181,10 +207,6 @@ def _write_shard(utterances: Sequence[SharUtterance], folder: Path, number: int)
             cuts.write(_json_line(cut.to_dict()))
             summary.num_utterances += 1
             summary.duration_s += len(samples) / SAMPLE_RATE
-    if not summary.num_utterances:
-        cuts_path.unlink()
-        tar_path.unlink(missing_ok=True)
-        summary.num_shards = 0
     return summary
 
 

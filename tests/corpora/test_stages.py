@@ -129,7 +129,7 @@ def test_repeating_changes_nothing_and_a_new_file_is_noticed(speech, tmp_path):
     assert sum(len(list(read_cuts(path))) for path in (data / "shar").iterdir() if path.is_dir()) == 4
 
 
-@pytest.mark.parametrize("where", ["write_manifest", "mark_done", "write_dropped", "write_shar", "_write_split"])
+@pytest.mark.parametrize("where", ["write_manifest", "mark_done", "write_dropped", "write_shards", "_write_split"])
 @pytest.mark.parametrize("time", [0, 1, 2])
 def test_a_run_that_dies_anywhere_is_continued_to_the_same_result(speech, tmp_path, monkeypatch, where, time):
     prepare(speech, tmp_path / "straight")

@@ -89,6 +89,19 @@ class SharConfig:
 
     shard_size: int = option(200, "Utterances per shard.")
 
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise must_be("--shard-size", "at least 1", self.shard_size)
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """Which share of the work this process takes, where several machines take part."""
+
+    part: str = option(
+        "", "K/N, K from 0 to N-1; or auto, from a SLURM array, srun or torchrun. Without it: all, and the finish."
+    )
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -24,9 +25,17 @@ from couloir.data.corpora.manifest import (
     write_dropped,
     write_manifest,
 )
+from couloir.data.corpora.parts import (
+    Part,
+    PendingSplit,
+    announce,
+    forget_parts,
+    refuse_missing_parts,
+    refuse_other_parts,
+)
 from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.splits import assign_splits
-from couloir.data.shar import SharUtterance, write_shar
+from couloir.data.shar import SharUtterance, refuse_foreign_files, write_shards
 from couloir.errors import UserError
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
@@ -146,34 +155,63 @@ def _pronounce(utterances: list[Utterance], nj: int, voices: Mapping[str, str]) 
 
 
 def make_shar(
-    corpora: list[str], data_dir: Path, filters: FilterConfig, splits: SplitConfig, shar: SharConfig, nj: int
+    corpora: list[str],
+    data_dir: Path,
+    filters: FilterConfig,
+    splits: SplitConfig,
+    shar: SharConfig,
+    nj: int,
+    part: Part | None = None,
 ) -> None:
-    """Filter, split and write ``shar/SPLIT`` folders; a split without utterances has no folder."""
+    """Filter, split and write ``shar/SPLIT`` folders; a split without utterances has no folder.
+
+    A ``part`` makes its shards only. When all parts have, a call without one moves the folders to their place.
+    Raises `UserError` where a part is missing then, and where one had other flags.
+    """
     inputs = fingerprint(corpora, filters, splits, shar, files=[phones_path(data_dir, name) for name in corpora])
     root = data_dir / "shar"
     if is_done(root, inputs):
         log("Shar folders are there already")
         return
+    refuse_other_parts(root, inputs)
+    by_split = _by_split(corpora, data_dir, filters, splits, lists=part is None or part.index == 0)
+    pending = [PendingSplit(root / name, inputs, -(-len(by_split[name]) // shar.shard_size)) for name in SPLITS]
+    if part is not None:
+        announce(root, inputs, part)
+        for split in pending:
+            _make_shards(split, by_split[split.final.name], shar.shard_size, nj, part)
+        return
+    refuse_missing_parts(root, inputs, pending)
+    root.mkdir(parents=True, exist_ok=True)
+    for split in pending:
+        _write_split(split, by_split[split.final.name], data_dir, shar.shard_size, nj)
+    forget_parts(root)
+    mark_done(root, inputs)
+
+
+def _by_split(
+    corpora: list[str], data_dir: Path, filters: FilterConfig, splits: SplitConfig, lists: bool
+) -> dict[str, list[tuple[Utterance, str]]]:
+    """The utterances of each split, each with its corpus; ``lists`` says whether to list those that are dropped."""
     by_split: dict[str, list[tuple[Utterance, str]]] = {split: [] for split in SPLITS}
     for corpus in corpora:
         kept, dropped = apply_filter(read_manifest(phones_path(data_dir, corpus)), filters)
-        write_dropped(dropped_path(data_dir, "filter", corpus), dropped)
+        if lists:
+            write_dropped(dropped_path(data_dir, "filter", corpus), dropped)
         for utterance, split in zip(kept, assign_splits(kept, splits)):
             by_split[split].append((utterance, corpus))
     if not by_split[TRAIN]:
         raise UserError(
             f"no utterance is left for training; {data_dir}/dropped says why, --min-seconds and others decide"
         )
-    root.mkdir(parents=True, exist_ok=True)
-    for split, utterances in by_split.items():
-        _write_split(root / split, utterances, inputs, data_dir, shar.shard_size, nj)
-    mark_done(root, inputs)
+    return by_split
 
 
 def _write_split(
-    folder: Path, utterances: list[tuple[Utterance, str]], inputs: str, data_dir: Path, shard_size: int, nj: int
+    pending: PendingSplit, utterances: list[tuple[Utterance, str]], data_dir: Path, shard_size: int, nj: int
 ) -> None:
-    split = folder.name
+    """Make the shards of a split that are missing, and move it to its place."""
+    folder, split = pending.final, pending.final.name
     for leftover in folder.parent.glob(f".{split}.*.*"):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     if not utterances:
@@ -181,17 +219,36 @@ def _write_split(
         dropped_path(data_dir, "shar", split).unlink(missing_ok=True)
         log(f"{split}: no utterances, no folder")
         return
-    if is_done(folder, inputs):
+    if is_done(folder, pending.inputs):
         log(f"{split}: Shar folder is there already")
         return
-    tracked = track(utterances, f"{split}: writing", len(utterances))
-    jobs = min(nj, -(-len(utterances) // shard_size))  # a process per shard at most: starting one takes seconds
-    summary = write_shar((_to_shar(*pair) for pair in tracked), folder, shard_size, jobs)
+    refuse_foreign_files(folder)
+    _make_shards(pending, utterances, shard_size, nj, Part(0, 1))
+    summary = pending.summary()
     write_dropped(
         dropped_path(data_dir, "shar", split), [Dropped(id, "cannot be decoded", why) for id, why in summary.skipped]
     )
-    mark_done(folder, inputs)
+    pending.move_in()
     log(f"{split}: {summary.num_utterances} utterances, {summary.duration_s / 3600:.2f} h, {summary.num_shards} shards")
+
+
+def _make_shards(
+    pending: PendingSplit, utterances: list[tuple[Utterance, str]], shard_size: int, nj: int, part: Part
+) -> None:
+    """Make those of a part's shards that are missing."""
+    numbers = [number for number in pending.missing() if number % part.count == part.index]
+    if not numbers:
+        return
+    shards = [utterances[number * shard_size : (number + 1) * shard_size] for number in numbers]
+    mine = list(itertools.chain.from_iterable(shards))
+    tracked = track(mine, f"{pending.final.name}: writing", len(mine))
+    pending.folder.mkdir(parents=True, exist_ok=True)
+    jobs = min(nj, len(numbers))  # a process per shard at most: starting one takes seconds
+    made = write_shards((_to_shar(*pair) for pair in tracked), pending.folder, shard_size, numbers, jobs)
+    for number, summary in made:
+        pending.mark(number, summary)
+    if part.count > 1:
+        log(f"{pending.final.name}: part {part} made {len(numbers)} of {pending.count} shards")
 
 
 def apply_filter(utterances: Iterable[Utterance], config: FilterConfig) -> tuple[list[Utterance], list[Dropped]]:
