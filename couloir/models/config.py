@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from couloir.config import option
 from couloir.errors import must_be
@@ -47,7 +48,7 @@ class HeadsConfig:
 
 
 # Widths that go with the encoder sizes in `couloir.models.zipformer.config.PRESETS` where they are not the default.
-HEAD_WIDTHS: dict[str, dict[str, int]] = {
+HEAD_WIDTHS: dict[str, dict[str, Any]] = {
     "tiny": {"decoder_dim": 128, "joiner_dim": 128},
     "zipa_t_large": {"decoder_dim": 1024, "joiner_dim": 1024},
     "zipa_large": {"decoder_dim": 1024, "joiner_dim": 1024},
