@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,16 +210,14 @@ def test_the_batch_script_makes_a_task_of_an_array_a_part(tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_at_the_same_time_one_of_them_twice(tmp_path):
-    save_choice(manifest(tmp_path / "data"), CorporaConfig(user_data=tmp_path))
-    shutil.copytree(tmp_path / "data", tmp_path / "one")
-    shape = ["--nj", "1", "--shard-size", "2", "--min-seconds", "0.25", "--dev-share", "0.2"]
-    command = [sys.executable, str(ROOT / "local/make_shar.py"), *shape, "--data-dir"]
+def test_parts_at_the_same_time_one_of_them_twice(straight, tmp_path):
+    data = manifest(tmp_path / "data")
+    save_choice(data, CorporaConfig(user_data=tmp_path))
+    shape = ["--shard-size", "2", "--min-seconds", "0.25", "--dev-share", "0.2", "--heldout-share", "0.2"]
+    command = [sys.executable, str(ROOT / "local/make_shar.py"), *shape, "--nj", "1", "--data-dir", str(data), "--part"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = [
-        subprocess.Popen([*command, "data", "--part", f"{part}/3"], cwd=tmp_path, env=environment) for part in "0121"
-    ]
-    assert [process.wait() for process in running] == [0, 0, 0, 0]
-    for data in ("data", "one"):
-        subprocess.run([*command, data], cwd=tmp_path, env=environment, check=True)
-    assert content(tmp_path / "data") == content(tmp_path / "one")
+    running = [subprocess.Popen([*command, f"{part}/2"], env=environment) for part in "011"]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    (data / "corpora.yaml").unlink()
+    make(data)
+    assert content(data) == straight
