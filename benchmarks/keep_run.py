@@ -21,9 +21,10 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 SHOWN = {
     "zipformer": ("encoder_dim", "num_encoder_layers", "output_downsampling_factor"),
     "loss": ("use_cr_ctc", "cr_loss_scale"),
+    "augment": ("enable_spec_aug", "time_mask_ratio"),
     "data": ("max_duration",),
     "optim": ("base_lr", "lr_batches"),
-    "trainer": ("time_budget_minutes", "batch_count_scale", "seed"),
+    "trainer": ("time_budget_minutes", "final_decay", "batch_count_scale", "seed"),
 }
 
 
