@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from programs import ROOT, assert_one_line, run_program
 
+from couloir.audio import load_audio
 from couloir.data import shar as shar_module
 from couloir.data.corpora import stages
 from couloir.data.corpora.base import Utterance
@@ -140,6 +141,21 @@ def test_one_run_that_is_killed_goes_on_where_it_was(straight, tmp_path, monkeyp
         make(data)
     monkeypatch.undo()
     dies_after(monkeypatch, shar_module, "_write_shard", calls=7 + 3 + 3 - 4)  # as many as are left
+    make(data)
+    assert content(data) == straight
+
+
+def test_recordings_that_are_nowhere_to_be_found_do_not_make_an_empty_folder(straight, tmp_path, monkeypatch):
+    """As when paths are relative and the program was started elsewhere; from the right place it goes on."""
+    data = manifest(tmp_path / "data")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(shar_module, "load_audio", lambda *_, **__: load_audio(tmp_path / "nowhere.wav"))
+        elsewhere.setattr(stages, "load_audio", lambda *_, **__: load_audio(tmp_path / "nowhere.wav"))
+        stages._samples.cache_clear()
+        with pytest.raises(UserError, match="none of the .* recordings of train can be decoded; .*nowhere.wav"):
+            make(data)
+    stages._samples.cache_clear()
+    assert not (data / "shar/train").exists()
     make(data)
     assert content(data) == straight
 

@@ -225,6 +225,10 @@ def _write_split(
     refuse_foreign_files(folder)
     _make_shards(pending, utterances, shard_size, nj, Part(0, 1))
     summary = pending.summary()
+    if not summary.num_utterances:
+        forget_parts(folder.parent)
+        name, why = summary.skipped[0]
+        raise UserError(f"none of the {len(utterances)} recordings of {split} can be decoded; {name}: {why}")
     write_dropped(
         dropped_path(data_dir, "shar", split), [Dropped(id, "cannot be decoded", why) for id, why in summary.skipped]
     )
