@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 case "${1:-}" in
     "") minutes=15.5 exp=demo/exp flags=() ;;
-    # Too short for CR-CTC, whose two views cost two passes: it pays from about ten minutes on.
+    # Too short for CR-CTC, whose two views cost two passes.
     --quick) minutes=1.5 exp=demo/exp-quick flags=(--use-cr-ctc False --save-every-n 20) ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ] && exit 0; exit 2 ;;
 esac
