@@ -135,14 +135,15 @@ def test_int8_text_is_nearly_pythons(chromium, model, recordings, tmp_path):
 
 
 @pytest.mark.skipif(not DEMO.is_dir(), reason="needs the demo's run (./demo.sh)")
-def test_int8_text_and_times_of_the_demos_model_are_pythons(chromium, tmp_path):
+def test_text_and_times_of_the_demos_model_are_pythons(chromium, tmp_path):
+    """Exactly in fp32. int8 rounds activations from sums of another order, which moves a phone now and then."""
     program = TESTS.parent / "zipformer_crctc" / "export_onnx.py"
     command = [sys.executable, program, "--exp-dir", DEMO, "--with-frontend", "True", "--out-dir", tmp_path]
     subprocess.run(command, check=True)
-    with served(tmp_path / "audio-model.int8.onnx") as address:
+    with served(tmp_path / "audio-model.onnx") as address:
         load(chromium, address)
         for path in sorted((TESTS.parent / "demo" / "heldout").glob("*.wav")):
-            expected, grid = by_python(tmp_path / "audio-model.int8.onnx", path, tmp_path)
+            expected, grid = by_python(tmp_path / "audio-model.onnx", path, tmp_path)
             assert transcribe(chromium, path) == (expected.text, grid)
 
 
