@@ -16,7 +16,9 @@ class DataConfig:
     manifest_dir: str = option(
         "data/shar", "Folder of Shar shards, or of train/, dev/ and test-*/ folders of them; several by commas."
     )
-    max_duration: float = option(200.0, "Most audio in a batch, padding counted.", unit="s")
+    max_duration: float = option(
+        200.0, "Most audio in a batch, padding counted; a longer utterance is a batch of its own.", unit="s"
+    )
     max_utterances: int = option(0, "Most utterances in a batch; 0 sets no bound.")
     bucketing_sampler: bool = option(True, "Put utterances of similar length into a batch.")
     num_buckets: int = option(30, "Length classes that batches are drawn from.")

@@ -168,12 +168,16 @@ class DataModule:
     def _fits(self, corpus: Corpus, purpose: str) -> np.ndarray:
         """(utterances,) bool: neither too short nor too long; says how many are not."""
         durations, shortest = corpus.column("duration"), self.config.min_utterance_duration
-        longest = min(self.config.max_utterance_duration, self.config.max_duration)
+        longest = self.config.max_utterance_duration
         short, long = durations < shortest, durations > longest
         if short.any() or long.any():
             text = "left out of %s: %d utterances shorter than %g s, %d longer than %g s"
             log.info(text, purpose, short.sum(), shortest, long.sum(), longest)
-        return ~(short | long)
+        fits = ~(short | long)
+        alone = (fits & (durations > self.config.max_duration)).sum()
+        if alone:
+            log.info("%s: %d utterances longer than --max-duration are batches of their own", purpose, alone)
+        return fits
 
     def _report_unknown_symbols(self, numbers: np.ndarray) -> None:
         """Say once, from a sample spread over the corpus, what the vocabulary lacks."""

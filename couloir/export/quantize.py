@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from onnx import numpy_helper
 SMALLEST_WEIGHT = 64
 # The features inside a graph: mel energies span more than 8 bits or half precision can tell apart.
 FEATURES_SCOPE = "/fbank/"
+# Where the output channels are in the weight of each operator; each channel has a scale of its own.
+CHANNEL_AXIS = {"MatMul": -1, "Conv": 0, "Gather": 0}
+# Tensors and operators that give a weight back in fp32, from its name and its values.
+Restore = Callable[[onnx.GraphProto, str, np.ndarray], tuple[list[onnx.TensorProto], list[onnx.NodeProto]] | None]
 
 
 def write_fp16(source: Path, target: Path) -> None:
@@ -23,37 +28,83 @@ def write_fp16(source: Path, target: Path) -> None:
     Runtime 1.31 refuses (a Cast of another type); those of onnxruntime.transformers crash it while it optimises
     (NchwcTransformer), so that sherpa-onnx cannot load them, and without that step take 1.6 times as long on a CPU.
     """
+    _write_stored(source, target, _halves)
+
+
+def write_int8(source: Path, target: Path) -> None:
+    """Quantise weights to int8.
+
+    Of a graph that takes features, as icefall does: those of matrix products (and embeddings), which are computed in
+    integers with activations rounded at run time. Of a graph that takes samples, which runs in browsers: all of them,
+    by channel, and what is computed with them stays fp32. Activations that are rounded from sums of another order
+    differ by a step now and then, so integer products give another text on another machine; these do not, are no
+    slower here (wall time in `benchmarks/onnx_inference.py`), and nearer to the fp32 file.
+    """
+    inputs = {value.name for value in onnx.load(str(source)).graph.input}
+    if "audio" in inputs:
+        _write_stored(source, target, _eighths)
+    else:
+        _write_integer_products(source, target, ["MatMul", "Gather"] if "y" in inputs else ["MatMul"])
+
+
+def _write_stored(source: Path, target: Path, restore: Restore) -> None:
+    """Store weights in another type, with the operators that give them back in fp32, which runtimes fold on loading."""
     model = onnx.load(str(source))
     graph = model.graph
     exempt = {name for node in graph.node if FEATURES_SCOPE in node.name for name in node.input}
-    casts = []
+    stored, nodes = [], []
     for weight in graph.initializer:
         values = numpy_helper.to_array(weight)
-        if values.dtype != np.float32 or values.size < SMALLEST_WEIGHT or weight.name in exempt:
-            continue
-        limit = np.finfo(np.float16).max
-        half = numpy_helper.from_array(values.clip(-limit, limit).astype(np.float16), f"{weight.name}_half")
-        casts.append(onnx.helper.make_node("Cast", [half.name], [weight.name], f"/half/{half.name}", to=1))
-        weight.CopyFrom(half)
-    nodes = casts + [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-    del graph.node[:]
+        is_weight = values.dtype == np.float32 and values.size >= SMALLEST_WEIGHT and weight.name not in exempt
+        restored = restore(graph, weight.name, values) if is_weight else None
+        stored += restored[0] if restored else [onnx.TensorProto.FromString(weight.SerializeToString())]
+        nodes += restored[1] if restored else []
+    nodes += [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(stored)
     graph.node.extend(nodes)
     onnx.save(model, str(target))
 
 
-def write_int8(source: Path, target: Path) -> None:
-    """Quantise the weights of matrix products (and embeddings) to int8, activations at run time."""
+def _halves(_: onnx.GraphProto, name: str, values: np.ndarray) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    limit = np.finfo(np.float16).max
+    half = numpy_helper.from_array(values.clip(-limit, limit).astype(np.float16), f"{name}_half")
+    return [half], [onnx.helper.make_node("Cast", [half.name], [name], f"/half/{name}", to=onnx.TensorProto.FLOAT)]
+
+
+def _eighths(
+    graph: onnx.GraphProto, name: str, values: np.ndarray
+) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]] | None:
+    """A weight as int8 numbers and a scale for each channel; None: it is no weight of `CHANNEL_AXIS`'s operators."""
+    users = {node.op_type for node in graph.node if name in node.input}
+    if values.ndim < 2 or len(users) != 1 or not users <= CHANNEL_AXIS.keys():
+        return None
+    channel = CHANNEL_AXIS[users.pop()] % values.ndim
+    others = tuple(axis for axis in range(values.ndim) if axis != channel)
+    largest = np.abs(values).max(others, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    tensors = [
+        numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}_int8"),
+        numpy_helper.from_array(scale, f"{name}_scale"),
+    ]
+    cast = onnx.helper.make_node(
+        "Cast", [tensors[0].name], [f"{name}_steps"], f"/int8/{name}/Cast", to=onnx.TensorProto.FLOAT
+    )
+    scaled = onnx.helper.make_node("Mul", [f"{name}_steps", tensors[1].name], [name], f"/int8/{name}/Mul")
+    return tensors, [cast, scaled]
+
+
+def _write_integer_products(source: Path, target: Path, operators: list[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(str(source))
-    takes_tokens = any(value.name == "y" for value in model.graph.input)
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # a line per tensor that stays as it is, through the root logger
     try:
         quantize_dynamic(
             model_input=str(source),
             model_output=str(target),
-            op_types_to_quantize=["MatMul", "Gather"] if takes_tokens else ["MatMul"],
+            op_types_to_quantize=operators,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[node.name for node in model.graph.node if FEATURES_SCOPE in node.name],
         )

@@ -146,6 +146,15 @@ def test_validation_is_dealt_to_ranks_from_long_to_short(tmp_path):
     assert longest == sorted(longest, reverse=True)
 
 
+def test_an_utterance_longer_than_a_batch_is_trained_on_alone(tmp_path, caplog):
+    caplog.set_level("INFO")
+    data = module(prepared(tmp_path), max_duration=0.2, max_utterance_duration=20.0)
+    batches = list(data.train_loader(1))
+    assert sorted(i for b in batches for i in b.ids) == sorted(f"train-{i}" for i in range(30))
+    assert max(len(b.ids) for b in batches) == 1
+    assert "longer than --max-duration are batches of their own" in caplog.text
+
+
 def test_few_validation_utterances_for_many_ranks(tmp_path):
     write_shar(utterances(3), tmp_path / "dev")
     loaders = [module(tmp_path).valid_loader(rank, 5) for rank in range(5)]
