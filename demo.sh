@@ -25,14 +25,16 @@ say "1. Prepare $corpus"
 ./prepare.sh --python "$PYTHON" --corpora "$corpus" --data-dir "$data" --download-dir demo/download
 
 say "2. Train for $minutes minutes (settings: egs/festvox_ru/tiny.yaml)"
-# Without a GPU: a process of one thread per core, two at most, which waits without spinning.
+# Without a GPU: a process of one thread per core, two at most, which waits without spinning, finds memory quickly and
+# keeps the convolution plans of all lengths (docs/cluster.md).
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     processes=1
 else
     processes=$(($(nproc) > 1 ? 2 : 1))
-    export OMP_WAIT_POLICY=passive
+    export OMP_WAIT_POLICY=passive ONEDNN_PRIMITIVE_CACHE_CAPACITY=20000
+    preload=$("$PYTHON" local/fetch_allocator.py demo/download)
 fi
-"$PYTHON" zipformer_crctc/train.py --config egs/festvox_ru/tiny.yaml --world-size "$processes" --num-threads 1 \
+LD_PRELOAD=${preload:-} "$PYTHON" zipformer_crctc/train.py --config egs/festvox_ru/tiny.yaml --world-size "$processes" --num-threads 1 \
     --time-budget-minutes "$minutes" "${flags[@]+"${flags[@]}"}" --exp-dir "$run" \
     --manifest-dir "$data/shar" --bpe-model "$data/lang/bpe.model"
 

@@ -90,7 +90,7 @@ class DataModule:
         Every rank has the same number of batches; of fewer utterances than ranks, some ranks have an empty one.
         """
         corpus, numbers = self._validation
-        plan = deal(self._sorted_plan(corpus, numbers), world_size, fill_up=True)
+        plan = deal(self._sorted_plan(corpus, numbers), world_size)
         preparation = replace(self._for_training, transform=None)
         return BatchLoader(corpus, preparation, plan, plan.rank_batches(rank, world_size), self.config)
 
@@ -207,8 +207,10 @@ class DataModule:
                 np.random.default_rng((self.seed, epoch)) if config.shuffle else None,
                 num_buckets=config.num_buckets if config.bucketing_sampler else 1,
                 window=config.shuffle_shards,
+                world_size=world_size,
+                drop_last=config.drop_last,
             )
-            plan = deal(replace(plan, order=numbers[plan.order]), world_size, config.drop_last)
+            plan = replace(plan, order=numbers[plan.order])
             if plan.num_dropped:
                 log.warning("epoch %d: %d utterances do not fill a batch for each rank", epoch, plan.num_dropped)
             self._plans = {key: plan}

@@ -6,7 +6,7 @@ takes up at exactly that number. It depends on the seed, the epoch and the numbe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -54,26 +54,34 @@ def epoch_plan(
     *,
     num_buckets: int = 1,
     window: int = 8,
+    world_size: int = 1,
+    drop_last: bool = False,
 ) -> EpochPlan:
-    """Put utterances into batches.
+    """Put utterances into batches, as many for each rank.
+
+    The ranks' batches of one step are neighbours in length, so that no rank waits for another.
 
     Args:
         durations: (utterances,) s; shards: (utterances,) the shard each lies in.
         rng: source of the order; None keeps the given order within each bucket and window.
         num_buckets: length classes of equal total duration; a batch holds neighbours among them.
         window: so many shards, drawn by lot, are mixed with each other before the next ones are read.
+        world_size: ranks; the largest batches are halved until their number is a multiple of it, or, with
+            ``drop_last``, or if there are fewer utterances left than ranks, some drawn by lot are dropped.
     """
     windows = _windows(shards, window, rng)
     key = windows.astype(np.int64) * num_buckets + _buckets(durations, num_buckets)
     first = np.arange(len(durations)) if rng is None else rng.permutation(len(durations))
     order = first[np.argsort(key[first], kind="stable")]
     starts = _fill(durations[order], windows[order], limits)
-    ends = np.append(starts[1:], len(order))
-    if rng is not None and len(starts):
-        shuffled = rng.permutation(len(starts))
-        shuffled = shuffled[np.argsort(windows[order[starts[shuffled]]], kind="stable")]
-        starts, ends = starts[shuffled], ends[shuffled]
-    return EpochPlan(order, starts, ends)
+    plan = EpochPlan(order, starts, np.append(starts[1:], len(order)))
+    plan = _shed(plan if drop_last else _halved(plan, world_size), world_size, rng)
+    if rng is None:
+        return plan
+    steps = rng.permutation(len(plan) // world_size)
+    steps = steps[np.argsort(windows[order[plan.starts[steps * world_size]]], kind="stable")]
+    shuffled = (steps[:, None] * world_size + np.arange(world_size)).ravel()
+    return replace(plan, starts=plan.starts[shuffled], ends=plan.ends[shuffled])
 
 
 def sorted_plan(durations: np.ndarray, limits: BatchLimits) -> EpochPlan:
@@ -83,25 +91,32 @@ def sorted_plan(durations: np.ndarray, limits: BatchLimits) -> EpochPlan:
     return EpochPlan(order, starts, np.append(starts[1:], len(order)))
 
 
-def deal(plan: EpochPlan, world_size: int, drop_last: bool = False, fill_up: bool = False) -> EpochPlan:
-    """Make the number of batches a multiple of ``world_size``.
+def deal(plan: EpochPlan, world_size: int) -> EpochPlan:
+    """As many batches for each rank: the largest are halved, and if need be some ranks get an empty one."""
+    plan = _halved(plan, world_size)
+    nothing = np.zeros(-len(plan) % world_size, np.int64)
+    return replace(plan, starts=np.append(plan.starts, nothing), ends=np.append(plan.ends, nothing))
 
-    The largest batches are halved until it is; with ``drop_last`` the last ones are dropped instead. When there are
-    fewer utterances left than ranks, they are dropped, or, with ``fill_up``, empty batches take the other ranks.
-    """
+
+def _halved(plan: EpochPlan, world_size: int) -> EpochPlan:
+    """The largest batches halved until the number of batches is a multiple of ``world_size``, or all hold one."""
     starts, ends = plan.starts.copy(), plan.ends.copy()
-    while not drop_last and len(starts) % world_size:
+    while len(starts) % world_size:
         largest = int(np.argmax(ends - starts))
         middle = int(starts[largest] + ends[largest]) // 2
         if middle == starts[largest]:
             break
         starts, ends = np.insert(starts, largest + 1, middle), np.insert(ends, largest, middle)
-    if fill_up:
-        nothing = np.zeros(-len(starts) % world_size, np.int64)
-        starts, ends = np.append(starts, nothing), np.append(ends, nothing)
-    kept = len(starts) - len(starts) % world_size
-    dropped = int((ends[kept:] - starts[kept:]).sum())
-    return EpochPlan(plan.order, starts[:kept], ends[:kept], plan.num_dropped + dropped)
+    return replace(plan, starts=starts, ends=ends)
+
+
+def _shed(plan: EpochPlan, world_size: int, rng: np.random.Generator | None) -> EpochPlan:
+    """The plan without as many batches as are too many for a multiple of ``world_size``."""
+    surplus = len(plan) % world_size
+    last = np.arange(len(plan) - surplus, len(plan))
+    gone = last if rng is None else rng.choice(len(plan), surplus, replace=False)
+    dropped = int((plan.ends[gone] - plan.starts[gone]).sum())
+    return EpochPlan(plan.order, np.delete(plan.starts, gone), np.delete(plan.ends, gone), dropped)
 
 
 def hardest(plan: EpochPlan, durations: np.ndarray, num_chars: np.ndarray) -> list[int]:

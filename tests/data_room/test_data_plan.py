@@ -7,19 +7,19 @@ from couloir.data.plan import BatchLimits, deal, epoch_plan, hardest, sorted_pla
 durations_lists = st.lists(st.floats(0.125, 20.0, width=32), min_size=1, max_size=120)
 
 
-def make(durations, seed, *, num_shards=5, shuffle=True, max_duration=40.0, most=0, num_buckets=4, window=2):
+def make(durations, seed, *, num_shards=5, shuffle=True, max_duration=40.0, most=0, num_buckets=4, window=2, **ranks):
     durations = np.array(durations, np.float32)
     shards = np.sort(np.random.default_rng(0).integers(0, num_shards, len(durations)))
     rng = np.random.default_rng(seed) if shuffle else None
     limits = BatchLimits(max_duration, most)
-    return durations, shards, epoch_plan(durations, shards, limits, rng, num_buckets=num_buckets, window=window)
+    plan = epoch_plan(durations, shards, limits, rng, num_buckets=num_buckets, window=window, **ranks)
+    return durations, shards, plan
 
 
 @settings(max_examples=150, deadline=None)
 @given(durations_lists, st.integers(0, 9), st.integers(1, 6), st.integers(0, 7), st.booleans(), st.booleans())
 def test_every_utterance_is_in_exactly_one_batch_of_one_rank(durations, seed, world_size, most, shuffle, drop_last):
-    durations, _, plan = make(durations, seed, shuffle=shuffle, most=most)
-    plan = deal(plan, world_size, drop_last)
+    durations, _, plan = make(durations, seed, shuffle=shuffle, most=most, world_size=world_size, drop_last=drop_last)
     per_rank = [plan.rank_batches(rank, world_size) for rank in range(world_size)]
     assert len({len(batches) for batches in per_rank}) == 1
     seen = [int(u) for batches in per_rank for i in batches for u in plan.batch(i)]
@@ -81,8 +81,32 @@ def test_buckets_save_padding():
 
 
 def test_few_utterances_for_many_ranks_are_dropped_rather_than_shown_twice():
-    plan = deal(make([1.0, 2.0, 3.0], 0)[2], 4)
+    plan = make([1.0, 2.0, 3.0], 0, world_size=4)[2]
     assert len(plan) == 0 and plan.num_dropped == 3
+
+
+def test_every_utterance_of_validation_is_dealt_once_with_empty_batches_for_ranks_without_one():
+    plan = deal(sorted_plan(np.array([1.0, 2.0, 3.0]), BatchLimits(100.0)), 4)
+    assert len(plan) == 4
+    assert sorted(int(u) for i in range(4) for u in plan.batch(i)) == [0, 1, 2]
+
+
+def test_the_batches_of_a_step_are_of_like_length():
+    durations, _, plan = make(
+        np.random.default_rng(1).gamma(3, 2.5, 4000).clip(1, 20),
+        0,
+        num_buckets=30,
+        num_shards=1,
+        max_duration=20.0,
+        world_size=4,
+    )
+    padded = np.array([durations[plan.batch(i)].max() * len(plan.batch(i)) for i in range(len(plan))]).reshape(-1, 4)
+    # The share of all ranks' time that is spent waiting for the slowest one.
+    waiting = 1 - padded.mean() / padded.max(1).mean()
+    by_lot = np.random.default_rng(0).permutation(padded.ravel()).reshape(-1, 4)
+    assert waiting < 0.06 < 0.1 < 1 - by_lot.mean() / by_lot.max(1).mean()
+    # Steps are in no order of length.
+    assert abs(np.corrcoef(padded.max(1)[1:], padded.max(1)[:-1])[0, 1]) < 0.2
 
 
 def test_sorted_plan_runs_from_long_to_short_and_takes_an_overlong_utterance_alone():
