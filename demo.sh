@@ -32,7 +32,7 @@ if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; th
 else
     processes=$(($(nproc) > 1 ? 2 : 1))
     export OMP_WAIT_POLICY=passive ONEDNN_PRIMITIVE_CACHE_CAPACITY=20000
-    preload=$("$PYTHON" local/fetch_allocator.py demo/download)
+    preload=$("$PYTHON" local/fetch_allocator.py demo/download) || preload=""
 fi
 LD_PRELOAD=${preload:-} "$PYTHON" zipformer_crctc/train.py --config egs/festvox_ru/tiny.yaml --world-size "$processes" --num-threads 1 \
     --time-budget-minutes "$minutes" "${flags[@]+"${flags[@]}"}" --exp-dir "$run" \

@@ -41,8 +41,8 @@ def main() -> None:
     installed = ctypes.util.find_library("jemalloc")
     try:
         print(installed or fetched(args.download_dir))
-    except UserError as error:
-        print(f"no allocator to preload: {error}", file=sys.stderr)
+    except UserError:
+        print(f"no allocator to preload: {PACKAGE} is not installed, and apt-get cannot fetch it", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 from couloir.data.corpora.base import DebianCorpus
 from couloir.data.corpora.debian import fetch_package, find_package, is_whole, unpack
@@ -163,3 +164,17 @@ def test_a_machine_without_apt_is_told_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="--corpora synthetic"):
         fetch_package("speech", tmp_path)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_allocator_to_preload_is_a_path_or_nothing(tmp_path, monkeypatch, there):
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    if there:
+        library = {"./usr/lib/libjemalloc.so.2": b"\x7fELF", "./usr/share/doc/libjemalloc.so.2.gz": b"text"}
+        (tmp_path / "libjemalloc2_5_amd64.deb").write_bytes(deb_bytes(tar_bytes(library)))
+    done = run_program(tmp_path, "local/fetch_allocator.py", [tmp_path], PATH="")
+    if there:
+        assert Path(done.stdout.strip()).read_bytes() == b"\x7fELF"
+    else:
+        assert done.stdout == ""
+        assert done.stderr == "no allocator to preload: libjemalloc2 is not installed, and apt-get cannot fetch it\n"
