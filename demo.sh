@@ -3,14 +3,16 @@
 # checkpoints, decode speech that was held out, and transcribe a recording to IPA.
 #   ./demo.sh            at most 20 minutes on two CPU cores (a GPU is used when there is one)
 #   ./demo.sh --quick    about 3 minutes: the same steps, a weaker model
+#   ./demo.sh --all      about an hour: a transducer, and one with a CTC head too; then a table of every decoding method
 # Stop it at any point and start it again: what is done stays done. Everything it makes lies in demo/.
 set -euo pipefail
 cd "$(dirname "$0")"
-case "${1:-}" in
-    "") minutes=15.5 exp=demo/exp flags=() ;;
+mode=${1:-}
+case "$mode" in
+    "" | --all) minutes=15.5 exp=demo/exp flags=() ;;
     # Too short for CR-CTC, whose two views cost two passes.
     --quick) minutes=1.5 exp=demo/exp-quick flags=(--use-cr-ctc False --save-every-n 20) ;;
-    *) sed -n '2,6s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] || [ "$1" = -h ] && exit 0; exit 2 ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$0"; [ "$mode" = --help ] || [ "$mode" = -h ] && exit 0; exit 2 ;;
 esac
 . ./setup.sh
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
@@ -24,7 +26,6 @@ data=demo/$corpus run=$exp/$corpus
 say "1. Prepare $corpus"
 ./prepare.sh --python "$PYTHON" --corpora "$corpus" --data-dir "$data" --download-dir demo/download
 
-say "2. Train for $minutes minutes (settings: egs/festvox_ru/tiny.yaml)"
 # Without a GPU: a process of one thread per core, two at most, which waits without spinning, finds memory quickly and
 # keeps the convolution plans of all lengths (docs/cluster.md).
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -34,9 +35,15 @@ else
     export OMP_WAIT_POLICY=passive ONEDNN_PRIMITIVE_CACHE_CAPACITY=20000
     preload=$("$PYTHON" local/fetch_allocator.py demo/download) || preload=""
 fi
-LD_PRELOAD=${preload:-} "$PYTHON" zipformer_crctc/train.py --config egs/festvox_ru/tiny.yaml --world-size "$processes" --num-threads 1 \
-    --time-budget-minutes "$minutes" "${flags[@]+"${flags[@]}"}" --exp-dir "$run" \
-    --manifest-dir "$data/shar" --bpe-model "$data/lang/bpe.model"
+# train RECIPE CONFIG EXP_DIR [flags]
+train() {
+    LD_PRELOAD=${preload:-} "$PYTHON" "$1/train.py" --config "egs/festvox_ru/$2" --exp-dir "$3" \
+        --manifest-dir "$data/shar" --bpe-model "$data/lang/bpe.model" \
+        --world-size "$processes" --num-threads 1 --time-budget-minutes "$minutes" "${@:4}"
+}
+
+say "2. Train for $minutes minutes (settings: egs/festvox_ru/tiny.yaml)"
+train zipformer_crctc tiny.yaml "$run" "${flags[@]+"${flags[@]}"}"
 
 say "3. Average the checkpoints and decode held-out speech"
 for method in ctc-greedy-search ctc-prefix-beam-search; do
@@ -49,3 +56,12 @@ say "4. Transcribe held-out recordings: first what the corpus says, then what th
 echo
 echo "The report with plots:     $run/ctc-greedy-search/report.html"
 echo "Training curves:           .venv/bin/tensorboard --logdir $run/tensorboard"
+[ "$mode" = --all ] || exit 0
+
+say "5. Train a transducer, and one with a CTC head (settings: egs/festvox_ru/transducer.yaml)"
+train zipformer_transducer transducer.yaml "$run-transducer"
+train zipformer_transducer transducer.yaml "$run-transducer-ctc" --use-ctc True
+
+say "6. Decode held-out speech with every method"
+"$PYTHON" benchmarks/method_table.py --exp-dir "$run" "$run-transducer" "$run-transducer-ctc" --name "$corpus" \
+    --lm-dir "$exp/lm"

@@ -18,23 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from couloir.decoding.ctc_config import CtcSearchConfig
-from couloir.errors import one_line_errors
-from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run_config import make_parser
-from couloir.training.config import AveragingConfig
+from couloir.recipes.decode_program import ctc_decode_program
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
-
-@one_line_errors
-def main() -> None:
-    """Parse the flags, load the averaged model, decode and score every test set."""
-    parser = make_parser(__doc__ or "", ("data", "text"), AveragingConfig, CtcSearchConfig, DecodeConfig)
-    namespace = parser.parse_args()
-    from couloir.recipes.decode import ctc_search, decode_test_sets
-
-    decode_test_sets(namespace, RECIPE, DEFAULTS, ctc_search)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ctc_decode_program(__doc__, RECIPE, DEFAULTS))

@@ -15,7 +15,6 @@ from couloir.decoding.fsa.graph import Graph, trivial_graph
 from couloir.decoding.fsa.rescoring import (
     ATTENTION_SCALES,
     LM_SCALES,
-    acoustic_nbest,
     rescore_nbest,
     whole_lattice_rescoring,
     word_scorer,
@@ -111,7 +110,7 @@ class CtcSearch:
         batch = (log_probs, lens, self.graph)
         found: dict[str, list[WordHypothesis]]
         if self.config.decoding_method == "nbest-rescoring":
-            nbest = acoustic_nbest(*batch, *self.sampling)
+            nbest = ctc_graph_nbest(*batch, *self.sampling, graph_scores=False)
             scales = [round(scale, 1) for scale in LM_SCALES]
             found = rescore_nbest(nbest, [("lm_scale", word_scorer(lm), scales)], WordHypothesis(score=-torch.inf))
         else:
@@ -134,7 +133,7 @@ class CtcSearch:
             found = rescore_nbest(ctc_graph_nbest(*batch, *self.sampling), [scored], nothing)
         else:
             words = ("ngram_lm_scale", word_scorer(self.word_lm), ATTENTION_SCALES)
-            found = rescore_nbest(acoustic_nbest(*batch, *self.sampling), [words, scored], nothing)
+            found = rescore_nbest(ctc_graph_nbest(*batch, *self.sampling, graph_scores=False), [words, scored], nothing)
         return {key: list(hypotheses) for key, hypotheses in found.items()}
 
     def _word_ids(self, text: str) -> list[int]:

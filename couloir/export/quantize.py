@@ -52,7 +52,8 @@ def _write_stored(source: Path, target: Path, restore: Restore) -> None:
     model = onnx.load(str(source))
     graph = model.graph
     exempt = {name for node in graph.node if FEATURES_SCOPE in node.name for name in node.input}
-    stored, nodes = [], []
+    stored: list[onnx.TensorProto] = []
+    nodes: list[onnx.NodeProto] = []
     for weight in graph.initializer:
         values = numpy_helper.to_array(weight)
         is_weight = values.dtype == np.float32 and values.size >= SMALLEST_WEIGHT and weight.name not in exempt

@@ -14,7 +14,6 @@ from couloir.decoding.fsa.graph import FINAL, Graph, make_graph, trivial_graph
 from couloir.decoding.fsa.ragged import expand, group_first_best, group_logsumexp, group_max, keep_best
 from couloir.decoding.fsa.rescoring import (
     ATTENTION_SCALES,
-    acoustic_nbest,
     rescore_nbest,
     whole_lattice_rescoring,
     word_scorer,
@@ -157,7 +156,7 @@ class TestCtcOverGraphs:
         """With the graph's own LM at scale 1 and all paths there, the result is the best of the graph search."""
         log_probs, lens = ctc_batch()
         small, lm = build_lg(LEXICON, arpas[2], len(PIECES)), NgramLm(arpas[3], LEXICON.words)
-        nbest = acoustic_nbest(log_probs, lens, small, WIDE, num_paths=500)
+        nbest = ctc_graph_nbest(log_probs, lens, small, WIDE, num_paths=500, graph_scores=False)
         nothing = lambda found, owner: torch.zeros(len(found))  # noqa: E731
         scorers = [("ngram_lm_scale", word_scorer(lm), [1.0]), ("attention_scale", nothing, [0.1, 2.0])]
         found = rescore_nbest([*nbest, []], scorers, WordHypothesis(score=-math.inf))

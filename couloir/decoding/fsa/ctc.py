@@ -88,15 +88,19 @@ def ctc_graph_nbest(
     limits: SearchLimits = LIMITS,
     num_paths: int = NUM_PATHS,
     nbest_scale: float = NBEST_SCALE,
+    *,
+    graph_scores: bool = True,
 ) -> list[list[WordHypothesis]]:
     """Distinct output sequences of sampled paths, each with its best path, best first (icefall's ``nbest``).
 
     Args:
         num_paths: paths sampled per utterance; nbest_scale: flattens the posterior that they are sampled from.
+        graph_scores: False leaves the graph's LM out of the scores, for another one to take its place.
         The rest as in `ctc_graph_search`.
     """
     lattice, order = ctc_lattice(log_probs, lens, graph, limits)
-    return unsorted(ctc_paths(lattice, num_paths, nbest_scale, lattice.score), order)
+    scores = lattice.score if graph_scores else lattice.log_prob
+    return unsorted(ctc_paths(lattice, num_paths, nbest_scale, scores), order)
 
 
 def ctc_paths(lattice: Lattice, num_paths: int, nbest_scale: float, score: Tensor) -> list[list[WordHypothesis]]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from couloir.decoding.fsa.ctc import LIMITS, NBEST_SCALE, NUM_PATHS, ctc_lattice, ctc_paths
+from couloir.decoding.fsa.ctc import LIMITS, ctc_lattice
 from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.fsa.lattice import follow
 from couloir.decoding.fsa.result import WordHypothesis, read_followed, unsorted
@@ -70,20 +70,6 @@ def whole_lattice_rescoring(
         found = follow(lattice, utterances, NgramAutomaton(lm, scale), lattice.log_prob)
         results[f"lm_scale_{scale:.1f}"] = unsorted(read_followed(found, lattice, found.total), order)
     return results
-
-
-@torch.no_grad()
-def acoustic_nbest(
-    log_probs: Tensor,
-    lens: Tensor,
-    graph: Graph,
-    limits: SearchLimits = LIMITS,
-    num_paths: int = NUM_PATHS,
-    nbest_scale: float = NBEST_SCALE,
-) -> list[list[WordHypothesis]]:
-    """As `ctc_graph_nbest`, but scored without the graph's LM, for another one to take its place."""
-    lattice, order = ctc_lattice(log_probs, lens, graph, limits)
-    return unsorted(ctc_paths(lattice, num_paths, nbest_scale, lattice.log_prob), order)
 
 
 def rescore_nbest(

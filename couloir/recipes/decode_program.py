@@ -1,0 +1,23 @@
+"""The CTC decoding programs of all recipes. Imports nothing heavy, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from couloir.decoding.ctc_config import CtcSearchConfig
+from couloir.errors import one_line_errors
+from couloir.recipes.decode_config import DecodeConfig
+from couloir.recipes.run_config import Overrides, make_parser
+from couloir.training.config import AveragingConfig
+
+
+@one_line_errors
+def ctc_decode_program(doc: str | None, recipe: str, defaults: Overrides) -> None:
+    """``ctc_decode.py``: load the averaged model, decode every test set with its CTC head and score it.
+
+    Args:
+        doc: the program's help text. recipe: whose runs it decodes. defaults: of the recipe, for foreign checkpoints.
+    """
+    parser = make_parser(doc or "", ("data", "text"), AveragingConfig, CtcSearchConfig, DecodeConfig)
+    namespace = parser.parse_args()
+    from couloir.recipes.decode import ctc_search, decode_test_sets
+
+    decode_test_sets(namespace, recipe, defaults, ctc_search)
