@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors.torch import load_file
 
 from couloir.audio import load_audio
@@ -151,6 +153,18 @@ def test_one_file_from_samples_to_log_probs(folder, waves):
     done = onnx_export.export_ctc(make_model("ctc"), FBANK, config, folder, waves)
     assert set(done) == {"audio-model.onnx", "audio-model.fp16.onnx", "audio-model.int8.onnx"}
     assert done["audio-model.onnx"].same_best == 1.0
+    # int8 rounds the weights alone, each to the nearest step of its channel: browsers get what Python gets.
+    full, small = (onnx.load(folder / f"audio-model{precision}.onnx").graph for precision in ("", ".int8"))
+    exact, stored = (
+        {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer} for graph in (full, small)
+    )
+    rounded = [name.removesuffix("_int8") for name in stored if name.endswith("_int8")]
+    assert len(rounded) > 20
+    for name in rounded:
+        steps, scale = stored[f"{name}_int8"], stored[f"{name}_scale"]
+        assert steps.dtype == np.int8 and scale.size in exact[name].shape
+        assert (np.abs(exact[name] - steps * scale) <= 0.5001 * scale).all()
+    assert {node.op_type for node in small.node} <= {node.op_type for node in full.node} | {"Cast", "Mul"}
 
 
 def test_transducer_in_onnxruntime_and_sherpa(folder, waves):
