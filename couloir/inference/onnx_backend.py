@@ -5,6 +5,7 @@ Names, shapes and metadata of the files are icefall's, which sherpa-onnx reads t
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +128,7 @@ def load_session(path: Path, threads: int) -> Any:
         import onnxruntime
     except ImportError:
         raise UserError("ONNX models need onnxruntime; pip install onnxruntime") from None
+    _check_integers(path, onnxruntime.__version__)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -135,6 +137,24 @@ def load_session(path: Path, threads: int) -> Any:
     except Exception as error:  # onnxruntime's own classes have no common base
         reason = str(error).splitlines()[0].split(" : ")[-1].split("failed:")[-1].strip()[:160]
         raise UserError(f"{path} cannot be loaded by ONNX Runtime: it is damaged or no model ({reason})") from None
+
+
+def _check_integers(path: Path, version: str) -> None:
+    """ONNX Runtime 1.21 to 1.24 multiplies int8 matrices wrongly where there is AMX (its issue 26324)."""
+    if version.split(".")[:2] not in [["1", str(minor)] for minor in range(21, 25)] or "amx_int8" not in _cpu_flags():
+        return
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"MatMulInteger") >= 0:
+                raise UserError(
+                    f"{path} cannot be run: onnxruntime {version} computes int8 models wrongly on this CPU; "
+                    "install 1.20, or 1.25 and later, or take the fp32 file"
+                )
+
+
+def _cpu_flags() -> str:
+    cpus = Path("/proc/cpuinfo")
+    return cpus.read_text(encoding="utf-8") if cpus.is_file() else ""
 
 
 def _open(path: Path, threads: int, inputs: Names, outputs: Names, other_inputs: Names = ()) -> Any:

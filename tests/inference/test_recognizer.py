@@ -191,6 +191,29 @@ def test_settings_are_checked(models):
         Recognizer(None, batch_size=0)
 
 
+@pytest.mark.parametrize("version, flags, refused", [
+    ("1.23.2", "avx512_vnni amx_int8", True),
+    ("1.24.4", "amx_int8", True),
+    ("1.23.2", "avx512_vnni", False),
+    ("1.20.1", "amx_int8", False),
+    ("1.25.0", "amx_int8", False),
+])  # fmt: skip
+def test_a_runtime_that_computes_int8_wrongly_is_refused(models, tmp_path, monkeypatch, version, flags, refused):
+    from couloir.export.quantize import write_int8
+
+    folder = models() / "onnx"
+    (tmp_path / "tokens.txt").write_bytes((folder / "tokens.txt").read_bytes())
+    write_int8(folder / "model.onnx", tmp_path / "model.int8.onnx")
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    monkeypatch.setattr("couloir.inference.onnx_backend._cpu_flags", lambda: flags)
+    OnnxBackend(folder)
+    if refused:
+        with pytest.raises(UserError, match=r"int8\.onnx cannot be run: onnxruntime .* install 1\.20"):
+            OnnxBackend(tmp_path, suffix=".int8.onnx")
+    else:
+        OnnxBackend(tmp_path, suffix=".int8.onnx")
+
+
 def test_int8_models_hear_each_recording_alone_too(models, waves, tmp_path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
