@@ -2,9 +2,9 @@
 
 import dataclasses
 import importlib
-import sys
 
 import torch
+from programs import run_program
 from real_speech import TINY
 
 from couloir.models.asr import build_model
@@ -45,12 +45,7 @@ def random_run(folder, exp_dir, recipe="zipformer_transducer", flags=HEADS, seed
     return folder / exp_dir
 
 
-def call(monkeypatch, capsys, folder, program, flags):
-    """Exit code and the last line of stderr of ``recipe.program``'s main, called in ``folder``."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [program, *flags.split()])
-    try:
-        code = importlib.import_module(program).main()
-    except SystemExit as stop:
-        code = stop.code
-    return code or 0, (capsys.readouterr().err.strip().splitlines() or [""])[-1]
+def call(folder, program, flags):
+    """Exit code and the last line of stderr of ``recipe.program``, run in ``folder``."""
+    done = run_program(folder, f"{program.replace('.', '/')}.py", flags, check=False)
+    return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]

@@ -106,10 +106,10 @@ def decoding_folder(tmp_path_factory):
     return folder
 
 
-def decode(monkeypatch, capsys, folder, program, method, flags, exp_dir="exp"):
+def decode(folder, program, method, flags, exp_dir="exp"):
     """The rows of wer-summary, by key, and the stem of its name."""
     flags = f"--exp-dir {exp_dir} --iter 1 --avg 1 --decoding-method {method} {flags}"
-    code, last = call(monkeypatch, capsys, folder, program, flags)
+    code, last = call(folder, program, flags)
     assert code == 0, last
     summary = max((folder / exp_dir / method).glob("wer-summary-*.txt"), key=lambda path: path.stat().st_mtime_ns)
     rows = dict(line.split("\t") for line in summary.read_text().splitlines()[1:])
@@ -132,22 +132,22 @@ CHEAP = ("greedy_search", "ctc-prefix-beam-search-shallow-fussion")
         for method in methods
     ],
 )
-def test_every_method_decodes_a_test_set(monkeypatch, capsys, decoding_folder, program, method):
-    rows, name = decode(monkeypatch, capsys, decoding_folder, program, method, NEEDS.get(method, ""))
+def test_every_method_decodes_a_test_set(decoding_folder, program, method):
+    rows, name = decode(decoding_folder, program, method, NEEDS.get(method, ""))
     assert len(rows) == KEYS.get(method, 1) and name.startswith("test-heldout-iter-1-avg-1")
     assert all(0 <= float(rate) < 1000 for rate in rows.values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("program", "method", "flags", "suffix"), OPTIONS)
-def test_every_option_decodes_a_test_set(monkeypatch, capsys, decoding_folder, program, method, flags, suffix):
-    rows, name = decode(monkeypatch, capsys, decoding_folder, program, method, flags)
+def test_every_option_decodes_a_test_set(decoding_folder, program, method, flags, suffix):
+    rows, name = decode(decoding_folder, program, method, flags)
     assert len(rows) == 1 and name == f"test-heldout-iter-1-avg-1{suffix}"
 
 
 @pytest.mark.parametrize("method", ["ctc-prefix-beam-search"])
-def test_the_other_recipe_decodes_too(monkeypatch, capsys, decoding_folder, method):
-    rows, _ = decode(monkeypatch, capsys, decoding_folder, CRCTC, method, "", "crctc")
+def test_the_other_recipe_decodes_too(decoding_folder, method):
+    rows, _ = decode(decoding_folder, CRCTC, method, "", "crctc")
     assert list(rows) == ["prefix-beam-search"]
 
 
@@ -157,11 +157,11 @@ def test_the_other_recipe_decodes_too(monkeypatch, capsys, decoding_folder, meth
     [(TRANSDUCER, "greedy_search"), (TRANSDUCER, "modified_beam_search"), (TRANSDUCER, "fast_beam_search"),
      (CTC, "ctc-prefix-beam-search"), (CTC, "ctc-decoding")],
 )  # fmt: skip
-def test_one_at_a_time_gives_the_same_text(monkeypatch, capsys, decoding_folder, program, method):
+def test_one_at_a_time_gives_the_same_text(decoding_folder, program, method):
     texts = []
     for seconds in (100, 0.1):
         shutil.rmtree(decoding_folder / "exp" / method, ignore_errors=True)
-        decode(monkeypatch, capsys, decoding_folder, program, method, f"--max-duration {seconds}")
+        decode(decoding_folder, program, method, f"--max-duration {seconds}")
         (recogs,) = (decoding_folder / "exp" / method).glob("recogs-test-heldout-iter-1-avg-1*.txt")
         texts.append(recogs.read_text())
     assert texts[0] == texts[1] and "hyp=['" in texts[0]
@@ -225,8 +225,8 @@ def with_mistakes(decoding_folder):
 
 
 @pytest.mark.parametrize(("program", "exp_dir", "flags", "words"), MISTAKES)
-def test_mistakes_end_with_one_line(monkeypatch, capsys, with_mistakes, program, exp_dir, flags, words):
-    code, last = call(monkeypatch, capsys, with_mistakes, program, f"--exp-dir {exp_dir} {flags}")
+def test_mistakes_end_with_one_line(with_mistakes, program, exp_dir, flags, words):
+    code, last = call(with_mistakes, program, f"--exp-dir {exp_dir} {flags}")
     assert code == 2 and last.startswith("error: "), last
     assert all(word in last for word in words), last
 
@@ -238,12 +238,12 @@ class TestCausal:
         random_run(decoding_folder, "causal", "zipformer_crctc", flags)
         return decoding_folder
 
-    def test_files_name_the_chunks(self, monkeypatch, capsys, causal):
+    def test_files_name_the_chunks(self, causal):
         chunks = "--chunk-size 16 --left-context-frames 16"
-        rows, name = decode(monkeypatch, capsys, causal, CRCTC, "ctc-greedy-search", chunks, "causal")
+        rows, name = decode(causal, CRCTC, "ctc-greedy-search", chunks, "causal")
         assert name == "test-heldout-iter-1-avg-1_chunk-16_left-context-16"
 
-    def test_thirty_frames_follow_the_recording(self, monkeypatch, capsys, causal):
+    def test_thirty_frames_follow_the_recording(self, monkeypatch, causal):
         """As icefall's decoding: each utterance is encoded with 30 more frames of silence."""
         from couloir.models.asr import AsrModel
 
@@ -255,15 +255,15 @@ class TestCausal:
 
         monkeypatch.setattr(AsrModel, "forward_encoder", spy)
         chunks = "--chunk-size 16 --left-context-frames 16"
-        decode(monkeypatch, capsys, causal, CRCTC, "ctc-greedy-search", chunks, "causal")
+        decode(causal, CRCTC, "ctc-greedy-search", chunks, "causal")
         for feats, lens in seen:
             assert int(lens.max()) == feats.shape[1]
             for utterance, length in zip(feats, lens):
                 assert utterance[length - 30 :].eq(utterance[-1, 0]).all() and utterance[-1, 0] < -23.02
                 assert utterance[length - 31].gt(-23).any()
 
-    def test_several_chunk_sizes_are_refused(self, monkeypatch, capsys, causal):
-        code, last = call(monkeypatch, capsys, causal, CRCTC, "--exp-dir causal")
+    def test_several_chunk_sizes_are_refused(self, causal):
+        code, last = call(causal, CRCTC, "--exp-dir causal")
         assert code == 2 and "--chunk-size" in last and "8,16,-1" in last
 
 
