@@ -167,6 +167,7 @@ def test_one_file_from_samples_to_log_probs(folder, waves):
     assert {node.op_type for node in small.node} <= {node.op_type for node in full.node} | {"Cast", "Mul"}
 
 
+@pytest.mark.slow
 def test_transducer_in_onnxruntime_and_sherpa(folder, waves):
     sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
     model = make_model("transducer")
@@ -227,6 +228,7 @@ def test_flags_that_cannot_be_met_are_named():
         OnnxConfig(max_len=5)
 
 
+@pytest.mark.slow
 def test_streaming_transducer_in_sherpa(folder, waves):
     sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
     model = make_model("transducer", causal=True)
@@ -245,6 +247,7 @@ def test_streaming_transducer_in_sherpa(folder, waves):
             assert found == greedy(model, streamed(model, wave, "transducer"))
 
 
+@pytest.mark.slow
 def test_streaming_ctc_in_sherpa(folder, waves):
     sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
     model = make_model("ctc", causal=True)
@@ -293,6 +296,7 @@ def test_torchscript_without_couloir(tmp_path, waves, causal):
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected.numpy(), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_traced_files(tmp_path, waves):
     assert set(export_trace(make_model("ctc"), FBANK, tmp_path, waves)) == {"jit_trace.pt"}
     assert len(export_trace(make_model("transducer"), FBANK, tmp_path, waves)) == 3

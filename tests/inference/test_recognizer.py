@@ -43,6 +43,7 @@ def test_torch_and_onnxruntime_agree_on_real_speech(models, speech, kind, factor
             np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_a_model_with_features_inside_agrees_too(models, speech, waves, tmp_path):
     folder = write_onnx_of_audio(tmp_path, tiny_model())
     expected = Recognizer.from_pretrained(models() / "run").transcribe([*speech, waves[0][:700]])
