@@ -10,5 +10,13 @@ if [ "${1:-}" = "--fast" ]; then fast=(-m "not slow"); shift; fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check -q .
 "$(dirname "$PYTHON")/lint-imports" --no-cache
-"$PYTHON" -m mypy
-"$PYTHON" -m pytest -n "${COULOIR_TEST_JOBS:-auto}" --maxprocesses 4 --dist loadfile "${fast[@]}" "$@"
+# Types are checked beside the tests, which leave part of a core free.
+types=$(mktemp)
+"$PYTHON" -m mypy >"$types" 2>&1 &
+checker=$!
+trap 'kill "$checker" 2>/dev/null || true; rm -f "$types"' EXIT
+status=0
+"$PYTHON" -m pytest -n "${COULOIR_TEST_JOBS:-auto}" --maxprocesses 4 --dist loadfile "${fast[@]}" "$@" || status=$?
+wait "$checker" || status=$?
+cat "$types"
+exit "$status"
