@@ -37,3 +37,25 @@ def listening(results: list[dict[str, Any]], table: Table) -> list[str]:
         lines += [f"Run {result['run']}, greedy search, {counts} utterances ({result['date']}).", ""]
         lines += [*table(header, rows), ""]
     return lines[:-1]
+
+
+def onnx_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """Speed and memory of exported models beside sherpa-onnx."""
+    rows = []
+    for result in results:
+        for batch in (1, 16):
+            ours, peer = (result[f"{runtime} batch {batch}"] for runtime in ("couloir", "sherpa-onnx"))
+            rows.append([
+                result["model"].split("/")[-1], result["suffix"].removesuffix(".onnx").removeprefix(".") or "fp32",
+                str(batch), f"{ours['rtf']:.4f}", f"{peer['rtf']:.4f}", f"**{peer['rtf'] / ours['rtf']:.2f}**",
+                f"{ours['peak_mb']:.0f}", f"{peer['peak_mb']:.0f}", result["date"],
+            ])  # fmt: skip
+    header = ["model", "precision", "batch", "RTF", "RTF, sherpa-onnx", "times as fast", "peak memory, MB",
+              "sherpa-onnx, MB", "date"]  # fmt: skip
+    if not rows:
+        return []
+    text = (
+        "From samples to tokens on two CPU threads, features included, in turns; the best of several rounds "
+        "(`benchmarks/onnx_inference.py`)."
+    )
+    return ["## Inference of exported models", "", text, "", *table(header, rows)]

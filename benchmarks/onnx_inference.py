@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--files", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help="write results/onnx_inference-DATE.json")
+    parser.add_argument("--write", action="store_true", help="write results/onnx_inference-MODEL-DATE.json")
     parser.add_argument("--runtime", choices=tuple(RUNTIMES), help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -112,7 +112,8 @@ def main() -> None:
     if args.write:
         machine = f"{platform.machine()}, {args.threads} threads"
         result = best | {"model": str(args.model), "suffix": args.suffix, "files": args.files, "machine": machine}
-        path = Path(__file__).parent / "results" / f"onnx_inference{args.suffix.replace('.', '-')}-{date.today()}.json"
+        stem = f"onnx_inference-{args.model.name}{args.suffix.replace('.', '-')}"
+        path = Path(__file__).parent / "results" / f"{stem}-{date.today()}.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -158,6 +158,11 @@ def listening() -> list[str]:
     return inference_sections.listening(newest(BENCHMARKS, "listening-"), table)
 
 
+def onnx_speed() -> list[str]:
+    """Speed of exported files beside sherpa-onnx."""
+    return inference_sections.onnx_speed(newest(BENCHMARKS, "onnx_inference-"), table)
+
+
 def decoding() -> list[str]:
     """Error rates by decoding method, their speed, and a large graph: what there is of it."""
     sections = [
@@ -169,8 +174,8 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, exported_models, alignment, confidence, training_step, filterbank,
-    shar_reading, feature_errors, transducer_loss,
+    phone_recognition, decoding, listening, exported_models, onnx_speed, alignment, confidence, training_step,
+    filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
 
