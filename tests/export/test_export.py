@@ -279,7 +279,8 @@ numpy.save(sys.argv[3], out.detach().numpy())
 """
 
 
-@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("causal", [False, True])
 def test_torchscript_without_couloir(tmp_path, waves, causal):
     model = make_model("transducer", causal)
     (name,) = export_script(model, FBANK, tmp_path, waves)
@@ -302,6 +303,7 @@ def test_traced_files(tmp_path, waves):
     assert len(export_trace(make_model("transducer"), FBANK, tmp_path, waves)) == 3
 
 
+@pytest.mark.slow
 def test_a_file_that_disagrees_is_not_left_behind(tmp_path, waves, monkeypatch):
     """A file of other weights."""
     write = onnx_graph.write_fp32

@@ -62,6 +62,7 @@ def test_masks_equal_lhotse_with_the_same_numbers(frames, ratio):
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.0, 2.5])
 def test_masks_cover_as_much_as_lhotse_does(ratio):
     config, (feats, lens) = AugmentConfig(), features(250, 600)

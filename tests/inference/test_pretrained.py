@@ -31,8 +31,8 @@ def text_of(speech):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("kind", ["ctc", "transducer"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sizes_are_read_off_the_weights_of_every_preset(preset, kind, causal):
     config = dataclasses.replace(PRESETS[preset], causal=causal)
     widths = HEAD_WIDTHS.get(preset, {})
@@ -112,6 +112,7 @@ def test_hub_models_come_from_the_cache_without_a_network(cache, text_of):
             hub._fetch = monkeyed
 
 
+@pytest.mark.slow
 def test_a_hub_model_of_onnx_files_alone(cache, models, text_of, speech):
     snapshot = _cache(cache, "someone/exported")
     for file in (models() / "onnx").iterdir():

@@ -81,7 +81,7 @@ def one_line(call):
     return check
 
 
-@pytest.mark.parametrize("kind", ["ctc", "transducer"])
+@pytest.mark.parametrize("kind", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])
 def test_inference_needs_no_torch(models, speech, kind, call):
     folder = models(kind) / "onnx"
     path = folder / "model.onnx" if kind == "ctc" else folder

@@ -11,12 +11,15 @@ import couloir
 from couloir.audio import AudioError, load_audio
 from couloir.decoding.ctc import ctc_greedy_search
 from couloir.errors import UserError
+from couloir.export.quantize import write_int8
 from couloir.inference.onnx_backend import OnnxBackend, load_session, run_session
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
 from couloir.inference.windows import STEP_SAMPLES, cut, join
 
-CASES = [("ctc", 1), ("ctc", 2), ("transducer", 1), ("transducer", 2)]
+# Both rates with both heads; the two of --fast have both heads and both rates once.
+CASES = [("ctc", 2), ("transducer", 1)]
+CASES += [pytest.param("ctc", 1, marks=pytest.mark.slow), pytest.param("transducer", 2, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def test_search_is_that_of_decoding():
         assert all(b <= a for a, b in zip(found.starts[1:], found.ends))
 
 
-@pytest.mark.parametrize("kind", ["ctc", "transducer"])
+@pytest.mark.parametrize("kind", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])
 def test_nothing_but_allowed_symbols(models, waves, kind, tmp_path):
     free = {t.symbol for t in Recognizer.from_pretrained(models(kind) / "run").transcribe(waves[:1])[0].tokens}
     kept = sorted(free)[: len(free) // 2 + 1]
@@ -96,7 +99,7 @@ def test_nothing_but_allowed_symbols(models, waves, kind, tmp_path):
     assert _plain(found[0]) == _plain(found[1])
 
 
-@pytest.mark.parametrize("kind", ["ctc", "transducer"])
+@pytest.mark.parametrize("kind", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])
 def test_a_penalty_on_blank_changes_how_many_symbols(models, waves, kind):
     counts = []
     for runtime, folder in (("torch", "run"), ("onnx", "onnx")):
@@ -148,7 +151,7 @@ def test_a_seam_avoids_where_two_windows_disagree():
     assert (joined.argmax(1) == 1).sum() == 1
 
 
-@pytest.mark.parametrize("kind", ["ctc", "transducer"])
+@pytest.mark.parametrize("kind", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])
 def test_a_long_recording_is_joined_without_a_seam(models, waves, kind):
     backend = Recognizer.from_pretrained(models(kind) / "run").backend
     long = np.concatenate([waves[i % 3] for i in range(12)])
@@ -192,6 +195,14 @@ def test_settings_are_checked(models):
         Recognizer(None, batch_size=0)
 
 
+@pytest.fixture(scope="module")
+def int8_model(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    (folder / "tokens.txt").write_bytes((models() / "onnx/tokens.txt").read_bytes())
+    write_int8(models() / "onnx/model.onnx", folder / "model.int8.onnx")
+    return folder
+
+
 @pytest.mark.parametrize("version, flags, refused", [
     ("1.23.2", "avx512_vnni amx_int8", True),
     ("1.24.4", "amx_int8", True),
@@ -199,20 +210,15 @@ def test_settings_are_checked(models):
     ("1.20.1", "amx_int8", False),
     ("1.25.0", "amx_int8", False),
 ])  # fmt: skip
-def test_a_runtime_that_computes_int8_wrongly_is_refused(models, tmp_path, monkeypatch, version, flags, refused):
-    from couloir.export.quantize import write_int8
-
-    folder = models() / "onnx"
-    (tmp_path / "tokens.txt").write_bytes((folder / "tokens.txt").read_bytes())
-    write_int8(folder / "model.onnx", tmp_path / "model.int8.onnx")
+def test_a_runtime_that_computes_int8_wrongly_is_refused(models, int8_model, monkeypatch, version, flags, refused):
     monkeypatch.setattr("onnxruntime.__version__", version)
     monkeypatch.setattr("couloir.inference.onnx_backend._cpu_flags", lambda: flags)
-    OnnxBackend(folder)
+    OnnxBackend(models() / "onnx")
     if refused:
         with pytest.raises(UserError, match=r"int8\.onnx cannot be run: onnxruntime .* install 1\.20"):
-            OnnxBackend(tmp_path, suffix=".int8.onnx")
+            OnnxBackend(int8_model, suffix=".int8.onnx")
     else:
-        OnnxBackend(tmp_path, suffix=".int8.onnx")
+        OnnxBackend(int8_model, suffix=".int8.onnx")
 
 
 def test_int8_models_hear_each_recording_alone_too(models, waves, tmp_path):

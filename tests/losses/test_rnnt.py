@@ -251,7 +251,7 @@ def peak_bytes(step):
     return peak
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pruned", [True, False])
 def test_peak_memory_is_as_stated(pruned, dtype, monkeypatch):
     """32 bytes per cell of the lattice forward; backward the logits' gradient, in their dtype, and 20 per cell."""

@@ -81,7 +81,7 @@ def test_a_symbol_outside_the_vocabulary_gives_nan():
 
 
 @pytest.mark.parametrize("kind", rnnt.RNNT_TYPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_losses_through_the_kernels_equal_those_without(kind, dtype, monkeypatch):
     num_items, num_frames, num_symbols, vocab = (5, 70, 30, 130) if CUDA else (3, 6, 3, 5)
     lm, am = torch.randn(num_items, num_symbols + 1, vocab), torch.randn(num_items, num_frames, vocab)

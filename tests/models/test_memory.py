@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 
 from couloir.losses.ctc import ctc_loss
@@ -20,6 +21,7 @@ def living_tensors(model):
     return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_tensors_of_a_step_are_freed():
     sizes = {"num_encoder_layers": (1,), "feedforward_dim": (32,), "encoder_dim": (24,), "encoder_unmasked_dim": (24,)}
     zipformer = ZipformerConfig(

@@ -158,6 +158,7 @@ def test_bfloat16_autocast_trains():
     assert grads and all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["exact", "reference"])
 @torch.no_grad()
 def test_traced_encoder_follows_other_shapes(padding):
@@ -182,6 +183,7 @@ def test_traced_encoder_follows_other_shapes(padding):
         assert torch.equal(ours[1], theirs[1])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_traced_streaming_encoder_follows_the_batch():
     model = make(causal=True, chunk_size=(8,), left_context_frames=(32,)).eval()

@@ -42,7 +42,7 @@ def train(golden, loss_scale):
     return losses, rates, model, optimizer, scheduler
 
 
-@pytest.mark.parametrize("case", ["", "clipcase/"])
+@pytest.mark.parametrize("case", ["", pytest.param("clipcase/", marks=pytest.mark.slow)])
 def test_twenty_steps_equal_icefall(golden, case):
     scale = golden["clipcase/loss_scale"] if case else np.ones(20)
     losses, rates, model, optimizer, scheduler = train(golden, scale)

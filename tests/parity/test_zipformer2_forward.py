@@ -164,6 +164,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "kind"), COUNTS, ids=lambda value: value)
 def test_parameter_counts(preset, kind):
     config = PRESETS[preset]

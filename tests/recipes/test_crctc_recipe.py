@@ -52,6 +52,7 @@ def test_prefix_beam_search_writes_beside_greedy(trained):
     assert any(name.startswith("errs-test-heldout-iter-12-avg-2_beam-4_use-averaged-model") for name in names)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_losses(trained):
     """The first eight batches, then the other four by the same command: the twelve of one go, to the last bit."""
     flags = f"{SHORT} --exp-dir parts --num-epochs 99 --final-decay 0"

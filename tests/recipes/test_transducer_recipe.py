@@ -157,6 +157,7 @@ def with_lm(trained):
     return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "flags", "keys"),
     [

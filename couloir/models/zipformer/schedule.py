@@ -46,6 +46,12 @@ class ScheduledFloat(nn.Module):
         """The current value."""
         return self._scheduled if self.training else self.default
 
+    def __deepcopy__(self, memo: dict[int, object]) -> ScheduledFloat:
+        # A module's own deepcopy copies twenty empty dictionaries: most of the time that building a model took.
+        copied = ScheduledFloat(*self.points, default=self.default).train(self.training)
+        copied.batch_count, copied._scheduled = self.batch_count, self._scheduled
+        return copied
+
     def extra_repr(self) -> str:
         """Points and default, for ``print(model)``."""
         return f"{self.points}, default={self.default}"
