@@ -51,6 +51,21 @@ def _speed(row: dict[str, Any] | None) -> tuple[str, str]:
     return ("", "") if row is None else (f"{row['rtf']:.4f}", f"{row['of_greedy']:.2f}")
 
 
+def batching_section(results: Results, table: Table) -> list[str]:
+    """Greedy search of a batch beside one utterance at a time, and the searches beside each other."""
+    if not results:
+        return []
+    names = list(dict.fromkeys(name for result in results for name in result["rows"]))
+    rows = [[name, *(f"{result['rows'][name]['of_greedy']:.2f}" for result in results)] for name in names]
+    models = [f"{result['settings']['preset']}, batch {result['settings']['batch']}" for result in results]
+    loads = ", ".join(f"{result['load average']:.1f}" for result in results)
+    return [
+        "## Searching in batches", "",
+        "Time of the search alone, without the encoder, in units of greedy search of the batch; random weights "
+        f"(`benchmarks/decoding_search.py`; load {loads}).", "", *table(["method", *models], rows), "",
+    ]  # fmt: skip
+
+
 def graph_section(results: Results, table: Table) -> list[str]:
     """The large decoding graph."""
     rows = []

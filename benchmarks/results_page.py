@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import inference_sections
-from results_decoding import graph_section, methods_section, speed_section
+from results_decoding import batching_section, graph_section, methods_section, speed_section
 
 from couloir.files import atomic_write
 
@@ -135,17 +135,19 @@ def confidence() -> list[str]:
 
 
 def transducer_loss() -> list[str]:
-    """Speed of the transducer losses beside fast_rnnt's."""
-    rows = []
+    """Speed and memory of the transducer losses beside fast_rnnt's."""
+    times, memory = [], []
     for result in newest(BENCHMARKS, "rnnt_loss-"):
         for case, row in result.items():
-            if isinstance(row, dict) and "fast_rnnt" in row:
-                ours, peer = row["couloir"]["median_ms"], row["fast_rnnt"]["median_ms"]
-                rows.append(
-                    [case, f"{ours:.0f}", f"{peer:.0f}", f"**{row['ratio of median_ms']:.2f}**", result["date"]]
-                )
+            if not isinstance(row, dict) or "fast_rnnt" not in row:
+                continue
+            unit, rows = ("median_ms", times) if "median_ms" in row["couloir"] else ("peak_mb", memory)
+            ours, peer = row["couloir"][unit], row["fast_rnnt"][unit]
+            rows.append([case, f"{ours:.0f}", f"{peer:.0f}", f"**{ours / peer:.2f}**", result["date"]])
     return ["## Transducer losses", "", "Forward and backward on two CPU threads, in turns in one process.", "",
-            *table(["case", "ours, ms", "fast_rnnt 1.3, ms", "ratio", "date"], rows)]  # fmt: skip
+            *table(["case", "ours, ms", "fast_rnnt 1.3, ms", "ratio", "date"], times), "",
+            "Peak memory beyond the logits, float32, the logits' gradient included.", "",
+            *table(["case", "ours, MB", "fast_rnnt 1.3, MB", "ratio", "date"], memory)]  # fmt: skip
 
 
 def exported_models() -> list[str]:
@@ -168,6 +170,7 @@ def decoding() -> list[str]:
     sections = [
         methods_section(newest(BENCHMARKS, "decoding_methods-"), table),
         speed_section(newest(BENCHMARKS, "decoding_rtf-"), table),
+        batching_section(newest(BENCHMARKS, "decoding_search-"), table),
         graph_section(newest(BENCHMARKS, "lg_graph-"), table),
     ]
     return [line for section in sections for line in section]

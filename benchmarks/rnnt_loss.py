@@ -24,13 +24,14 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from couloir.losses import rnnt
 
 BLANK = 0
 S_RANGE = 5
 CPU_SHAPES = ((8, 400, 80, 500), (16, 250, 60, 128))  # B, T, S, V
-CUDA_SHAPE = (30, 500, 100, 500)
+PUBLISHED_SHAPE = (30, 500, 100, 500)
 
 
 class Inputs:
@@ -90,6 +91,27 @@ def alternately(steps: dict[str, Callable[[], object]], repeats: int) -> dict[st
     }
 
 
+def peak_bytes(step: Callable[[], object]) -> int:
+    """Most bytes that ``step`` holds at a time beyond what was there before, as the CPU's allocator reports them."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    held = peak = 0
+    for event in trace.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def memory_on_cpu(systems: dict[str, ModuleType]) -> dict[str, object]:
+    """Peak memory of the pruned loss at the shape of k2's published figures, beyond the logits."""
+    inputs = Inputs(PUBLISHED_SHAPE, "cpu")
+    row = {name: {"peak_mb": round(peak_bytes(inputs.pruned(system)) / 1e6)} for name, system in systems.items()}
+    title = "B {} T {} S {} V {}, pruned alone".format(*PUBLISHED_SHAPE)
+    print(title, row, flush=True)
+    return {title: row}
+
+
 def compare_on_cpu(systems: dict[str, ModuleType], repeats: int) -> dict[str, object]:
     """One row per shape and loss: each system's times, and the ratio of the first system's to the last one's."""
     rows: dict[str, object] = {}
@@ -108,13 +130,13 @@ def compare_on_cpu(systems: dict[str, ModuleType], repeats: int) -> dict[str, ob
             row = "B {} T {} S {} V {}, ".format(*shape) + title
             rows[row] = {**found, **ratios}
             print(row, rows[row], flush=True)
-    return rows
+    return rows | memory_on_cpu(systems)
 
 
 def measure_on_cuda(repeats: int) -> dict[str, object]:
     """Time and peak memory of the pruned loss in float32 and of the unpruned one in bfloat16."""
-    inputs = Inputs(CUDA_SHAPE, "cuda")
-    batch, frames, symbols, vocab = CUDA_SHAPE
+    inputs = Inputs(PUBLISHED_SHAPE, "cuda")
+    batch, frames, symbols, vocab = PUBLISHED_SHAPE
     full = torch.randn(batch, frames, symbols + 1, vocab, device="cuda", dtype=torch.bfloat16, requires_grad=True)
 
     def unpruned() -> None:

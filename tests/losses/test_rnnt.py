@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from benchmarks.rnnt_loss import peak_bytes
 
 from couloir.errors import UserError
 from couloir.losses import rnnt
@@ -237,18 +237,6 @@ def test_backend_is_chosen_by_name(monkeypatch):
         rnnt_backend("fast_rnn")
     with pytest.raises(UserError, match="`--rnnt-backend` k2 cannot be imported"):
         rnnt_backend("k2")
-
-
-def peak_bytes(step):
-    """Most bytes that ``step`` held at a time beyond what was there before, as the allocator reports them."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        step()
-    held = peak = 0
-    for event in trace.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])

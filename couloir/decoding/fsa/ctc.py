@@ -17,7 +17,7 @@ from couloir.decoding.fsa.nbest import oracle
 from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, read_followed, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
 
-LIMITS = SearchLimits(beam=20.0, max_contexts=1 << 30, max_states=1000)
+LIMITS = SearchLimits(beam=20.0, max_contexts=1 << 30, max_states=10000)  # search_beam and max_active of icefall
 OUTPUT_BEAM = 8.0
 NUM_PATHS, NBEST_SCALE = 100, 1.0
 

@@ -19,6 +19,7 @@ from couloir.decoding.fsa.ragged import expand, group_first_best, group_max, kee
 from couloir.errors import must_be
 
 IMPLICIT = -1
+ROUNDING = 1e-2  # of float32 scores in the thousands
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,33 @@ class SearchResult:
     finals: list[tuple[int, Arcs]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What the arcs of a graph can gain at best, for pruning before they are looked at one by one.
+
+    Fields:
+        tokens, others: (G,) best weight of each state's arcs with a token, and of those without, which gain nothing.
+        column: (A,) where an arc's gain stands in a row of V log-probabilities with ``more`` behind them.
+        more: (2,) the gain of ends, and of arcs that are always kept.
+    """
+
+    tokens: Tensor
+    others: Tensor
+    column: Tensor
+    more: Tensor
+
+    @staticmethod
+    def of(graph: Graph, emissions: Emissions) -> Bounds:
+        """The bounds of a graph on the device of its tensors."""
+        label, score, states = graph.label, graph.score, graph.num_states
+        owner = torch.repeat_interleave(graph.splits.diff())
+        more = score.new_tensor([0.0 if emissions.ends_on_last_frame else -torch.inf, torch.inf])
+        column = torch.where(label > 0, label, emissions.vocab_size + (label == 0).long())
+        tokens = group_max(score.where(label > 0, -torch.inf), owner, states)
+        others = score + more[(label == 0).long()]
+        return Bounds(tokens, group_max(others.where(label <= 0, -torch.inf), owner, states), column, more)
+
+
 class GraphSearch:
     """The search. One object decodes one batch.
 
@@ -160,6 +188,8 @@ class GraphSearch:
         self.graph, self.bias = graph.to(device), bias.to(device) if bias else None
         self.keep_arcs, self.trivial = keep_arcs, self.graph.is_trivial(emissions.vocab_size)
         self.nodes = bias.num_nodes if bias else 1
+        # Hotwords add to any arc.
+        self.bounds = None if bias or self.trivial else Bounds.of(self.graph, emissions)
         self.batch = len(emissions.lens)
         if self.batch * emissions.num_histories * graph.num_states * self.nodes >= 2**62:
             raise must_be("the decoding graph", "smaller for this vocabulary and context size", graph.num_states)
@@ -246,7 +276,10 @@ class GraphSearch:
         log_probs, own = emissions.log_probs(frame, table.utterance, table.history)
         floor = self._floor(log_probs, own)
         dense = self.trivial and self.bias is None
-        source, arc, move = self._trivial_arcs(log_probs, own, floor) if dense else self._graph_arcs()
+        if dense:
+            source, arc, move = self._trivial_arcs(log_probs, own, floor)
+        else:
+            source, arc, move = self._hopeful_arcs(log_probs, own, floor) if self.bounds else self._graph_arcs()
         label, weight = self.graph.label[arc], self._weights(arc, move)
         log_prob = log_probs.flatten()[(own * log_probs.shape[1])[source] + label.clamp(min=0)]
         bias = self._bias(table.node[source], label) if self.bias is not None else None
@@ -277,15 +310,38 @@ class GraphSearch:
             leads_to.append(torch.stack([history, table.state[rows], table.node[rows]]))
         return implicit, leads_to
 
+    def _ways(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(row, epsilon move or -1, state) of every state that ``rows`` reach without a token."""
+        graph, state = self.graph, self.table.state[rows]
+        if graph.moves is None or graph.move_next is None:
+            return rows, torch.full_like(rows, IMPLICIT), state
+        owner, move = expand(graph.moves, state)
+        return rows[owner], move, graph.move_next[move]
+
     def _graph_arcs(self) -> tuple[Tensor, Tensor, Tensor]:
         """(source row, arc, epsilon move before it or -1) of every way out of the table."""
-        graph, rows = self.graph, self._sources()
-        if graph.moves is None or graph.move_next is None:
-            source, arc = expand(graph.splits, self.table.state[rows])
-            return rows[source], arc, torch.full_like(arc, IMPLICIT)
-        owner, move = expand(graph.moves, self.table.state[rows])
-        source, arc = expand(graph.splits, graph.move_next[move])
-        return rows[owner[source]], arc, move[source]
+        row, move, state = self._ways(self._sources())
+        source, arc = expand(self.graph.splits, state)
+        return row[source], arc, move[source]
+
+    def _hopeful_arcs(self, log_probs: Tensor, own: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_graph_arcs`, without most of what the first pruning would take: first states, then their arcs."""
+        assert self.bounds is not None
+        row, move, state = self._ways(self._sources())
+        room = (self.table.score - floor[self.table.utterance]).float()[row] + ROUNDING
+        if self.graph.move_score is not None:
+            room = room + self.graph.move_score[move]
+        best = log_probs[:, 1:].amax(1)[own][row]
+        near = where(room + torch.maximum(self.bounds.tokens[state] + best, self.bounds.others[state]) >= 0)
+        if not self.keep_arcs and self.emissions.rivals is not None:
+            near = near[self._rivals(row[near], state[near], room[near])]
+        row, move, room = row[near], move[near], room[near]
+        source, arc = expand(self.graph.splits, state[near])
+        gains = torch.cat([log_probs, self.bounds.more.expand(len(log_probs), -1)], dim=1)
+        gain = gains.flatten()[(own * gains.shape[1])[row][source] + self.bounds.column[arc]]
+        near = where(room[source] + self.graph.score[arc] + gain >= 0)
+        source = source[near]
+        return row[source], arc[near], move[source]
 
     def _trivial_arcs(self, log_probs: Tensor, own: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `_graph_arcs` on the trivial graph, where the first pruning is a comparison of whole rows."""
@@ -302,14 +358,26 @@ class GraphSearch:
 
     def _sources(self) -> Tensor:
         """The rows whose graph arcs can matter; for a lattice all do."""
-        table, most = self.table, self.emissions.rivals
-        if self.keep_arcs or most is None:
-            return torch.arange(len(table.score), device=table.score.device)
-        place = (table.utterance * self.graph.num_states + table.state) * self.nodes + table.node
-        place, order = torch.sort(place, stable=True)
-        places, segment = torch.unique_consecutive(place, return_inverse=True)
-        keep = keep_best(table.score[order], segment, len(places), most, torch.inf)
-        return order[keep].sort().values
+        rows = torch.arange(len(self.table.score), device=self.table.score.device)
+        if self.keep_arcs or self.emissions.rivals is None:
+            return rows
+        return self._rivals(rows, self.table.state, self.table.score)
+
+    def _rivals(self, row: Tensor, state: Tensor, score: Tensor) -> Tensor:
+        """Positions (K,) of the ways (N,) from rows to states, at a score, that the best path can take.
+
+        Ways to one state lead on to the same, whatever their history was: of those with one history the best counts,
+        and of all no more than `Emissions.rivals`.
+        """
+        table, most, histories = self.table, self.emissions.rivals, self.emissions.num_histories
+        assert most is not None
+        place = (table.utterance[row] * self.graph.num_states + state) * self.nodes + table.node[row]
+        ways, group = unique(place * histories + table.history[row])
+        way = group_first_best(score, group, group_max(score, group, len(ways)))
+        places, segment = torch.unique_consecutive(
+            torch.div(ways, histories, rounding_mode="floor"), return_inverse=True
+        )
+        return way[keep_best(score[way], segment, len(places), most, torch.inf)].sort().values
 
     def _weights(self, arc: Tensor, move: Tensor) -> Tensor:
         weight = self.graph.score[arc]
