@@ -59,3 +59,17 @@ def onnx_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
         "(`benchmarks/onnx_inference.py`)."
     )
     return ["## Inference of exported models", "", text, "", *table(header, rows)]
+
+
+def torch_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """Speed of inference in PyTorch, by mode and batch."""
+    rows = [
+        [result["preset"], result["device"], result["amp"], mode, batch, f"{row['x_real_time']:,.0f}",
+         f"{row['ms']:.1f}", f"{row['peak_mb']:,}", result["date"]]
+        for result in results for batch, modes in result["rows"].items() for mode, row in modes.items()
+    ]  # fmt: skip
+    header = ["model", "device", "amp", "mode", "batch", "x real time", "ms", "peak memory, MB", "date"]
+    if not rows:
+        return []
+    text = "CTC, from samples to tokens, features included (`benchmarks/torch_inference.py`)."
+    return ["## Inference in PyTorch", "", text, "", *table(header, rows)]

@@ -165,6 +165,11 @@ def onnx_speed() -> list[str]:
     return inference_sections.onnx_speed(newest(BENCHMARKS, "onnx_inference-"), table)
 
 
+def torch_speed() -> list[str]:
+    """Speed of inference in PyTorch."""
+    return inference_sections.torch_speed(newest(BENCHMARKS, "torch_inference-"), table)
+
+
 def decoding() -> list[str]:
     """Error rates by decoding method, their speed, and a large graph: what there is of it."""
     sections = [
@@ -177,7 +182,7 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, exported_models, onnx_speed, alignment, confidence, training_step,
+    phone_recognition, decoding, listening, exported_models, onnx_speed, torch_speed, alignment, confidence, training_step,
     filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
