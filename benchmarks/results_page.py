@@ -182,8 +182,8 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, exported_models, onnx_speed, torch_speed, alignment, confidence, training_step,
-    filterbank, shar_reading, feature_errors, transducer_loss,
+    phone_recognition, decoding, listening, exported_models, onnx_speed, torch_speed, alignment, confidence,
+    training_step, filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
 
