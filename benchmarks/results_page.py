@@ -191,6 +191,9 @@ def page() -> str:
     """The whole of RESULTS.md."""
     head = ["# Results", "", "Made by `python benchmarks/results_page.py` from the files in `results/` and "
             "`benchmarks/results/`. The machines are shared and noisy: read ratios, not times."]  # fmt: skip
+    if not any("cuda" in path.name for path in BENCHMARKS.glob("*.json")):
+        head += ["", "Nothing here ran on a GPU yet; `train_step.py`, `rnnt_loss.py`, `decoding_rtf.py` and "
+                 "`torch_inference.py` of `benchmarks/` take `--device cuda`."]  # fmt: skip
     filled = (lines for lines in (section() for section in SECTIONS) if lines)
     return "\n".join(head + [line for lines in filled for line in ["", *lines]]) + "\n"
 
