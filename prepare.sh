@@ -25,7 +25,8 @@ stages, each of which may be repeated, and killed at any point (what is whole is
 After that: python zipformer_crctc/train.py --manifest-dir data/shar --bpe-model data/lang/bpe.model
 
   --stage N --stop-stage N    run stages N to N (default 0 to 5)
-  --nj N                      processes (default: the number of cores, 8 at most)
+  --nj N                      processes (default: the number of cores, 8 at most) of stages 2, 3 and 5 and of synthetic
+                              speech in stage 0; without effect on downloads and in stages 1 and 4, which take one
   --data-dir D                what is made (default data); --download-dir D: what is fetched (default download)
   --python PATH               interpreter (default $PYTHON, else .venv/bin/python, else python3)
 stage 0:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with everything in it, pip only, pinned by constraints.txt. Quick when there is nothing to do.
-# Source it to get $PYTHON as well:  . ./setup.sh
+# Source it to get $PYTHON, and couloir and the other programs of .venv on the PATH:  . ./setup.sh
 # Another interpreter: COULOIR_PYTHON=python3.12 ./setup.sh      Another place: COULOIR_VENV=~/envs/couloir ./setup.sh
 couloir_setup() {
     local root venv wanted python candidate
@@ -30,4 +30,9 @@ couloir_setup() {
     rm -f "$venv"/.couloir-*
     touch "$venv/.couloir-$wanted"
 }
-couloir_setup || { [ "${BASH_SOURCE[0]}" = "$0" ] && exit 2 || return 2; }
+couloir_path() {
+    local bin
+    bin=$(cd "$(dirname "$PYTHON")" && pwd)
+    case ":$PATH:" in *":$bin:"*) ;; *) export PATH="$bin:$PATH" ;; esac
+}
+couloir_setup && couloir_path || { [ "${BASH_SOURCE[0]}" = "$0" ] && exit 2 || return 2; }

@@ -10,14 +10,13 @@ between neighbours that are both right are compared. Errors are absolute, in ms;
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from kaldialign import align as edit_alignment
+from result_file import write_result
 
 from couloir.inference.align import Word, align
 from couloir.inference.recognizer import Recognizer
@@ -102,8 +101,7 @@ def main() -> None:
     for name, row in result.items():
         print(name, *(f"  {key}: {value:g}" for key, value in row.items()))
     if args.write:
-        path = Path(__file__).parent / "results" / f"alignment-{date.today()}.json"
-        path.write_text(json.dumps(result | {"model": args.model, "data": str(args.data)}, indent=1) + "\n")
+        write_result("alignment", result | {"model": args.model, "data": str(args.data)})
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ the rank correlation of confidence with accuracy (1 - phone error rate) is given
 from __future__ import annotations
 
 import argparse
-import json
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kaldialign import align as edit_alignment
+from result_file import write_result
 
 from couloir.inference.recognizer import Recognizer
 from couloir.text.ipa import segment
@@ -83,8 +82,7 @@ def main() -> None:
         print(f"  confidence {row['confidence']:.3f}  accuracy {row['accuracy']:.3f}")
     print(f"ECE {result['ece']}, {result['utterances']} utterances: rank correlation {result['spearman']}")
     if args.write:
-        path = Path(__file__).parent / "results" / f"confidence-{date.today()}.json"
-        path.write_text(json.dumps(result | {"model": args.model, "data": str(args.data)}, indent=1) + "\n")
+        write_result("confidence", result | {"model": args.model, "data": str(args.data)})
 
 
 if __name__ == "__main__":

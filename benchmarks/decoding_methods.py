@@ -34,7 +34,7 @@ ENCODER = "features and encoder"
 LM_EPOCHS = 12
 LM_SIZES: dict[str, Any] = {"rnn_lm_embedding_dim": 128, "rnn_lm_hidden_dim": 128, "rnn_lm_num_layers": 1}
 SAMPLED = {"num_paths": 50}
-WITHOUT_FAST_NEED = ("beam_search",)  # one utterance at a time, and endless where the weights are random
+WITHOUT_FAST_NEED = ("beam_search",)  # endless where the weights are random
 Flags = dict[str, Any]
 
 

@@ -30,7 +30,8 @@ from decoding_methods import (
     speech_of,
     trained_run,
 )
-from decoding_search import EMITTING_SHARE, write_result
+from decoding_search import EMITTING_SHARE
+from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch

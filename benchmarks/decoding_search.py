@@ -9,29 +9,23 @@ Seconds of audio are those that the encoder's frames stand for. Nothing else sho
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import write_result
 
 from couloir.decoding.fsa.ctc import ctc_graph_search
 from couloir.decoding.fsa.graph import trivial_graph
 from couloir.decoding.transducer.beam import modified_beam_search
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
 from couloir.decoding.transducer.greedy import greedy_search
-from couloir.files import atomic_write
 from couloir.models.asr import AsrModel, build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS
 
-RESULTS = Path(__file__).parent / "results"
 SECONDS_PER_EMBEDDED_FRAME = 0.02
 EMITTING_SHARE = 0.3
 
@@ -50,20 +44,6 @@ def peaky_model(preset: str, vocab_size: int, dim: int) -> AsrModel:
         lead = logits[:, 1:].max(dim=1).values - logits[:, 0]
         model.joiner.output_linear.bias[0] += lead.quantile(1 - EMITTING_SHARE)
     return model
-
-
-def write_result(name: str, result: dict[str, Any]) -> None:
-    """Keep a result as a dated file beside this program, with what it was measured on."""
-    machine = {
-        "machine": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
-        "load average": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    path = RESULTS / f"{name}-{datetime.date.today()}.json"
-    with atomic_write(path, "w") as out:
-        out.write(json.dumps(result | machine, ensure_ascii=False, indent=1) + "\n")
-    print(f"written: {path}")
 
 
 def measure(calls: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
@@ -137,7 +117,7 @@ def main() -> None:
         settings = {name: value for name, value in vars(args).items() if name != "write"}
         result = {"settings": settings, "audio_s": audio, "tokens_per_frame": round(tokens, 2),
                   "encoder_s": round(encoder, 3), "rows": rows}  # fmt: skip
-        write_result(f"decoding_search-{args.preset}-{args.device}", result)
+        write_result(f"decoding_search-{args.preset}-{args.device}", result, args.device)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from kaldialign import edit_distance
+from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE
 from couloir.config import as_plain
@@ -141,8 +141,7 @@ def main() -> None:
     run = load_run(argparse.Namespace(exp_dir=args.exp_dir), AveragingConfig(), saved.recipe, as_plain(saved), "cpu")
     result = measure(run, args.data) | {"run": args.exp_dir.name, "data": args.data.name, "weights": run.suffix}
     if args.write:
-        path = Path(__file__).parent / "results" / f"export_accuracy-{args.exp_dir.name}-{date.today()}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(f"export_accuracy-{args.exp_dir.name}", result)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,17 @@ the machine does falls on all alike; the median of the rounds is given as second
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import kaldi_native_fbank
 import lhotse
 import numpy as np
 import torch
+from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.features.fbank import ExportableFbank, Fbank
@@ -108,13 +105,6 @@ def main() -> None:
     difference = greatest_difference(waves)
     print(f"greatest difference from kaldi-native-fbank: {difference:.1e}")
     if args.write:
-        machine = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "threads": 1,
-            "load average": round(os.getloadavg()[0], 1),
-            "cores": os.cpu_count(),
-        }
         speech = round(sum(map(len, waves)) / SAMPLE_RATE, 1)
         values = {"what": "seconds of speech per second, median", "speech_s": speech, "rounds": args.rounds}
         values |= {name: round(speed) for name, speed in speeds.items()}
@@ -123,11 +113,8 @@ def main() -> None:
             "ratio to lhotse.Fbank, one by one": round(ours / speeds["lhotse.Fbank, one by one"], 2),
             "ratio to kaldi-native-fbank": round(ours / speeds["kaldi-native-fbank"], 2),
             "greatest difference from kaldi-native-fbank": difference,
-            **machine,
         }
-        path = Path(__file__).parent / "results" / f"fbank-{date.today()}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(values, indent=1) + "\n")
+        write_result("fbank", values)
 
 
 if __name__ == "__main__":

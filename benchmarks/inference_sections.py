@@ -61,6 +61,19 @@ def onnx_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
     return ["## Inference of exported models", "", text, "", *table(header, rows)]
 
 
+def startup(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """How long programs take to start, beside what the project asks of them."""
+    rows = [
+        [name, f"**{row['median_s']:.2f}**", f"{row['best_s']:.2f}", f"{row['limit_s']:g}" if row["limit_s"] else "",
+         str(result["load average"]), result["date"]]
+        for result in results for name, row in result["rows"].items()
+    ]  # fmt: skip
+    if not rows:
+        return []
+    text = "From the start of a process to its end, in turns (`benchmarks/startup.py`)."
+    return ["## Start-up", "", text, "", *table(["what", "s, median", "s, best", "at most, s", "load", "date"], rows)]
+
+
 def torch_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
     """Speed of inference in PyTorch, by mode and batch."""
     rows = [

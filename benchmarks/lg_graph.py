@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoding_search import peaky_model, write_result
+from decoding_search import peaky_model
 from kaldialign import edit_distance
+from result_file import write_result
 from torch import Tensor
 
 from couloir.decoding.fsa.ctc import ctc_graph_search

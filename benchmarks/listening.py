@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from export_accuracy import error_rate, utterances
+from result_file import write_result
 
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import token_bias
@@ -59,8 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     result = measure(args.model, args.shar, args.sets) | {"run": Path(args.model).name}
     if args.write:
-        path = Path(__file__).parent / "results" / f"listening-{result['run']}-{date.today()}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(f"listening-{result['run']}", result)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from decoding_methods import ENCODER, Measured, measure, prepare_language, searches, speech_of, trained_run
-from decoding_search import write_result
+from result_file import write_result
 
 from couloir.errors import must_be, one_line_errors
 from couloir.evaluation.alignment import align, count, units_of

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.inference.file_run import find_audio
@@ -110,11 +109,8 @@ def main() -> None:
             f"{name:22} RTF {row['rtf']:.4f} ({1 / row['rtf']:.0f}x)  CPU {row['cpu_rtf']:.4f}  {row['peak_mb']:.0f} MB"
         )
     if args.write:
-        machine = f"{platform.machine()}, {args.threads} threads"
-        result = best | {"model": str(args.model), "suffix": args.suffix, "files": args.files, "machine": machine}
-        stem = f"onnx_inference-{args.model.name}{args.suffix.replace('.', '-')}"
-        path = Path(__file__).parent / "results" / f"{stem}-{date.today()}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        settings = {"model": str(args.model), "suffix": args.suffix, "files": args.files, "threads": args.threads}
+        write_result(f"onnx_inference-{args.model.name}{args.suffix.replace('.', '-')}", best | settings)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,11 @@ Both read the same random strings of short panphon segments; the results are com
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
 import time
-from datetime import date
-from pathlib import Path
 
 import numpy as np
+from result_file import write_result
 
 from couloir.evaluation import pfer
 
@@ -58,11 +54,8 @@ def main() -> None:
     print(f"{'couloir':10}{result['couloir']:10.0f} pairs/s\n{'panphon':10}{result['panphon']:10.1f} pairs/s")
     print(f"{'ratio':10}{result['ratio']:10.1f}   (greatest difference {result['difference']:.1e})")
     if args.write:
-        machine = {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count()}
-        values = {"what": f"pairs per second, {PHONES} phones", **result, "pairs": args.pairs, **machine}
-        path = Path(__file__).parent / "results" / f"pfer-{date.today()}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(values, indent=1) + "\n")
+        what = f"pairs per second, {PHONES} phones"
+        write_result("pfer", {"what": what, **result, "pairs": args.pairs, "numpy": np.__version__})
 
 
 if __name__ == "__main__":

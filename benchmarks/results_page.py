@@ -136,7 +136,7 @@ def confidence() -> list[str]:
 
 def transducer_loss() -> list[str]:
     """Speed and memory of the transducer losses beside fast_rnnt's."""
-    times, memory = [], []
+    times, memory = list[list[str]](), list[list[str]]()
     for result in newest(BENCHMARKS, "rnnt_loss-"):
         for case, row in result.items():
             if not isinstance(row, dict) or "fast_rnnt" not in row:
@@ -170,6 +170,11 @@ def torch_speed() -> list[str]:
     return inference_sections.torch_speed(newest(BENCHMARKS, "torch_inference-"), table)
 
 
+def startup() -> list[str]:
+    """How long programs take to start."""
+    return inference_sections.startup(newest(BENCHMARKS, "startup-"), table)
+
+
 def decoding() -> list[str]:
     """Error rates by decoding method, their speed, and a large graph: what there is of it."""
     sections = [
@@ -182,7 +187,7 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, exported_models, onnx_speed, torch_speed, alignment, confidence,
+    phone_recognition, decoding, listening, exported_models, onnx_speed, torch_speed, startup, alignment, confidence,
     training_step, filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 

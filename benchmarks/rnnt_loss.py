@@ -1,5 +1,7 @@
 """Time and memory of the transducer losses, forward and backward, against fast_rnnt where it can be imported.
 
+The unpruned loss is compared with torchaudio's, where that can be imported.
+
     python benchmarks/rnnt_loss.py --threads 2                   # CPU; put fast_rnnt on PYTHONPATH for the ratio
     python benchmarks/rnnt_loss.py --device cuda                 # pruned and unpruned at B 30, T 500, U 100, V 500
 
@@ -11,18 +13,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable
-from datetime import date
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 
 import torch
+from result_file import write_result
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -76,8 +74,39 @@ class Inputs:
 
         return step
 
+    def unpruned(self, dtype: torch.dtype) -> dict[str, Callable[[], None]]:
+        """Forward and backward of the unpruned loss on given logits, of this project and, if it is there, torchaudio.
 
-def alternately(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
+        torchaudio's has no bfloat16: it is left out then.
+        """
+        shape = (self.am.shape[0], self.am.shape[1], self.lm.shape[1], self.lm.shape[2])
+        logits = torch.randn(shape, device=self.lm.device, dtype=dtype, requires_grad=True)
+        peer = torchaudio_loss() if dtype == torch.float32 else None
+
+        def ours() -> None:
+            logits.grad = None
+            rnnt.rnnt_loss(logits, self.symbols, BLANK, self.boundary, reduction="sum").backward()
+
+        def theirs() -> None:
+            assert peer is not None
+            logits.grad = None
+            ends = self.boundary.int()
+            symbols = self.symbols.int()
+            peer(logits, symbols, ends[:, 3].contiguous(), ends[:, 2].contiguous(), BLANK, reduction="sum").backward()
+
+        return {"couloir": ours, "torchaudio": theirs} if peer else {"couloir": ours}
+
+
+def torchaudio_loss() -> Callable[..., Tensor] | None:
+    """torchaudio's loss; None where it is not installed, or is without one."""
+    try:
+        return importlib.import_module("torchaudio.functional").rnnt_loss
+    except (ImportError, OSError, AttributeError) as error:
+        print(f"torchaudio is not compared with: {error}")
+        return None
+
+
+def alternately(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
     """Median and best time in ms of each step, all of them run in turn."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 1):
@@ -130,25 +159,24 @@ def compare_on_cpu(systems: dict[str, ModuleType], repeats: int) -> dict[str, ob
             row = "B {} T {} S {} V {}, ".format(*shape) + title
             rows[row] = {**found, **ratios}
             print(row, rows[row], flush=True)
+    row = "B {} T {} S {} V {}, unpruned".format(*CPU_SHAPES[-1])
+    rows[row] = alternately(Inputs(CPU_SHAPES[-1], "cpu").unpruned(torch.float32), repeats)
+    print(row, rows[row], flush=True)
     return rows | memory_on_cpu(systems)
 
 
 def measure_on_cuda(repeats: int) -> dict[str, object]:
-    """Time and peak memory of the pruned loss in float32 and of the unpruned one in bfloat16."""
+    """Time and peak memory of the pruned loss in float32 and of the unpruned one in bfloat16 and float32."""
     inputs = Inputs(PUBLISHED_SHAPE, "cuda")
-    batch, frames, symbols, vocab = PUBLISHED_SHAPE
-    full = torch.randn(batch, frames, symbols + 1, vocab, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-
-    def unpruned() -> None:
-        full.grad = None
-        rnnt.rnnt_loss(full, inputs.symbols, BLANK, inputs.boundary, reduction="sum").backward()
 
     def waited(step: Callable[[], None]) -> None:
         step()
         torch.cuda.synchronize()
 
     rows: dict[str, object] = {}
-    for title, step in {"pruned": inputs.pruned(rnnt), "unpruned bfloat16": unpruned}.items():
+    steps = {"pruned": inputs.pruned(rnnt), "unpruned bfloat16": inputs.unpruned(torch.bfloat16)["couloir"]}
+    steps |= {f"unpruned float32, {name}": step for name, step in inputs.unpruned(torch.float32).items()}
+    for title, step in steps.items():
         waited(step)
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -177,17 +205,8 @@ def main() -> None:
             print(f"{options.peer} is not compared with: {error}")
     rows = measure_on_cuda(options.repeats) if options.device == "cuda" else compare_on_cpu(systems, options.repeats)
     if options.write:
-        machine = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "threads": options.threads,
-            "load average": round(os.getloadavg()[0], 1),
-            "cores": os.cpu_count(),
-        }
-        path = Path(__file__).parent / "results" / f"rnnt_loss-{options.device}-{date.today()}.json"
-        path.parent.mkdir(exist_ok=True)
-        what = "ms, forward and backward, random scores"
-        path.write_text(json.dumps({"what": what, "repeats": options.repeats, **rows, **machine}, indent=1) + "\n")
+        head = {"what": "ms, forward and backward, random scores", "repeats": options.repeats}
+        write_result(f"rnnt_loss-{options.device}", head | rows, options.device)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,6 @@ Claim: indexing and decoding a folder takes no longer than ``CutSet.from_shar`` 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -21,13 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.data.folder import folder_corpus
 from couloir.data.reading import AudioReader
 from couloir.data.shar import SharUtterance, write_shar
 from couloir.errors import UserError, one_line_errors
-from couloir.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,11 +110,7 @@ def report(seconds: dict[str, list[float]], hours: float) -> None:
         print(
             f"{name:22s} {row['median_s']:7.3f} s {row['hours_per_s']:6.2f} audio-h/s {row['of_lhotse']:5.2f} of lhotse"
         )
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    path = ROOT / "benchmarks" / "results" / f"shar_reading-{datetime.date.today()}.json"
-    with atomic_write(path, "w") as out:
-        json.dump({"audio_hours": hours, "machine": machine, "seconds": seconds, "rows": rows}, out, indent=1)
-    print(f"wrote {path.relative_to(ROOT)}")
+    write_result("shar_reading", {"audio_hours": hours, "seconds": seconds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from decoding_search import measure, write_result
+from decoding_search import measure
+from result_file import write_result
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -28,6 +26,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from result_file import save_result
 from torch import Tensor, nn
 
 from couloir.models.asr import AsrModel, build_model, set_batch_count
@@ -287,10 +286,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = compare(args)
     if args.save:
-        machine = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or "cpu"
         settings = {key: str(value) for key, value in vars(args).items() if key not in ("peer", "save", "profile")}
-        result = {"date": datetime.date.today().isoformat(), "torch": torch.__version__, "machine": machine}
-        args.save.write_text(json.dumps({**result, "settings": settings, "rows": rows}, indent=1) + "\n")
+        save_result(args.save, {"settings": settings, "rows": rows}, args.device)
 
 
 if __name__ == "__main__":

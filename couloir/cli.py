@@ -94,9 +94,9 @@ def _transcribe(flags: argparse.Namespace) -> int:
     places = [Path(place) for place in inputs]
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
     run = transcribe_files(recognizer, find_audio(places), flags.output, flags.format, root, flags.inventory)
-    if flags.output is None:
+    if flags.output is None and run.transcripts:
         print_table(run.transcripts.values())
-    else:
+    elif flags.output is not None:
         print(f"{len(run.transcripts)} recordings in {flags.output}")
     return run.exit_code()
 

@@ -12,7 +12,7 @@ import dataclasses
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ def option(
     unit: str = "",
     choices: Sequence[str] = (),
     hidden: bool = False,
+    unheeded: str = "",
 ) -> Any:
     """A configuration field.
 
@@ -37,8 +38,9 @@ def option(
         default: its default value; without one the field is required.
         help: one sentence for ``--help``; unit: its unit ("s", "frames"); choices: the allowed strings.
         hidden: accepted for compatibility, left out of ``--help``.
+        unheeded: why no value but the default has an effect (see `unheeded_flags`).
     """
-    metadata = {"help": help, "unit": unit, "choices": tuple(choices), "hidden": hidden}
+    metadata = {"help": help, "unit": unit, "choices": tuple(choices), "hidden": hidden, "unheeded": unheeded}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -153,6 +155,8 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = Fa
 
 def _metavar(kind: Any) -> str:
     names = {int: "N", float: "X", bool: "BOOL", Path: "PATH", Ints: "N,N,...", Floats: "X,X,..."}
+    if type(None) in typing.get_args(kind):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
     return names.get(kind, "TEXT")
 
 
@@ -163,7 +167,7 @@ def _help(field: dataclasses.Field, kind: Any) -> str:
         text += f" [{meta['unit']}]"
     if meta.get("choices"):
         text += " One of: " + ", ".join(meta["choices"]) + "."
-    if field.default is not dataclasses.MISSING:
+    if field.default is not dataclasses.MISSING and field.default is not None:
         shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         text += f" (default: {shown})"
     return text.replace("%", "%%")
@@ -205,6 +209,15 @@ def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
     """The flags of ``cls`` that were typed: field name -> text."""
     names = {field.name for field in dataclasses.fields(cls)}
     return {key: value for key, value in vars(namespace).items() if key in names}
+
+
+def unheeded_flags(config: Any, given: Container[str]) -> list[str]:
+    """One line for each ``given`` field of a configuration whose value asks for what is not done here."""
+    return [
+        f"`{flag_name(f.name)} {getattr(config, f.name)}` has no effect: {f.metadata['unheeded']}"
+        for f in dataclasses.fields(config)
+        if f.name in given and f.metadata.get("unheeded") and getattr(config, f.name) != f.default
+    ]
 
 
 def as_plain(config: Any) -> Any:

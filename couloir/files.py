@@ -8,6 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from couloir.errors import UserError
+
+
+@contextmanager
+def writing_to(place: str | Path) -> Iterator[None]:
+    """What cannot be written inside, on a full disk for one, becomes a `UserError` that names ``place``."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{place} cannot be written ({reason}); free some space, or give another folder") from None
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,9 @@ from couloir.config import TeachingParser
 from couloir.errors import UserError, must_be, one_line_errors
 from couloir.files import atomic_write
 
-PAGE = Path(__file__).resolve().parents[1] / "web"
+_INSTALLED = Path(__file__).resolve().with_name("web_page")
+"""What the package carries of web/ (setup.py)."""
+PAGE = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "web"
 Routes = dict[str, Path]
 MODEL_NAMES = ("audio-model*.int8.onnx", "audio-model*.onnx")
 """What a model with its own front end is called, the preferred first."""
@@ -53,14 +56,24 @@ _HEADERS = {
 }
 
 
+def vendor_of(page: Path) -> Path:
+    """Where the runtime of a page is: beside it, but in the person's cache for the page of an installed package.
+
+    A package may lie where nobody writes, and pip leaves behind what it did not install.
+    """
+    if page != _INSTALLED:
+        return page / "vendor"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "couloir" / "web-runtime"
+
+
 def fetch_runtime(page: Path, package: Path | None = None) -> Path:
-    """Put the pinned ONNX Runtime into ``page``/vendor.
+    """Put the pinned ONNX Runtime where ``page`` looks for it (`vendor_of`), and give that folder.
 
     Args:
         page: folder of the page. package: a file that ``npm pack`` made; None asks npm for it.
 
     Raises:
-        UserError: there is no npm, it fails, or the package is not the pinned one.
+        UserError: there is no npm, it fails, the package is not the pinned one, or the folder cannot be written.
     """
     pinned = _pinned(page)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,23 +86,32 @@ def fetch_runtime(page: Path, package: Path | None = None) -> Path:
         kind, _, expected = pinned["integrity"].partition("-")
         if base64.b64encode(hashlib.new(kind, content).digest()).decode() != expected:
             raise must_be(str(package), f"{pinned['package']} {pinned['version']}", "another file, by its checksum")
-        vendor = page / "vendor"
-        with tarfile.open(package) as archive:
-            for name, member in pinned["files"].items():
-                part = archive.extractfile(f"package/{member}")
-                if part is None:
-                    raise must_be(str(package), f"a package with {member}", "one without")
-                with part, atomic_write(vendor / name) as out:
-                    shutil.copyfileobj(part, out)
+        vendor = vendor_of(page)
+        try:
+            _unpack(package, pinned, vendor)
+        except OSError as error:
+            raise UserError(f"{vendor} cannot be written: {error.strerror}") from None
+    return vendor
+
+
+def _unpack(package: Path, pinned: dict[str, Any], vendor: Path) -> None:
+    with tarfile.open(package) as archive:
+        for name, member in pinned["files"].items():
+            part = archive.extractfile(f"package/{member}")
+            if part is None:
+                raise must_be(str(package), f"a package with {member}", "one without")
+            with part, atomic_write(vendor / name) as out:
+                shutil.copyfileobj(part, out)
     # The last file to be written says which version is there.
     with atomic_write(vendor / "version.txt", "w") as out:
         out.write(f"{pinned['package']} {pinned['version']}\n")
-    return vendor
 
 
 def _pinned(page: Path) -> dict[str, Any]:
     if not (page / "package.json").is_file():
-        raise UserError(f"the page is not in {page}; run from a checkout of the repository")
+        raise UserError(
+            f"the page is not in {page}; run from a checkout of the repository, or install the package anew"
+        )
     return json.loads((page / "package.json").read_text(encoding="utf-8"))["runtime"]
 
 
@@ -108,8 +130,8 @@ def _npm_pack(package: str, folder: Path) -> Path:
 
 
 def has_runtime(page: Path) -> bool:
-    """Whether the pinned ONNX Runtime is in ``page``/vendor."""
-    pinned, version = _pinned(page), page / "vendor" / "version.txt"
+    """Whether the pinned ONNX Runtime is where ``page`` looks for it."""
+    pinned, version = _pinned(page), vendor_of(page) / "version.txt"
     wanted = f"{pinned['package']} {pinned['version']}\n"
     return version.is_file() and version.read_text(encoding="utf-8") == wanted
 
@@ -153,8 +175,8 @@ def routes_of(page: Path, model: Path | None = None) -> Routes:
     if not has_runtime(page):
         raise UserError("ONNX Runtime for browsers is not there yet; run: python -m couloir.web --fetch-runtime")
     routes = {"/": page / "index.html", "/style.css": page / "style.css"}
-    for folder in ("js", "vendor"):
-        routes |= {f"/{folder}/{path.name}": path for path in (page / folder).iterdir() if path.suffix in _TYPES}
+    for name, folder in {"js": page / "js", "vendor": vendor_of(page)}.items():
+        routes |= {f"/{name}/{path.name}": path for path in folder.iterdir() if path.suffix in _TYPES}
     if model is None and (page / "model").is_dir():
         model = page / "model"
     if model is not None:
@@ -216,7 +238,7 @@ def make_parser() -> TeachingParser:
         nargs="?",
         const="",
         metavar="FILE.tgz",
-        help="put ONNX Runtime into web/vendor/, from npm or from the file that `npm pack` made, and stop",
+        help="put ONNX Runtime beside the page, from npm or from the file that `npm pack` made, and stop",
     )
     return parser
 

@@ -36,7 +36,8 @@ def main() -> int:
     done = len(run.transcripts) - run.resumed
     before = f", {run.resumed} were done before" if run.resumed else ""
     where = f"; written to {flags.output}" if flags.output else ""
-    print(f"{done} transcribed{before}, {len(run.failed)} could not be read{where}", file=sys.stderr)
+    if run.transcripts or len(run.failed) > 1:  # one bad file has its one line
+        print(f"{done} transcribed{before}, {len(run.failed)} could not be read{where}", file=sys.stderr)
     return run.exit_code()
 
 

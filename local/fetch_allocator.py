@@ -3,7 +3,7 @@
 
     LD_PRELOAD=$(python local/fetch_allocator.py downloads) python zipformer_crctc/train.py ...
 
-glibc's spends a tenth to a quarter of a training step searching its lists (docs/cluster.md). jemalloc is taken
+glibc's spends part of a training step searching its lists (docs/cluster.md). jemalloc is taken
 from the system, or downloaded as a Debian package and unpacked into the folder without being installed.
 """
 

@@ -25,7 +25,8 @@ def main() -> None:
     parser = TeachingParser(description=__doc__)
     add_flags(parser, PlaceConfig)
     place = from_mapping(PlaceConfig, given_flags(parser.parse_args(), PlaceConfig))
-    statistics = collect(place.data_dir, validate(place.data_dir, place.nj))
+    findings = validate(place.data_dir, place.nj)
+    statistics = collect(place.data_dir, findings.problems, findings.warnings)
     reports = {
         "txt": as_text(statistics),
         "json": json.dumps(statistics.to_dict(), ensure_ascii=False, indent=1) + "\n",

@@ -4,7 +4,8 @@
     python zipformer_crctc/export.py --exp-dir exp/tiny --jit True
     python zipformer_crctc/export.py --exp-dir exp/tiny --jit True --chunk-size 16 --left-context-frames 64
 
-Needs --exp-dir alone; without --epoch or --iter the newest checkpoints are averaged.
+Needs --exp-dir alone; without --epoch or --iter the newest checkpoints are averaged. It may be a checkpoint from
+elsewhere too, a folder of them, or with --out-dir a model on the hub.
 """
 
 from __future__ import annotations

@@ -3,8 +3,11 @@
 
     python zipformer_crctc/export_onnx.py --exp-dir exp/tiny --fp16 True
     python zipformer_crctc/export_onnx.py --exp-dir exp/tiny --with-frontend True     # audio-model.onnx
+    python zipformer_crctc/export_onnx.py --exp-dir anyspeech/zipa-small-crctc-300k --out-dir exp/zipa
+    python zipformer_crctc/export_onnx.py --exp-dir downloads/zipa.pth --tokens downloads/tokens.txt
 
-ONNX Runtime and sherpa-onnx run the files as they are. Each is compared with PyTorch before it is left behind.
+ONNX Runtime and sherpa-onnx run the files as they are. Each is compared with PyTorch on real speech
+before it is left behind.
 """
 
 from __future__ import annotations

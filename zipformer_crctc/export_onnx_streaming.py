@@ -3,7 +3,8 @@
 
     python zipformer_crctc/export_onnx_streaming.py --exp-dir exp/causal --chunk-size 16 --left-context-frames 64
 
-sherpa-onnx's online recognizer runs the files as they are. Each is compared with PyTorch before it is left behind.
+sherpa-onnx's online recognizer runs the files as they are. Each is compared with PyTorch on real speech
+before it is left behind.
 """
 
 from __future__ import annotations

@@ -33,12 +33,7 @@ DEFAULTS: Overrides = {
 @one_line_errors
 def main() -> None:
     """Parse the flags and start one process per device."""
-    parser = make_parser(__doc__ or "")
-    config = build_config(parser.parse_args(), RECIPE, DEFAULTS)
-    if config.loss.use_unsup_cr_ctc:
-        print(
-            "--use-unsup-cr-ctc: no pseudo-labelled stream is given; training on labelled speech alone", file=sys.stderr
-        )
+    config = build_config(make_parser(__doc__ or "").parse_args(), RECIPE, DEFAULTS)
 
     from couloir.recipes.train import train
     from couloir.training.launch import launch

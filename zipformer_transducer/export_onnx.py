@@ -3,8 +3,11 @@
 
     python zipformer_transducer/export_onnx.py --exp-dir exp/tiny --fp16 True
     python zipformer_transducer/export_onnx.py --exp-dir exp/t --epoch 20 --avg 5
+    python zipformer_transducer/export_onnx.py --exp-dir exp/t --head ctc             # model.onnx, of --use-ctc True
+    python zipformer_transducer/export_onnx.py --exp-dir anyspeech/zipa-t-s --out-dir exp/zipa-t
 
-ONNX Runtime and sherpa-onnx run the files as they are. Each is compared with PyTorch before it is left behind.
+ONNX Runtime and sherpa-onnx run the files as they are. Each is compared with PyTorch on real speech
+before it is left behind.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 
     python zipformer_transducer/export_onnx_streaming.py --exp-dir exp/causal --chunk-size 16 --left-context-frames 64
 
-sherpa-onnx's online recognizer runs the files as they are. Each is compared with PyTorch before it is left behind.
+With --head ctc the CTC output of a run with --use-ctc True, as ctc-*.onnx.
+sherpa-onnx's online recognizer runs the files as they are. Each is compared with PyTorch on real speech before
+it is left behind.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@
     python zipformer_transducer/finetune.py --finetune-ckpt exp/t/epoch-30.pt --bpe-model data/ru/lang \\
         --manifest-dir data/ru/shar --exp-dir exp/ru --init-modules encoder,encoder_embed --freeze-modules encoder_embed
 
-Model flags are those of the checkpoint (for a run of this project they can be read in its config.yaml). The
-vocabulary may be another: rows of tokens that both have are carried over, and the log says which. Everything else is
-train.py's; decode.py decodes the result.
+The model has the checkpoint's sizes, which need not be given; which heads it has is said by --use-ctc and the like.
+The vocabulary may be another: rows of tokens that both have are carried over, and the log says which. So that what the
+checkpoint was trained on is not forgotten, --use-mux True --mux-manifest-dir data/all/shar mixes that data in.
+Everything else is train.py's; decode.py decodes the result.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.run_config import SECTIONS, Overrides, build_config, make_parser
 from zipformer_transducer.train import DEFAULTS, RECIPE
 
-# icefall's learning rate for fine-tuning; the schedules of dropout and skips belong to an untrained model and are over.
+# icefall's: a low learning rate that hardly falls, and a batch count at which the schedules of a new model are over.
 FINETUNE_DEFAULTS: Overrides = {
     **DEFAULTS,
-    "optim": {"base_lr": 0.0045},
-    "loss": {**DEFAULTS["loss"], "warm_step": 0},
-    "trainer": {"exp_dir": "zipformer_transducer/exp_finetune", "batch_count_scale": 1.0e5},
+    "optim": {"base_lr": 0.0045, "lr_batches": 1.0e5, "lr_epochs": 100.0},
+    "trainer": {"exp_dir": "zipformer_transducer/exp_finetune", "batch_count_offset": 1.0e5},
 }
 
 
@@ -39,9 +39,11 @@ def main() -> None:
     config = build_config(namespace, RECIPE, FINETUNE_DEFAULTS)
     finetune = from_mapping(FinetuneConfig, given_flags(namespace, FinetuneConfig))
 
+    from couloir.recipes.finetune import sized
     from couloir.recipes.train import train
     from couloir.training.launch import launch
 
+    config = sized(config, finetune, vars(namespace))
     launch(functools.partial(train, finetune=finetune), config, config.trainer)
 
 

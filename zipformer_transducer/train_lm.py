@@ -3,9 +3,10 @@
 
     python zipformer_transducer/train_lm.py --lm-text data/text --bpe-model data/lang/bpe.model --lm-exp-dir exp/lm
     python zipformer_transducer/decode.py --exp-dir exp/t --decoding-method modified_beam_search_lm_shallow_fusion \\
-        --use-shallow-fusion True --lm-exp-dir exp/lm --lm-epoch 7
+        --lm-exp-dir exp/lm
 
-Sizes have decode.py's flags, to be given alike to both: --rnn-lm-hidden-dim, --transformer-lm-num-layers, ...
+Sizes have decode.py's flags (--rnn-lm-hidden-dim, --transformer-lm-num-layers, ...); decode.py reads them off the
+checkpoint, with the tokens that it was trained on. The same command goes on where a run was stopped.
 """
 
 from __future__ import annotations

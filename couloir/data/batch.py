@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ class Batch:
         ids, texts, languages, speakers: one per utterance.
         tokens: the encoded texts ([] each when no tokenizer was given).
         audio: (B, N) float32 in [-1, 1] at 16 kHz; audio_lens: (B,) int64 samples.
-        skipped: (id, reason) of utterances that had to be left out of this batch.
+        skipped: (id, reason) of utterances that had to be left out of this batch, or of the loss of it.
         index: position of the batch in the rank's epoch, from 0.
     """
 
@@ -32,6 +33,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def select(self, rows: list[int]) -> Batch:
+        """The utterances at ``rows``, padded as they are here."""
+        lists = ("ids", "texts", "languages", "speakers", "tokens")
+        chosen: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in lists}
+        return replace(self, **chosen, audio=self.audio[rows], audio_lens=self.audio_lens[rows])
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on ``device``."""

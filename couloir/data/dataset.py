@@ -20,12 +20,6 @@ from couloir.text.tokenizer import Tokenizer
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def subsampled_frames(num_samples: int) -> int:
-    """Frames that a Zipformer's CTC head sees of so many samples at 16 kHz: 10 ms shift, subsampled by four."""
-    frames = (num_samples + 80) // 160
-    return ((frames - 7) // 2 + 1) // 2
-
-
 def utterance_generator(seed: int, epoch: int, utterance_id: str) -> np.random.Generator:
     """Randomness of one utterance in one epoch, whichever rank or loader process reads it."""
     return np.random.default_rng((seed, epoch, hash_id(utterance_id)))

@@ -68,21 +68,21 @@ class Corpus:
         return shard.utterance(row)
 
 
-def find_splits(folders: Sequence[Path]) -> dict[str, list[ShardFiles]]:
+def find_splits(folders: Sequence[Path], flag: str = "--manifest-dir") -> dict[str, list[ShardFiles]]:
     """Split name ("train", "dev", "test-heldout") -> shards.
 
     Folders are searched at any depth, hidden ones aside. A folder's name says its split when train, dev, valid or
     test is a word of it; shards in other folders are for training, unless there is a train folder. A manifest whose
     recordings are files takes its split from its own name, as in ``librispeech_cuts_dev-clean.jsonl.gz``.
-    Raises `UserError` for a folder that is missing or empty.
+    Raises `UserError` for a folder that is missing or empty, naming the ``flag`` that gave it.
     """
     splits: dict[str, list[ShardFiles]] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise must_be("--manifest-dir", "a folder with cuts.*.jsonl.gz and recording.*.tar", f"{folder}, not there")
+            raise must_be(flag, "a folder with cuts.*.jsonl.gz and recording.*.tar", f"{folder}, not there")
         found = list(_find_shards(folder))
         if not found:
-            raise UserError(f"{folder} holds no cuts.*.jsonl.gz; name a folder of Shar shards by --manifest-dir")
+            raise UserError(f"{folder} holds no cuts.*.jsonl.gz; name a folder of Shar shards by {flag}")
         has_train = any(split == "train" for split, _ in found)
         for split, shard in found:
             if split is None and has_train:

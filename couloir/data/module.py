@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from couloir.config import flag_name
 from couloir.data.batch import Batch
 from couloir.data.config import DataConfig
-from couloir.data.dataset import BatchDataset, Preparation, Transform, subsampled_frames
+from couloir.data.dataset import BatchDataset, Preparation, Transform
 from couloir.data.folder import Corpus, find_splits, open_corpus
 from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
 from couloir.errors import UserError, unknown_name
@@ -26,7 +29,13 @@ _NAMED_SKIPS = 10
 _SKIPS_TO_JUDGE = 10
 _UTTERANCES_TO_JUDGE = 200
 _TEXTS_TO_CHECK = 2000
-_WORKER_GRACE_S = 10
+# A launcher's SIGTERM reaches loader processes too; the trainer may be in a long step or validation before it saves.
+_WORKER_GRACE_S = 240
+# What decides an epoch's batches beside the seed, the number of ranks and the utterances.
+_ORDER_FIELDS = (
+    "max_duration", "max_utterances", "bucketing_sampler", "num_buckets", "shuffle", "shuffle_shards", "drop_last",
+    "min_utterance_duration", "max_utterance_duration", "valid_share", "max_valid_utterances",
+)  # fmt: skip
 
 
 class DataModule:
@@ -49,7 +58,7 @@ class DataModule:
         tokenizer: Tokenizer | None = None,
         seed: int = 42,
         *,
-        num_output_frames: Callable[[int], int] = subsampled_frames,
+        num_output_frames: Callable[[int], int],
         text_transform: Callable[[str], str] | None = None,
         transform: Transform | None = None,
     ) -> None:
@@ -67,22 +76,35 @@ class DataModule:
         self._splits = find_splits(config.folders)
         self._corpora: dict[str, Corpus] = {}
         self._plans: dict[tuple[int, int], EpochPlan] = {}
-
-    def prepare(self) -> None:
-        """Make what is made once and kept beside the data: call it before ranks are started."""
-        for name in self._splits:
-            self._corpus(name)
+        self._fingerprints: dict[tuple[int, int], dict[str, Any]] = {}
 
     def train_loader(self, epoch: int, rank: int = 0, world_size: int = 1, start_batch: int = 0) -> BatchLoader:
         """One rank's batches of an epoch, from ``start_batch`` (position in the rank's epoch) on."""
         plan = self._train_plan(epoch, world_size)
         preparation = replace(self._for_training, epoch=epoch)
         batches = plan.rank_batches(rank, world_size)
-        return BatchLoader(self._corpus("train"), preparation, plan, batches, self.config, start_batch)
+        return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch)
 
     def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
         """Batches of each rank in an epoch."""
         return len(self._train_plan(epoch, world_size)) // world_size
+
+    def plan_fingerprint(self, epoch: int, world_size: int = 1) -> dict[str, Any]:
+        """What decides the batches of an epoch, by flag, and digests of the utterances and of the batches.
+
+        A place in an epoch is a number, which means the same as long as ``plan`` is the same.
+        """
+        key = (epoch, world_size)
+        if key not in self._fingerprints:
+            plan, ids, used = self._train_plan(*key), self._trained_on.column("hash"), self._train_numbers
+            flags = {flag_name(name): getattr(self.config, name) for name in _ORDER_FIELDS}
+            durations = self._trained_on.column("duration")
+            digests = {
+                "the utterances": _digest(ids[used], durations[used]),
+                "plan": _digest(ids[plan.order], plan.starts, plan.ends),
+            }
+            self._fingerprints = {key: {"--seed": self.seed, "--world-size": world_size, **flags, **digests}}
+        return self._fingerprints[key]
 
     def valid_loader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
         """One rank's share of the validation utterances, longest first, without randomness.
@@ -99,20 +121,21 @@ class DataModule:
         return sorted(set(self._splits) - {"train", "dev"})
 
     def test_loader(self, name: str) -> BatchLoader:
-        """All utterances of a test set (or of ``dev`` or ``train``), longest first; only unreadable ones are left out.
+        """The utterances of a test set (or of ``dev`` or ``train``), longest first.
 
+        Left out, and named on the log, are unreadable ones and those longer than ``--max-test-utterance-duration``.
         Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation.
         """
         if name not in self._splits and name != "dev":
             raise unknown_name("set", name, sorted({*self._splits, "dev"}))
         corpus = self._corpus(name if name in self._splits else "train")
         numbers = np.arange(len(corpus)) if name in self._splits else self._held_out
-        plan = self._sorted_plan(corpus, numbers)
+        plan = self._sorted_plan(corpus, self._not_too_long(name, corpus, numbers))
         return BatchLoader(corpus, self._for_tests, plan, range(len(plan)), self.config)
 
     def hardest_batches(self) -> list[Batch]:
         """The training batches likeliest not to fit in memory: the longest, the widest, the fullest, the most text."""
-        plan, corpus = self._train_plan(1, 1), self._corpus("train")
+        plan, corpus = self._train_plan(1, 1), self._trained_on
         dataset = BatchDataset(corpus, self._for_training)
         worst = hardest(plan, corpus.column("duration"), corpus.column("num_chars"))
         batches = [dataset[i, plan.batch(i)] for i in worst]
@@ -121,7 +144,7 @@ class DataModule:
 
     def train_texts(self) -> Iterator[str]:
         """The transcripts that are trained on, in the order of the shards."""
-        return (self._corpus("train").utterance(int(number)).text for number in self._train_numbers)
+        return (self._trained_on.utterance(int(number)).text for number in self._train_numbers)
 
     def _corpus(self, name: str) -> Corpus:
         if name not in self._splits:
@@ -129,6 +152,32 @@ class DataModule:
         if name not in self._corpora:
             self._corpora[name] = open_corpus(self._splits[name], self.config.index_dir, self.config.index_jobs)
         return self._corpora[name]
+
+    def _not_too_long(self, name: str, corpus: Corpus, numbers: np.ndarray) -> np.ndarray:
+        """Those of the utterance numbers that a test may hold; the others are named on the log."""
+        bound = self.config.max_test_utterance_duration
+        durations = corpus.column("duration")[numbers]
+        kept = durations <= bound if bound else np.ones(len(numbers), bool)
+        if not kept.all():
+            long = numbers[~kept]
+            ids = ", ".join(corpus.utterance(int(number)).id for number in long[:_NAMED_SKIPS])
+            ids += ", ..." if len(long) > _NAMED_SKIPS else ""
+            text = "%s: %d of %d utterances left out, longer than --max-test-utterance-duration %g s: %s"
+            log.warning(text, name, len(long), len(numbers), bound, ids)
+        return numbers[kept]
+
+    @cached_property
+    def _trained_on(self) -> Corpus:
+        """The training shards, and behind them those of --mux-manifest-dir; held out are none of the latter."""
+        own, config = self._corpus("train"), self.config
+        if not config.use_mux:
+            return own
+        shards = find_splits(config.mux_folders, "--mux-manifest-dir").get("train")
+        if not shards:
+            raise UserError(f"--mux-manifest-dir {config.mux_manifest_dir} has no shards to train on")
+        more = open_corpus(shards, config.index_dir, config.index_jobs)
+        log.info("%d utterances of %s are mixed with %d of its own", len(more), config.mux_manifest_dir, len(own))
+        return Corpus([*own.shards, *more.shards], [*own.problems, *more.problems])
 
     @cached_property
     def _held_out(self) -> np.ndarray:
@@ -152,7 +201,7 @@ class DataModule:
     @cached_property
     def _train_numbers(self) -> np.ndarray:
         """Utterance numbers that are trained on."""
-        config, corpus = self.config, self._corpus("train")
+        config, corpus = self.config, self._trained_on
         used = self._fits(corpus, "training")
         used[self._held_out] = False
         log.info("training on %d utterances, %.2f h", used.sum(), corpus.column("duration")[used].sum() / 3600)
@@ -187,7 +236,7 @@ class DataModule:
         found: dict[str, int] = {}
         sample = numbers[:: -(-len(numbers) // _TEXTS_TO_CHECK)]
         for number in sample:
-            text = self._corpus("train").utterance(int(number)).text
+            text = self._trained_on.utterance(int(number)).text
             for symbol in tokenizer.unknown_symbols(transform(text) if transform else text):
                 found[symbol] = found.get(symbol, 0) + 1
         if found:
@@ -199,7 +248,7 @@ class DataModule:
     def _train_plan(self, epoch: int, world_size: int) -> EpochPlan:
         key = (epoch, world_size)
         if key not in self._plans:
-            config, corpus, numbers = self.config, self._corpus("train"), self._train_numbers
+            config, corpus, numbers = self.config, self._trained_on, self._train_numbers
             plan = epoch_plan(
                 corpus.column("duration")[numbers],
                 corpus.shard_numbers()[numbers],
@@ -221,10 +270,18 @@ class DataModule:
         return replace(plan, order=numbers[plan.order])
 
 
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 class BatchLoader(Iterable[Batch]):
     """Batches of a plan, read by loader processes. ``len`` is the number of batches that one pass yields.
 
-    Unusable utterances are counted and the first ones named on the log. Raises `UserError` during a pass in which
+    Unusable utterances are counted and the first ones named on the log; so are those that whoever takes a batch adds
+    to its ``skipped`` before taking the next. Raises `UserError` during a pass in which
     more than ``--max-skipped-share`` of the utterances are unusable.
     """
 
@@ -259,8 +316,10 @@ class BatchLoader(Iterable[Batch]):
         self.num_seen = self.num_skipped = 0
         try:
             for batch in self._loader:
-                self._count(batch)
+                unusable = len(batch.skipped)
+                self._count(len(batch) + unusable, batch.skipped)
                 yield batch
+                self._count(0, batch.skipped[unusable:])
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -271,12 +330,12 @@ class BatchLoader(Iterable[Batch]):
             log.warning("%d of %d utterances were unusable", self.num_skipped, self.num_seen)
         self._judge()
 
-    def _count(self, batch: Batch) -> None:
-        for utterance_id, reason in batch.skipped:
+    def _count(self, seen: int, skipped: Sequence[tuple[str, str]]) -> None:
+        for utterance_id, reason in skipped:
             self.num_skipped += 1
             if self.num_skipped <= _NAMED_SKIPS:
                 log.warning("skipped %s: %s", utterance_id, reason.removeprefix(utterance_id).strip())
-        self.num_seen += len(batch) + len(batch.skipped)
+        self.num_seen += seen
         if self.num_seen >= _UTTERANCES_TO_JUDGE:
             self._judge()
 

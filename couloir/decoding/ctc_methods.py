@@ -58,7 +58,7 @@ class CtcSearch:
         self.words: list[str] | None = None
         self.graph: Graph = trivial_graph(heads.vocab_size)
         if config.uses_words:
-            self.graph, self.words = read_word_graph(config.lang_dir, heads.vocab_size, config.hlg_scale)
+            self.graph, self.words = read_word_graph(config.lang_dir, tokenizer, config.hlg_scale)
         self.graph = self.graph.to(device)
         self.word_lm: NgramLm | None = None
         if config.decoding_method.endswith(("-with-ngram", "nbest-rescoring", "lattice-rescoring")):
@@ -150,7 +150,7 @@ class CtcSearch:
         if config.decoding_method not in FUSIONS:
             return scorers
         if config.nnlm_scale:
-            lm = read_neural_lm(config, config.nnlm_type, self.tokenizer.vocab_size)
+            lm = read_neural_lm(config, config.nnlm_type, self.tokenizer)
             scorers.append((config.nnlm_scale, lm.to(device)))
         if config.lodr_lm_scale:
             ngram = NgramLm(config.lodr_ngram, self.tokenizer.pieces, backoff_id=config.backoff_id)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.extras import graph_package
 from couloir.decoding.fsa.graph import FINAL, Graph, make_graph
 from couloir.decoding.fsa.ragged import expand, splits_of
 from couloir.decoding.ngram import ArpaFst, read_arpa
@@ -96,8 +97,7 @@ def build_lg(lexicon: Lexicon, arpa: str | Path, vocab_size: int, max_order: int
     Raises:
         UserError: when lexicon and LM share no path, or as `read_arpa`.
     """
-    import kaldifst  # late: it is an optional extra
-
+    kaldifst = graph_package("kaldifst")
     language_model = read_arpa(arpa, lexicon.words, max_order)
     spelt = _lexicon_fst(lexicon, vocab_size, language_model.backoff)
     kaldifst.arcsort(spelt, sort_type="olabel")
@@ -114,8 +114,6 @@ def build_lg(lexicon: Lexicon, arpa: str | Path, vocab_size: int, max_order: int
 
 def _lexicon_fst(lexicon: Lexicon, vocab_size: int, backoff: int) -> Any:
     """Spellings as loops at one state. What begins or equals another spelling ends in a symbol #1, #2, ..."""
-    import kaldifst
-
     times = Counter(tuple(tokens) for _, tokens in lexicon.entries)
     prefixes = {spelling[:n] for spelling in times for n in range(1, len(spelling))}
     used: Counter[tuple[int, ...]] = Counter()
@@ -130,12 +128,10 @@ def _lexicon_fst(lexicon: Lexicon, vocab_size: int, backoff: int) -> Any:
             lines.append(f"{here} {fresh} {token} {output} 0")
             here, output, fresh = fresh, 0, fresh + 1
         lines.append(f"{here} 0 {tokens[-1]} {output} 0")
-    return kaldifst.compile("\n".join([*lines, "0 0", ""]))
+    return graph_package("kaldifst").compile("\n".join([*lines, "0 0", ""]))
 
 
 def _grammar_fst(model: ArpaFst) -> Any:
-    import kaldifst
-
     # kaldifst takes the first line's state as the start
     order = np.argsort(model.source != model.start, kind="stable")
     lines = [
@@ -146,7 +142,7 @@ def _grammar_fst(model: ArpaFst) -> Any:
         )
     ]  # fmt: skip
     finals = [f"{state} {-model.final[state]:.6g}" for state in np.nonzero(np.isfinite(model.final))[0].tolist()]
-    return kaldifst.compile("\n".join([*lines, *finals, ""]))
+    return graph_package("kaldifst").compile("\n".join([*lines, *finals, ""]))
 
 
 def graph_from_fst(fst: Any, vocab_size: int, first_auxiliary_output: int) -> Graph:

@@ -21,12 +21,15 @@ class NeuralLm(nn.Module):
     """A language model, as a `TokenScorer`. Sentences begin and end with ``sos_eos_id``.
 
     Args:
-        vocab_size: tokens, as the acoustic model's. sos_eos_id: icefall's 1.
+        vocab_size: tokens, as the acoustic model's. sizes: the other arguments that make an equal model, which its
+            checkpoints tell. sos_eos_id: icefall's 1.
     """
 
-    def __init__(self, vocab_size: int, sos_eos_id: int = 1) -> None:
+    kind = ""
+
+    def __init__(self, vocab_size: int, sizes: dict[str, int | bool], sos_eos_id: int = 1) -> None:
         super().__init__()
-        self.vocab_size, self.sos_eos_id = vocab_size, sos_eos_id
+        self.vocab_size, self.sizes, self.sos_eos_id = vocab_size, sizes, sos_eos_id
 
     @abstractmethod
     def forward(self, tokens: Tensor) -> Tensor:
@@ -79,11 +82,14 @@ class RnnLm(NeuralLm):
         vocab_size: tokens. embedding_dim, hidden_dim, num_layers: sizes. tie_weights: the output shares the embedding.
     """
 
+    kind = "rnn"
+
     def __init__(
         self, vocab_size: int, embedding_dim: int = 2048, hidden_dim: int = 2048, num_layers: int = 3,
         tie_weights: bool = True, sos_eos_id: int = 1,
     ) -> None:  # fmt: skip
-        super().__init__(vocab_size, sos_eos_id)
+        sizes = {"embedding_dim": embedding_dim, "hidden_dim": hidden_dim, "num_layers": num_layers}
+        super().__init__(vocab_size, {**sizes, "tie_weights": tie_weights}, sos_eos_id)
         self.input_embedding = nn.Embedding(vocab_size, embedding_dim)
         self.rnn = nn.LSTM(embedding_dim, hidden_dim, num_layers, batch_first=True)
         self.output_linear = nn.Linear(hidden_dim, vocab_size)
@@ -119,12 +125,16 @@ class TransformerLm(NeuralLm):
         tie_weights: the output shares the embedding. max_length: longest sentence in tokens.
     """
 
+    kind = "transformer"
+
     def __init__(
         self, vocab_size: int, embedding_dim: int = 768, dim_feedforward: int = 2048, nhead: int = 8,
         num_layers: int = 16, tie_weights: bool = True, sos_eos_id: int = 1, max_length: int = 2000,
         dropout: float = 0.1,
     ) -> None:  # fmt: skip
-        super().__init__(vocab_size, sos_eos_id)
+        sizes = {"embedding_dim": embedding_dim, "dim_feedforward": dim_feedforward, "nhead": nhead}
+        others = {"num_layers": num_layers, "tie_weights": tie_weights, "max_length": max_length}
+        super().__init__(vocab_size, sizes | others, sos_eos_id)
         self.input_embedding = nn.Embedding(vocab_size, embedding_dim)
         self.positions = nn.Parameter(torch.randn(max_length, embedding_dim) * 0.02)
         layer = nn.TransformerEncoderLayer(
@@ -161,12 +171,6 @@ class TransformerLm(NeuralLm):
         output = self(history[:, :longest])
         last = output[torch.arange(len(length), device=length.device), length]
         return history, length + 1, last.log_softmax(-1)
-
-
-def check_lm_vocabulary(lm: NeuralLm | NgramLm, vocab_size: int) -> None:
-    """Raise `UserError` when the language model has other tokens than the acoustic model's ``vocab_size``."""
-    if lm.vocab_size != vocab_size:
-        raise must_be("--lm-vocab-size", f"the model's vocabulary size {vocab_size}", lm.vocab_size)
 
 
 def lm_rescore(

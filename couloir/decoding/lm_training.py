@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from couloir.decoding.lm import NeuralLm, RnnLm, TransformerLm
-from couloir.errors import UserError, must_be, unknown_name
-from couloir.files import atomic_path
+from couloir.checkpoint import load_checkpoint
+from couloir.decoding.lm import NeuralLm
+from couloir.decoding.lm_checkpoint import lm_entry, save_lm
+from couloir.errors import UserError, must_be
 
 log = logging.getLogger(__name__)
 Sentences = Sequence[Sequence[int]]
-KINDS = {"rnn": RnnLm, "transformer": TransformerLm}
+LAST = "last.pt"
 
 
 def batches(sentences: Sentences, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
@@ -45,8 +49,25 @@ def perplexity(lm: NeuralLm, sentences: Sentences, max_tokens: int = 4000) -> fl
     return math.exp(total / max(count, 1))
 
 
+@dataclass
+class _Progress:
+    """What a run that goes on needs beside the weights; the order and dropout of an epoch follow from its number."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.ReduceLROnPlateau
+    history: list[float] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history,
+        }
+
+
 def train_lm(
     lm: NeuralLm,
+    pieces: Sequence[str],
     sentences: Sentences,
     valid: Sentences,
     exp_dir: str | Path,
@@ -57,73 +78,76 @@ def train_lm(
 ) -> list[float]:
     """Train with Adam; keep ``epoch-N.pt`` of every epoch and ``best-valid-loss.pt`` in ``exp_dir``.
 
+    A run that was stopped goes on after its newest epoch, as if it had never been stopped.
+
     Args:
-        lm: on its device. sentences, valid: token ids. learning_rate: halved when validation does not get better.
-        max_tokens: padded tokens of a batch. seed: of the order.
+        lm: on its device. pieces: its tokens by id, which checkpoints tell. sentences, valid: token ids.
+        learning_rate: halved when validation does not get better. max_tokens: padded tokens of a batch.
+        seed: of order and dropout.
 
     Returns:
         The validation perplexity of each epoch.
 
     Raises:
-        UserError: when there is no sentence, or one has a token outside the vocabulary or a blank.
+        UserError: when there is no sentence, or one has a token outside the vocabulary or a blank; when ``exp_dir``
+            holds a run of another model, of other sentences or of other settings.
     """
     for name, part in (("training", sentences), ("validation", valid)):
-        if not part:
-            raise UserError(f"the {name} text of the language model must have a sentence, but is empty")
-        highest, lowest = max(map(max, filter(None, part)), default=1), min(map(min, filter(None, part)), default=1)
-        if highest >= lm.vocab_size or lowest < 1:
-            wrong = highest if highest >= lm.vocab_size else lowest
-            raise must_be(f"tokens of the {name} text", f"in 1...{lm.vocab_size - 1}", wrong, "use the same tokenizer")
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(lm.parameters(), learning_rate)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
-    history: list[float] = []
-    for epoch in range(1, num_epochs + 1):
+        _check(lm, name, part)
+    exp_dir, optimizer = Path(exp_dir), torch.optim.Adam(lm.parameters(), learning_rate)
+    progress = _Progress(optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0))
+    settings = {"lr": learning_rate, "max_tokens": max_tokens, "seed": seed, "text": _digest(sentences, valid)}
+    _go_on(lm, progress, exp_dir / LAST, settings, pieces)
+    history = progress.history
+    for epoch in range(len(history) + 1, num_epochs + 1):
+        torch.manual_seed(seed + epoch)
         lm.train()
-        for batch in batches(sentences, max_tokens, generator):
+        for batch in batches(sentences, max_tokens, torch.Generator().manual_seed(seed + epoch)):
             losses, lens = lm.token_losses([sentences[i] for i in batch])
             optimizer.zero_grad()
             (losses.sum() / lens.sum()).backward()
             torch.nn.utils.clip_grad_norm_(lm.parameters(), 5.0)
             optimizer.step()
         history.append(perplexity(lm, valid, max_tokens))
-        schedule.step(history[-1])
+        progress.schedule.step(history[-1])
         log.info("Epoch %d, validation perplexity %.2f, lr %.2e", epoch, history[-1], optimizer.param_groups[0]["lr"])
-        _save(lm, Path(exp_dir) / f"epoch-{epoch}.pt")
+        save_lm(exp_dir / f"epoch-{epoch}.pt", lm, pieces)
         if history[-1] == min(history):
-            _save(lm, Path(exp_dir) / "best-valid-loss.pt")
+            save_lm(exp_dir / "best-valid-loss.pt", lm, pieces)
+        save_lm(exp_dir / LAST, lm, pieces, settings=settings, **progress.state())
     return history
 
 
-def _save(lm: NeuralLm, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"model": lm.state_dict()}, temporary)
+def _check(lm: NeuralLm, name: str, part: Sentences) -> None:
+    if not part:
+        raise UserError(f"the {name} text of the language model must have a sentence, but is empty")
+    highest, lowest = max(map(max, filter(None, part)), default=1), min(map(min, filter(None, part)), default=1)
+    if highest >= lm.vocab_size or lowest < 1:
+        wrong = highest if highest >= lm.vocab_size else lowest
+        raise must_be(f"tokens of the {name} text", f"in 1...{lm.vocab_size - 1}", wrong, "use the same tokenizer")
 
 
-def load_lm(kind: str, path: str | Path, vocab_size: int, **sizes: int | bool) -> NeuralLm:
-    """Read an LM's checkpoint, ready for decoding.
+def _digest(*texts: Sentences) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for number, text in enumerate(texts):
+        for sentence in text:
+            found.update(f"{number} {' '.join(map(str, sentence))}\n".encode())
+    return found.hexdigest()
 
-    Args:
-        kind: ``--lm-type``. path: of a file with a ``model`` entry or a bare state dict, ours or icefall's RNN LM.
-        vocab_size: of the acoustic model. sizes: the other arguments of `RnnLm` or `TransformerLm`.
 
-    Raises:
-        UserError: when the file is missing, or holds an LM of another vocabulary or other sizes.
-    """
-    if kind not in KINDS:
-        raise unknown_name("--lm-type", kind, list(KINDS))
-    if not Path(path).is_file():
-        raise UserError(f"language model {path} does not exist; train it with train_lm.py or give --lm-exp-dir")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("model", state)
-    embedding = state.get("input_embedding.weight")
-    if embedding is None:
-        raise must_be(str(path), f"a checkpoint of a {kind} language model", "something else")
-    if len(embedding) != vocab_size:
-        raise must_be("--lm-vocab-size", f"the model's vocabulary size {vocab_size}", len(embedding))
-    lm = KINDS[kind](vocab_size, **sizes)  # type: ignore[arg-type]
-    try:
-        lm.load_state_dict(state)
-    except RuntimeError as error:
-        raise must_be(f"sizes of {path}", "those given by the flags", str(error).splitlines()[1].strip()) from None
-    return lm.eval()
+def _go_on(lm: NeuralLm, progress: _Progress, path: Path, settings: dict[str, Any], pieces: Sequence[str]) -> None:
+    """Restore what ``path`` holds, if it is there."""
+    if not path.is_file():
+        return
+    saved = load_checkpoint(path)
+    other = "another kind, other sizes or other tokens" if saved.get("lm") != lm_entry(lm, pieces) else ""
+    for name, value in settings.items():
+        if not other and saved.get("settings", {}).get(name) != value:
+            other = "another --lm-text or --valid-share" if name == "text" else f"another --{name.replace('_', '-')}"
+    if other:
+        raise must_be("--lm-exp-dir", "a new folder or one of the same training", f"{path.parent}, of {other}")
+    lm.load_state_dict(saved["model"])
+    progress.optimizer.load_state_dict(saved["optimizer"])
+    progress.schedule.load_state_dict(saved["schedule"])
+    progress.history[:] = saved["history"]
+    log.info("going on after epoch %d of %s", len(progress.history), path.parent)

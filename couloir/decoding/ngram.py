@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.extras import graph_package
 from couloir.decoding.fsa.ragged import find
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
@@ -54,8 +56,7 @@ def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> 
     if not path.is_file():
         raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
     _check(path, symbols)
-    from kaldilm import arpa2fst  # late: it is an optional extra
-
+    kaldilm = graph_package("kaldilm")
     with tempfile.TemporaryDirectory() as folder:
         arpa, table = Path(folder) / "lm.arpa", Path(folder) / "symbols.txt"
         with open(arpa, "w", encoding="utf-8") as out:
@@ -63,8 +64,34 @@ def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> 
         known = [*symbols, BACKOFF] if BACKOFF not in symbols else list(symbols)
         table.write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(known)), encoding="utf-8")
         with _quiet():
-            text = arpa2fst(str(arpa), "", disambig_symbol=BACKOFF, read_symbol_table=str(table))
+            text = kaldilm.arpa2fst(str(arpa), "", disambig_symbol=BACKOFF, read_symbol_table=str(table))
     return _parse_fst(text, known.index(BACKOFF))
+
+
+def arpa_words(path: str | Path) -> tuple[list[str], int]:
+    """The words of an ARPA file, special ones aside, and its highest order. Raises `UserError` as `read_arpa`."""
+    path, words, order = Path(path), list[str](), 0
+    if not path.is_file():
+        raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
+    section = ""
+    for line in _open_text(path):
+        fields = line.split()
+        if line.startswith("\\"):
+            section = line.strip()
+            found = re.fullmatch(r"\\(\d+)-grams:", section)
+            order = max(order, int(found[1])) if found else order
+        elif section == "\\1-grams:" and len(fields) > 1 and fields[1] not in SPECIAL:
+            words.append(fields[1])
+    if section != "\\end\\" or not words:
+        raise must_be(str(path), "an ARPA language model", "another file, or one that was cut off")
+    return words, order
+
+
+def copy_arpa(source: str | Path, target: Path) -> None:
+    """The same ARPA file as ``target``, no longer packed."""
+    lines = _open_text(Path(source))
+    with atomic_write(target, "w") as out:
+        out.writelines(lines)
 
 
 def _open_text(path: Path) -> Iterable[str]:

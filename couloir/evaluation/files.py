@@ -17,9 +17,11 @@ _SECTIONS = "PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:, PER-WORD
 
 
 def write_decoding_files(
-    res_dir: str | Path, test_set: str, suffix: str, results: Mapping[str, Sequence[Triple]]
+    res_dir: str | Path, test_set: str, suffix: str, results: Mapping[str, Sequence[Triple]], score: bool = True
 ) -> dict[str, float]:
     """Write all three kinds of file and return the WER of each key, in percent with 2 decimals, best first.
+
+    Without ``score`` that is ``recogs-*`` alone, and nothing is returned.
 
     Args:
         res_dir: folder, usually ``exp_dir/{decoding_method}``.
@@ -37,8 +39,12 @@ def write_decoding_files(
         with atomic_write(res_dir / f"recogs-{name}.txt", "w") as out:
             for utterance, ref, hyp in ordered:
                 out.write(f"{utterance}:\tref={list(ref)}\n{utterance}:\thyp={list(hyp)}\n")
+        if not score:
+            continue
         with atomic_write(res_dir / f"errs-{name}.txt", "w") as out:
             rates[key] = write_error_stats(out, ordered)
+    if not score:
+        return {}
     rates = dict(sorted(rates.items(), key=lambda item: item[1]))
     with atomic_write(res_dir / f"wer-summary-{test_set}-{suffix}.txt", "w") as out:
         out.write("settings\tWER\n")

@@ -7,6 +7,8 @@ import dataclasses
 from couloir.config import option
 from couloir.errors import must_be
 
+HEADS = ("transducer", "ctc")
+HEAD_HELP = "which output of a run with --use-ctc True is exported"
 SHORTEST_FRAMES = 9
 """Feature frames that the front end needs for one of the output."""
 
@@ -15,9 +17,11 @@ SHORTEST_FRAMES = 9
 class OutputConfig:
     """Export. Where the files go, and what they are checked on."""
 
-    out_dir: str = option("", "folder of the files; empty: the run directory")
+    out_dir: str = option("", "folder of the files; empty: the run directory, or that of the checkpoint file")
     check_wav: str = option(
-        "", "comma-separated recordings on which the files are compared with PyTorch; empty: deterministic noise"
+        "",
+        "comma-separated recordings of speech on which the files are compared with PyTorch; empty: 4 s of Russian that "
+        "come with the program",
     )
     tokens: str = option("", "tokens.txt of a foreign checkpoint, if there is no --bpe-model")
 
@@ -69,6 +73,18 @@ class CtcOnnxConfig(OnnxConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class TransducerOnnxConfig(CtcOnnxConfig):
+    """ONNX. Precisions, file names, and what a model with a transducer takes."""
+
+    head: str = option("transducer", HEAD_HELP, choices=HEADS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.with_frontend and self.head == "transducer":
+            raise must_be("--with-frontend", "False for a transducer", "True", "give --head ctc if the model has CTC")
+
+
+@dataclasses.dataclass(frozen=True)
 class StreamingOnnxConfig(PrecisionConfig):
     """Streaming ONNX. Precisions and file names; --chunk-size and --left-context-frames need one number each."""
 
@@ -78,3 +94,18 @@ class StreamingOnnxConfig(PrecisionConfig):
     def __post_init__(self) -> None:
         if self.use_whisper_features:
             raise must_be("--use-whisper-features", "False", "True", "the models here hear Kaldi's filterbank")
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamingTransducerOnnxConfig(StreamingOnnxConfig):
+    """Streaming ONNX. Precisions and file names; --chunk-size and --left-context-frames need one number each."""
+
+    head: str = option("transducer", HEAD_HELP, choices=HEADS)
+
+
+# The flags of a recipe's programs. A transducer's models may have a CTC output too.
+OFFLINE_ONNX: dict[str, type[CtcOnnxConfig]] = {"ctc": CtcOnnxConfig, "transducer": TransducerOnnxConfig}
+STREAMING_ONNX: dict[str, type[StreamingOnnxConfig]] = {
+    "ctc": StreamingOnnxConfig,
+    "transducer": StreamingTransducerOnnxConfig,
+}

@@ -1,28 +1,32 @@
-"""One ONNX file to be: traced, given its metadata, converted, and checked in ONNX Runtime before it gets its name."""
+"""One ONNX graph to be: traced, given its metadata, converted, and run in ONNX Runtime."""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
+from couloir.errors import UserError
 from couloir.export.config import PrecisionConfig
 from couloir.export.modules import Int32Inputs, as_integers
+from couloir.export.publish import DATA_SUFFIX, Draft, Pair
+from couloir.export.publish import Agreements as Agreements  # benchmarks/export_accuracy.py has it from here
 from couloir.export.quantize import write_fp16, write_int8
-from couloir.export.selfcheck import Agreement, Pair, Probe, Runner, publish
+from couloir.export.selfcheck import Probe
 
 OPSET = 13
 SMALLEST_EXTERNAL_BYTES = 1024
 KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 Axes = dict[str, dict[int, str]]
-Agreements = dict[str, Agreement]
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Graph:
 
     Attributes:
         module: in eval mode. example: its inputs. inputs, outputs: their names. axes: name -> the axes that are free.
-        metadata: of the file. probe: runs the file at other sizes.
+        probe: runs the file at other sizes. scores: whether it gives scores of tokens. metadata: of the file.
     """
 
     module: nn.Module
@@ -40,6 +44,7 @@ class Graph:
     outputs: list[str]
     axes: Axes
     probe: Probe
+    scores: bool
     metadata: dict[str, str | int] = field(default_factory=dict)
 
 
@@ -59,19 +64,31 @@ def write_fp32(graph: Graph, path: Path) -> None:
             dynamo=False,
         )
     model = onnx.load(str(path))
+    with torch.no_grad():
+        traced = _flat(graph.module(*graph.example))
+    for output, tensor in zip(model.graph.output, traced, strict=True):
+        # The exporter gives a name of its own to an axis whose size it cannot infer.
+        for axis, dim in enumerate(output.type.tensor_type.shape.dim):
+            if axis not in graph.axes.get(output.name, {}):
+                dim.dim_value = tensor.shape[axis]
     for key, value in graph.metadata.items():
         model.metadata_props.add(key=key, value=str(value))
     onnx.save(model, str(path))
 
 
+def _flat(outputs: Tensor | Sequence[Any]) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else [tensor for output in outputs for tensor in _flat(output)]
+
+
 def run_onnx(path: Path, probe: Probe) -> list[Pair]:
-    """Probe a file in ONNX Runtime."""
+    """Probe a file in ONNX Runtime. Raises `UserError` when it does not run there."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with _refusal_named(path):
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     declared = session.get_inputs()
 
     def run(*inputs: Tensor) -> list[Tensor]:
@@ -79,30 +96,47 @@ def run_onnx(path: Path, probe: Probe) -> list[Pair]:
             value.name: given.numpy().astype(KINDS[value.type], copy=False)
             for value, given in zip(declared, inputs, strict=True)
         }
-        return [torch.from_numpy(np.asarray(output)) for output in session.run(None, feed)]
+        with _refusal_named(path):
+            return [torch.from_numpy(np.asarray(output)) for output in session.run(None, feed)]
 
     return probe(run)
 
 
-def write_precisions(graph: Graph, stem: Path, config: PrecisionConfig) -> Agreements:
-    """STEM.onnx and, if wanted, STEM.fp16.onnx and STEM.int8.onnx: file name -> how near it is to PyTorch."""
+@contextmanager
+def _refusal_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's own classes have no common base
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"ONNX Runtime does not run {path.name}, and nothing was written: {reason}") from error
+
+
+def drafts(graph: Graph, stem: str, config: PrecisionConfig) -> list[Draft]:
+    """STEM.onnx and, if wanted, STEM.fp16.onnx and STEM.int8.onnx, which are made from it."""
     if config.use_int32_inputs:
         graph = replace(graph, module=Int32Inputs(graph.module), example=as_integers(graph.example, torch.int32))
-    full = stem.with_name(f"{stem.name}.onnx")
-    writers: list[tuple[str, Path, Callable[[Path], None]]] = [("fp32", full, functools.partial(write_fp32, graph))]
+    full = f"{stem}.onnx"
+    writers: list[tuple[str, str, Callable[[Path], None]]] = [("fp32", full, functools.partial(write_fp32, graph))]
     for wanted, precision, convert in (
         (config.fp16, "fp16", write_fp16),
         (config.enable_int8_quantization, "int8", write_int8),
     ):
         if wanted:
-            path = stem.with_name(f"{stem.name}.{precision}.onnx")
-            writers.append((precision, path, functools.partial(convert, full)))
-    done: Agreements = {}
-    for precision, path, write in writers:
-        if config.use_external_data:
-            write = functools.partial(_with_external_data, write)
-        done[path.name] = publish(path, precision, write, lambda written: run_onnx(written, graph.probe))
-    return done
+            writers.append((precision, f"{stem}.{precision}.onnx", functools.partial(_converted, convert, full)))
+    return [
+        Draft(
+            name,
+            precision,
+            functools.partial(_with_external_data, write) if config.use_external_data else write,
+            functools.partial(run_onnx, probe=graph.probe),
+            graph.scores,
+        )
+        for precision, name, write in writers
+    ]
+
+
+def _converted(convert: Callable[[Path, Path], None], source: str, path: Path) -> None:
+    convert(path.with_name(source), path)
 
 
 def _with_external_data(write: Callable[[Path], None], path: Path) -> None:
@@ -112,24 +146,6 @@ def _with_external_data(write: Callable[[Path], None], path: Path) -> None:
         onnx.load(str(path)),
         str(path),
         save_as_external_data=True,
-        location=f"{path.name}.data",
+        location=path.name + DATA_SUFFIX,
         size_threshold=SMALLEST_EXTERNAL_BYTES,
     )
-
-
-def fixed(graph: Graph, dynamic: bool) -> Graph:
-    """The graph itself, or with no free axis, checked on the inputs it was traced with."""
-    if dynamic:
-        return graph
-
-    def probe(run: Runner) -> list[Pair]:
-        with torch.no_grad():
-            expected = graph.module(*graph.example)
-        found = run(*_flat(graph.example))
-        return [(expected if isinstance(expected, Tensor) else expected[0], found[0])]
-
-    return replace(graph, axes={}, probe=probe)
-
-
-def _flat(example: tuple[Tensor | list[Tensor], ...]) -> list[Tensor]:
-    return [tensor for value in example for tensor in ([value] if isinstance(value, Tensor) else value)]

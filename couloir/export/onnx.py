@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from couloir.config import flag_name
 from couloir.export.config import CtcOnnxConfig, OnnxConfig, PrecisionConfig, StreamingOnnxConfig
-from couloir.export.graph import Agreements, Axes, Graph, fixed, write_precisions
+from couloir.export.graph import Axes, Graph, drafts
 from couloir.export.modules import (
     AudioEncoder,
     OfflineEncoder,
@@ -18,17 +20,18 @@ from couloir.export.modules import (
     StreamingEncoder,
     WithoutLengths,
     chunk_and_left_context,
-    head_of,
     prepared,
 )
+from couloir.export.publish import Agreements, publish, warn_if_untested
 from couloir.export.selfcheck import (
     Shape,
     audio_probe,
     feature_probe,
     features,
-    row_probe,
+    joiner_probe,
+    predictor_probe,
+    search_inputs,
     streaming_probe,
-    warn_if_untested,
 )
 from couloir.features.config import FbankConfig
 from couloir.models.asr import AsrModel
@@ -58,31 +61,52 @@ def export_ctc(
     warn_of_sherpa(model.zipformer_config, streaming=False)
     model = prepared(model)
     encoder = OfflineEncoder(model, "ctc")
-    name = "audio-model" if config.with_frontend else "model"
     metadata: dict[str, str | int] = {"model_type": "zipformer2_ctc", "version": 1, "model_author": "k2-fsa"}
-    metadata["comment"] = "non-streaming zipformer2 CTC"
-    outputs = ["log_probs", "log_probs_len"]
+    metadata |= {"comment": "non-streaming zipformer2 CTC", **fbank.as_metadata()}
     if config.with_frontend:
-        metadata |= {"sample_rate": fbank.sample_rate, "input": "samples"}
-        samples = TRACED_FRAMES * fbank.shift_samples
-        graph = Graph(
-            AudioEncoder(encoder, fbank),
-            (torch.randn(1, samples), torch.tensor([samples])),
-            ["audio", "audio_lens"],
-            outputs,
-            offline_axes(["audio", "audio_lens"], outputs),
-            audio_probe(model, encoder.head, waves, fbank),
-            metadata,
-        )
+        name, graph = "audio-model", _audio_graph(model, encoder, fbank, waves, metadata, config)
     else:
-        graph = offline_graph(model, encoder, outputs, features(waves, fbank), metadata, config)
-    stem = out_dir / (f"{name}-{config.suffix}" if config.suffix else name)
-    return write_precisions(fixed(graph, config.dynamic_axes), stem, config)
+        warn_of_features(fbank)
+        outputs = ["log_probs", "log_probs_len"]
+        name, graph = "model", offline_graph(model, encoder, outputs, features(waves, fbank), metadata, config)
+    return publish(drafts(graph, f"{name}-{config.suffix}" if config.suffix else name, config), out_dir)
 
 
-def offline_axes(inputs: list[str], outputs: list[str]) -> Axes:
-    """Batch N and time T are free; the lengths have N alone."""
-    return {name: {0: "N"} if name.endswith(("_lens", "_len")) else {0: "N", 1: "T"} for name in (*inputs, *outputs)}
+def offline_axes(inputs: list[str], outputs: list[str], shape: Shape) -> Axes:
+    """Batch N and time T are free, as far as the file's shape leaves them so; the lengths have N alone."""
+    if shape.alone:
+        return {}
+    timed = {0: "N"} if shape.max_len else {0: "N", 1: "T"}
+    return {name: {0: "N"} if name.endswith(("_lens", "_len")) else timed for name in (*inputs, *outputs)}
+
+
+def _shape(config: OnnxConfig, traced_len: int) -> Shape:
+    """What a file takes by --max-len, --keep-x-lens and --dynamic-axes."""
+    if config.dynamic_axes:
+        return Shape(max(config.max_len, 0), config.keep_x_lens != 0)
+    return Shape(max(config.max_len, 0) or traced_len, config.keep_x_lens != 0, alone=True)
+
+
+def _audio_graph(
+    model: AsrModel,
+    encoder: OfflineEncoder,
+    fbank: FbankConfig,
+    waves: list[Tensor],
+    metadata: dict[str, str | int],
+    config: OnnxConfig,
+) -> Graph:
+    samples = TRACED_FRAMES * fbank.shift_samples
+    shape, inputs, outputs = _shape(config, samples), ["audio", "audio_lens"], ["log_probs", "log_probs_len"]
+    return Graph(
+        AudioEncoder(encoder, fbank),
+        (torch.randn(1, samples), torch.tensor([samples])),
+        inputs,
+        outputs,
+        offline_axes(inputs, outputs, shape),
+        audio_probe(model, encoder.head, waves, fbank, shape),
+        True,
+        metadata | {"sample_rate": fbank.sample_rate, "input": "samples"},
+    )
 
 
 def offline_graph(
@@ -94,7 +118,7 @@ def offline_graph(
     config: OnnxConfig,
 ) -> Graph:
     """The graph of an encoder on features, with the lengths and the input that --max-len and --keep-x-lens leave it."""
-    shape = Shape(max(config.max_len, 0), config.keep_x_lens != 0)
+    shape = _shape(config, TRACED_FRAMES)
     frames = shape.max_len or TRACED_FRAMES
     x, inputs = torch.randn(1, frames, model.zipformer_config.feature_dim), ["x", "x_lens"]
     probe = feature_probe(model, encoder.head, items, shape)
@@ -102,10 +126,8 @@ def offline_graph(
     example: tuple[Tensor, ...] = (x, torch.tensor([frames]))
     if not shape.lengths:
         module, example, inputs = WithoutLengths(encoder), example[:1], inputs[:1]
-    axes = offline_axes(inputs, outputs)
-    if shape.max_len:
-        axes = {name: {0: "N"} for name in axes}
-    return Graph(module, example, inputs, outputs, axes, probe, metadata)
+    axes = offline_axes(inputs, outputs, shape)
+    return Graph(module, example, inputs, outputs, axes, probe, outputs[0] == "log_probs", metadata)
 
 
 def export_transducer(
@@ -114,54 +136,47 @@ def export_transducer(
     """encoder-, decoder- and joiner-SUFFIX.onnx in each wanted precision. Arguments as of `export_ctc`."""
     warn_if_untested()
     warn_of_sherpa(model.zipformer_config, streaming=False)
-    model = prepared(model)
+    warn_of_features(fbank)
+    model, items = prepared(model), features(waves, fbank)
     metadata: dict[str, str | int] = {"model_type": "zipformer2", "version": 1, "model_author": "k2-fsa"}
-    metadata["comment"] = "non-streaming zipformer2"
+    metadata |= {"comment": "non-streaming zipformer2", **fbank.as_metadata()}
     encoder = OfflineEncoder(model, "transducer")
-    outputs = ["encoder_out", "encoder_out_lens"]
-    graphs = {"encoder": offline_graph(model, encoder, outputs, features(waves, fbank), metadata, config)}
-    graphs |= search_graphs(model)
-    return _write_all(graphs, config, config.dynamic_axes, out_dir, config.suffix or suffix)
+    graphs = {"encoder": offline_graph(model, encoder, ["encoder_out", "encoder_out_lens"], items, metadata, config)}
+    graphs |= search_graphs(model, items, config.dynamic_axes)
+    return _publish_all(graphs, config, out_dir, config.suffix or suffix)
 
 
-def _write_all(
-    graphs: dict[str, Graph], config: PrecisionConfig, dynamic: bool, out_dir: Path, suffix: str
-) -> Agreements:
-    done: Agreements = {}
-    for part, graph in graphs.items():
-        stem = out_dir / f"{part}-{suffix}"
-        done |= write_precisions(fixed(graph, dynamic), stem, config)
-    return done
+def _publish_all(graphs: dict[str, Graph], config: PrecisionConfig, out_dir: Path, suffix: str) -> Agreements:
+    return publish([d for part, graph in graphs.items() for d in drafts(graph, f"{part}-{suffix}", config)], out_dir)
 
 
-def search_graphs(model: AsrModel) -> dict[str, Graph]:
-    """What the search of a transducer calls: "decoder" and "joiner"."""
-    head_of(model, "transducer")
+def search_graphs(model: AsrModel, items: list[Tensor], dynamic: bool) -> dict[str, Graph]:
+    """What the search of a transducer calls: "decoder" and "joiner"; of any number of rows at once, or of one."""
     heads = model.heads_config
-    predictor, joiner = Predictor(model), ProjectedJoiner(model)
-    generator = torch.Generator().manual_seed(0)
-    histories = torch.randint(-1, heads.vocab_size, (5, heads.context_size), generator=generator)
-    rows = torch.randn(2, 7, heads.joiner_dim, generator=generator)
-    decoder_axes, joiner_axes = (
-        {name: {0: "N"} for name in names} for names in (("y", "decoder_out"), ("encoder_out", "decoder_out", "logit"))
-    )
+    histories, rows, predicted = search_inputs(model, items[1])
+
+    def axes(*names: str) -> Axes:
+        return {name: {0: "N"} for name in names if dynamic}
+
     return {
         "decoder": Graph(
-            predictor,
+            Predictor(model),
             (histories[:1].clamp(min=0),),
             ["y"],
             ["decoder_out"],
-            decoder_axes,
-            row_probe(predictor, histories),
+            axes("y", "decoder_out"),
+            predictor_probe(model, items[1], alone=not dynamic),
+            False,
             {"context_size": heads.context_size, "vocab_size": heads.vocab_size},
         ),
         "joiner": Graph(
-            joiner,
-            (rows[0, :1], rows[1, :1]),
+            ProjectedJoiner(model),
+            (rows[:1], predicted[:1]),
             ["encoder_out", "decoder_out"],
             ["logit"],
-            joiner_axes,
-            row_probe(joiner, rows[0], rows[1]),
+            axes("encoder_out", "decoder_out", "logit"),
+            joiner_probe(model, items[1], alone=not dynamic),
+            True,
             {"joiner_dim": heads.joiner_dim},
         ),
     }
@@ -186,12 +201,15 @@ def export_streaming(
     warn_if_untested()
     sizes = chunk_and_left_context(model)
     warn_of_sherpa(model.zipformer_config, streaming=True)
-    model = prepared(model, full_context=False)
-    graphs = {"ctc" if kind == "ctc" else "encoder": _streaming_graph(model, kind, sizes, features(waves, fbank))}
+    warn_of_features(fbank)
+    model, items = prepared(model, full_context=False), features(waves, fbank)
+    graph = _streaming_graph(model, kind, sizes, items, config.dynamic_batch)
+    graph = replace(graph, metadata={**graph.metadata, **fbank.as_metadata()})
+    graphs = {"ctc" if kind == "ctc" else "encoder": graph}
     if kind == "transducer":
-        graphs |= search_graphs(model)
+        graphs |= search_graphs(model, items, config.dynamic_batch)
     suffix = config.suffix or f"{suffix}-chunk-{sizes[0]}-left-{sizes[1]}"
-    return _write_all(graphs, config, config.dynamic_batch, out_dir, suffix)
+    return _publish_all(graphs, config, out_dir, suffix)
 
 
 def warn_of_sherpa(config: ZipformerConfig, streaming: bool) -> None:
@@ -210,12 +228,25 @@ def warn_of_sherpa(config: ZipformerConfig, streaming: bool) -> None:
         )
 
 
+def warn_of_features(config: FbankConfig) -> None:
+    """Name the settings of a model's features that whoever feeds a file without couloir has to know."""
+    settings = [
+        f"{flag_name(name)} {value} (default {getattr(FbankConfig, name)})" for name, value in config.unusual().items()
+    ]
+    if settings:
+        logging.warning(
+            "this model's features are unusual, %s: sherpa-onnx and other programs compute the usual ones and will be "
+            "wrong; couloir reads the settings off its ONNX files",
+            ", ".join(settings),
+        )
+
+
 def batch_axis(state: str) -> int:
     """The axis of a streaming state that counts the streams."""
     return 1 if state.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0
 
 
-def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: list[Tensor]) -> Graph:
+def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: list[Tensor], dynamic: bool) -> Graph:
     chunk, left_context = sizes
     module = StreamingEncoder(model, kind)
     names = [name for name, _ in state_shapes(model.zipformer_config, 1, left_context)] + ["processed_lens"]
@@ -229,8 +260,9 @@ def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: 
         (torch.randn(1, 2 * chunk + 13, model.zipformer_config.feature_dim), states),
         ["x", *names],
         [output, *(f"new_{name}" for name in names)],
-        axes,
-        streaming_probe(module, model, sizes, items),
+        axes if dynamic else {},
+        streaming_probe(module, model, sizes, items, alone=not dynamic),
+        kind == "ctc",
         _streaming_metadata(model, kind, sizes),
     )
 

@@ -1,119 +1,53 @@
-"""What every exporter does before its file gets its name: run it, and compare it with PyTorch.
+"""What a file is run on before it gets its name: real speech, at sizes that it was not traced with.
 
-A probe runs a file at sizes it was not traced with and gives pairs of what was expected and what came out.
+A probe runs a file so and gives pairs of what PyTorch gives and what came out.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from couloir.audio import SAMPLE_RATE, load_audio
-from couloir.errors import UserError
+from couloir.errors import UserError, must_be
+from couloir.export.config import SHORTEST_FRAMES
+from couloir.export.modules import Predictor, ProjectedJoiner
+from couloir.export.publish import Pair
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import PADDING_LOG_MEL, Fbank
 from couloir.models.asr import AsrModel
 from couloir.models.zipformer.streaming import initial_states
 
 Runner = Callable[..., Sequence[Tensor]]
-Pair = tuple[Tensor, Tensor]
 Probe = Callable[[Runner], list[Pair]]
 
-TESTED_TORCH = ("2.13",)
-# Root mean square of the difference over that of the output's deviation. fp32 differs by the order of sums alone;
-# half-precision weights have 11 bits; int8 has 8 bits, and only a broken file is as far off as this.
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}
+CHECK_SPEECH = Path(__file__).with_name("check_speech.flac")
 SPEECH_PARTS = (1.0, 0.37, 0.71)
+SHORTEST_PART_S = 0.5
 LONGEST_CHECK_S = 6.0
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How near a file is to PyTorch.
-
-    Attributes:
-        max_difference: the largest of all outputs.
-        relative: root mean square of the difference over that of the deviation of the expected output.
-        same_best: share of the rows whose largest output is at the same place.
-    """
-
-    max_difference: float
-    relative: float
-    same_best: float
-
-
-def warn_if_untested() -> None:
-    """Name a torch version that the exporters were not tested with."""
-    version = torch.__version__.split("+")[0]
-    if not version.startswith(tuple(f"{tested}." for tested in TESTED_TORCH)):
-        logging.warning("torch %s: the exporters were tested with torch %s", version, ", ".join(TESTED_TORCH))
-
-
-def publish(
-    path: Path, precision: str, write: Callable[[Path], None], check: Callable[[Path], list[Pair]]
-) -> Agreement:
-    """Write a file, check it, and only then give it its name.
-
-    Raises `UserError` when its outputs are not PyTorch's; nothing is left behind then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder, because weights that are kept apart are named in the file.
-    with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        write(temporary)
-        found = agreement(check(temporary))
-        if not found.relative <= TOLERANCE[precision]:
-            raise UserError(
-                f"{path.name} disagrees with PyTorch by {found.relative:.2g} of its outputs' deviation (limit "
-                f"{TOLERANCE[precision]:g}) and was not written; try the tested torch {TESTED_TORCH[-1]}"
-            )
-        for part in sorted(Path(folder).iterdir(), key=lambda part: part == temporary):
-            os.replace(part, path.with_name(part.name))
-    logging.info(
-        "%s: %.1f MB, largest difference from PyTorch %.2g, same best in %.1f %% of rows",
-        path,
-        path.stat().st_size / 1e6,
-        found.max_difference,
-        100 * found.same_best,
-    )
-    return found
-
-
-def agreement(pairs: Sequence[Pair]) -> Agreement:
-    """How near the found outputs are to the expected ones."""
-    expected = torch.cat([pair[0].float().reshape(-1, pair[0].shape[-1]) for pair in pairs])
-    found = torch.cat([pair[1].float().reshape(-1, pair[1].shape[-1]) for pair in pairs])
-    difference = found - expected
-    deviation = (expected - expected.mean()).square().mean().sqrt()
-    return Agreement(
-        float(difference.abs().max()),
-        float(difference.square().mean().sqrt() / deviation),
-        float((expected.argmax(-1) == found.argmax(-1)).float().mean()),
-    )
+CHUNKS = 4
+"""Chunks of a stream that are checked, at least."""
+SEARCH_ROWS = 64
 
 
 def check_waves(recordings: str) -> list[Tensor]:
-    """Waves (N_i,) of different lengths: parts of the comma-separated recordings, or else deterministic noise."""
-    names = [name.strip() for name in recordings.split(",") if name.strip()]
-    longest = int(LONGEST_CHECK_S * SAMPLE_RATE)
-    if names:
-        waves = [load_audio(name)[:longest] for name in names]
-    else:
-        noise = np.random.default_rng(0).standard_normal(longest // 2).astype(np.float32)
-        swell = np.sin(np.linspace(0, 40, len(noise), dtype=np.float32)) ** 2
-        waves = [0.1 * noise * swell]
-    # Too short a part has no output frame: half a second is kept at least.
-    parts = [wave[: max(int(len(wave) * part), SAMPLE_RATE // 2)] for wave in waves for part in SPEECH_PARTS]
+    """Waves (N_i,) of different lengths: parts of the comma-separated recordings, or else of the one that comes along.
+
+    Raises `UserError` for a recording that cannot be read or is too short.
+    """
+    names = [name.strip() for name in recordings.split(",") if name.strip()] or [str(CHECK_SPEECH)]
+    waves = [load_audio(name)[: int(LONGEST_CHECK_S * SAMPLE_RATE)] for name in names]
+    shortest = int(SHORTEST_PART_S * SAMPLE_RATE)
+    for name, wave in zip(names, waves):
+        if len(wave) < shortest:
+            raise must_be("--check-wav", f"recordings of at least {SHORTEST_PART_S} s", f"{name}, which is shorter")
+    parts = [wave[: max(int(len(wave) * part), shortest)] for wave in waves for part in SPEECH_PARTS]
     return [torch.from_numpy(part.copy()) for part in parts]
 
 
@@ -128,53 +62,66 @@ class Shape:
     """What an offline file takes.
 
     Attributes:
-        max_len: frames of every recording, shorter ones padded; 0 for any number.
+        max_len: frames (or samples) of every recording, shorter ones padded; 0 for any number.
         lengths: whether there is an input for the lengths; otherwise every recording fills its row.
+        alone: it takes one recording at a time.
     """
 
     max_len: int = 0
     lengths: bool = True
+    alone: bool = False
 
 
-def offline_probe(
+def _offline_probe(
     reference: Callable[[Tensor, Tensor], Sequence[Tensor]],
     items: Sequence[Tensor],
     silence: float,
-    shape: Shape = Shape(),
+    shape: Shape,
+    shortest: int,
 ) -> Probe:
-    """All items in one batch, and the second alone, against each item alone in PyTorch.
+    """Items of many lengths in one batch, and some of them alone, against each item alone in PyTorch.
 
     Args:
         reference: the model in PyTorch. items: (T_i, ...) inputs. silence: what stands behind an item's end.
-        shape: of the file; without lengths each item is alone.
+        shape: of the file. shortest: T that gives one frame of the output.
     """
-    items = [_fitted(item, shape) for item in items]
-    batches = [list(range(len(items))), [1]] if shape.lengths else [[i] for i in range(len(items))]
+    count, items = len(items), _fitted(items, shape, shortest)
+    together = shape.lengths and not shape.alone
+    # The shortest stands behind the ones that were given, and the longest behind it.
+    batches = [[*range(count + 1)], [1], *([i] for i in range(count, len(items)))]
+    batches = batches if together else [[i] for i in range(len(items))]
+
+    @functools.cache
+    def expected_of(i: int) -> Tensor:
+        with torch.no_grad():
+            return reference(items[i][None], torch.tensor([len(items[i])]))[0][0]
 
     def probe(run: Runner) -> list[Pair]:
         pairs = []
-        with torch.no_grad():
-            expected = [reference(item[None], torch.tensor([len(item)]))[0][0] for item in items]
         for chosen in batches:
-            batch = pad_sequence([items[i] for i in chosen], batch_first=True, padding_value=silence)
-            if shape.max_len:
-                batch = pad(batch, (0, 0, 0, shape.max_len - batch.shape[1]), value=silence)
+            # An item of the full length, dropped again, makes the others as long.
+            full = items[0].new_zeros(shape.max_len, *items[0].shape[1:])
+            batch = pad_sequence([*(items[i] for i in chosen), full], batch_first=True, padding_value=silence)[:-1]
             inputs = [batch, torch.tensor([len(items[i]) for i in chosen])] if shape.lengths else [batch]
             outputs, lens = run(*inputs)[:2]
             for row, i in enumerate(chosen):
-                if int(lens[row]) != len(expected[i]):
-                    raise UserError(f"the exported model gives {int(lens[row])} frames, PyTorch {len(expected[i])}")
-                pairs.append((expected[i], outputs[row, : int(lens[row])]))
+                expected, frames = expected_of(i), int(lens[row])
+                if frames != len(expected):
+                    raise UserError(f"the exported model gives {frames} frames, PyTorch {len(expected)}")
+                pairs.append((expected, outputs[row, :frames]))
         return pairs
 
     return probe
 
 
-def _fitted(item: Tensor, shape: Shape) -> Tensor:
-    """An item that a file takes: cut to its length, or repeated where it has to fill it."""
+def _fitted(items: Sequence[Tensor], shape: Shape, shortest: int) -> list[Tensor]:
+    """The items, cut or repeated to a file's length; behind them the shortest possible one, and one longer than all."""
     if shape.max_len and not shape.lengths:
-        item = item.repeat(-(-shape.max_len // len(item)), 1)
-    return item[: shape.max_len or len(item)]
+        return [torch.cat([item] * -(-shape.max_len // len(item)))[: shape.max_len] for item in items]
+    cut = [item[: shape.max_len or len(item)] for item in items]
+    middle = len(items[0]) // 2
+    longest = [] if shape.max_len else [torch.cat([items[0], items[1]])]
+    return [*cut, items[0][middle : middle + shortest], *longest]
 
 
 def feature_probe(
@@ -183,19 +130,23 @@ def feature_probe(
     items: Sequence[Tensor],
     shape: Shape = Shape(),
 ) -> Probe:
-    """`offline_probe` of the whole model, on features (T_i, F)."""
+    """A file that takes features against the whole model, on features (T_i, F) and parts of them."""
 
     def reference(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         encoded, lens = model.forward_encoder(x, lens, padding="reference")
         return head(encoded), lens
 
-    return offline_probe(reference, items, PADDING_LOG_MEL, shape)
+    return _offline_probe(reference, items, PADDING_LOG_MEL, shape, SHORTEST_FRAMES)
 
 
 def audio_probe(
-    model: AsrModel, head: Callable[[Tensor], Tensor], waves: Sequence[Tensor], config: FbankConfig
+    model: AsrModel,
+    head: Callable[[Tensor], Tensor],
+    waves: Sequence[Tensor],
+    config: FbankConfig,
+    shape: Shape = Shape(),
 ) -> Probe:
-    """`offline_probe` of a model with its own features, on waves (N_i,); the reference has the usual ones."""
+    """A file that takes samples, on waves (N_i,) and parts of them; the reference has the usual features."""
     fbank = Fbank(config)
 
     def reference(audio: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,17 +154,46 @@ def audio_probe(
         encoded, lens = model.forward_encoder(feats, lens, padding="reference")
         return head(encoded), lens
 
-    return offline_probe(reference, waves, 0.0)
+    # So many samples give `SHORTEST_FRAMES`: a frame for every full or at least half shift.
+    shortest = SHORTEST_FRAMES * config.shift_samples - config.shift_samples // 2
+    return _offline_probe(reference, waves, 0.0, shape, shortest)
 
 
-def row_probe(module: Callable[..., Tensor], *inputs: Tensor) -> Probe:
-    """A module whose rows are independent, on a batch and on its first row."""
+@torch.no_grad()
+def search_inputs(model: AsrModel, item: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the search of a transducer gives its parts on features (T, F), for up to `SEARCH_ROWS` frames R.
+
+    Returns:
+        token histories (R, context) int64, some of which begin an utterance; projected encoder and predictor output
+        (R, J).
+    """
+    encoded, _ = model.forward_encoder(item[None], torch.tensor([len(item)]), padding="reference")
+    rows = model.joiner.encoder_proj(encoded[0, :SEARCH_ROWS])
+    heads = model.heads_config
+    generator = torch.Generator().manual_seed(0)
+    histories = torch.randint(-1, heads.vocab_size, (len(rows), heads.context_size), generator=generator)
+    return histories, rows, Predictor(model)(histories)
+
+
+def predictor_probe(model: AsrModel, item: Tensor, alone: bool = False) -> Probe:
+    """The predictor on the histories of `search_inputs`."""
+    return _row_probe(Predictor(model), search_inputs(model, item)[:1], alone)
+
+
+def joiner_probe(model: AsrModel, item: Tensor, alone: bool = False) -> Probe:
+    """The joiner on the rows of `search_inputs`."""
+    return _row_probe(ProjectedJoiner(model), search_inputs(model, item)[1:], alone)
+
+
+def _row_probe(module: Callable[..., Tensor], inputs: Sequence[Tensor], alone: bool) -> Probe:
+    """A module whose rows are independent, on all of them at once and on the first, or on each ``alone``."""
+    count = len(inputs[0])
+    parts = [slice(i, i + 1) for i in range(count)] if alone else [slice(count), slice(1)]
 
     def probe(run: Runner) -> list[Pair]:
         with torch.no_grad():
             expected = module(*inputs)
-        first = run(*(value[:1] for value in inputs))[0]
-        return [(expected, run(*inputs)[0]), (expected[:1], first)]
+        return [(expected[part], run(*(value[part] for value in inputs))[0]) for part in parts]
 
     return probe
 
@@ -223,27 +203,36 @@ def streaming_probe(
     model: AsrModel,
     sizes: tuple[int, int],
     items: Sequence[Tensor],
+    alone: bool = False,
 ) -> Probe:
-    """Chunk after chunk, each side with its own states, of one stream and of three.
+    """Chunk after chunk, each side with its own states, of one stream and of three, or of two ``alone``.
 
     Args:
-        module: in PyTorch. model: its model. sizes: chunk and left context, 50 Hz frames. items: features (T_i, F).
+        module: in PyTorch. model: its model. sizes: chunk and left context, 50 Hz frames. items: features (T_i, F),
+            repeated where they are too short for `CHUNKS`.
     """
     chunk, left_context = sizes
+    window = 2 * chunk + 13
+    enough = window + (CHUNKS - 1) * 2 * chunk
+    items = [torch.cat([item] * max(1, -(-enough // len(item)))) for item in items]
 
-    def probe(run: Runner) -> list[Pair]:
-        pairs = []
-        for streams in ([items[1]], list(items[:3])):
-            batch = pad_sequence(streams, batch_first=True, padding_value=PADDING_LOG_MEL)
-            expected_states = initial_states(model.zipformer_config, len(batch), left_context)
-            states = list(expected_states)
-            window = 2 * chunk + 13
+    def stream(run: Runner) -> list[Tensor]:
+        outputs = []
+        for streams in ([items[1]], items[:1] if alone else items[:3]):
+            batch = pad_sequence(list(streams), batch_first=True, padding_value=PADDING_LOG_MEL)
+            states: Sequence[Tensor] = initial_states(model.zipformer_config, len(batch), left_context)
             for start in range(0, batch.shape[1] - window + 1, 2 * chunk):
-                part = batch[:, start : start + window]
-                with torch.no_grad():
-                    expected, expected_states = module(part, expected_states)
-                found, *states = run(part, *states)
-                pairs.append((expected, found))
-        return pairs
+                output, *states = run(batch[:, start : start + window], *states)
+                outputs.append(output)
+        return outputs
 
-    return probe
+    @torch.no_grad()
+    def reference(part: Tensor, *states: Tensor) -> list[Tensor]:
+        output, new_states = module(part, list(states))
+        return [output, *new_states]
+
+    @functools.cache
+    def expected() -> list[Tensor]:
+        return stream(reference)
+
+    return lambda run: list(zip(expected(), stream(run)))

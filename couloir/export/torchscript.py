@@ -1,4 +1,4 @@
-"""pretrained.pt, safetensors, and TorchScript files with icefall's methods and attributes.
+"""TorchScript files with icefall's methods and attributes.
 
 The encoder of a scripted file is traced inside a scripted shell: the model's own code uses Python that
 ``torch.jit.script`` does not take (dataclasses, draws of the training schedule), and none of it is left in a trace.
@@ -7,16 +7,14 @@ Decoder, joiner and CTC output are scripted as they are.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, List  # noqa: UP035
+from typing import List  # noqa: UP035
 
 import torch
 from torch import Tensor, nn
 
-from couloir.export.graph import Agreements
 from couloir.export.modules import (
     OfflineEncoder,
     Predictor,
@@ -25,24 +23,25 @@ from couloir.export.modules import (
     chunk_and_left_context,
     prepared,
 )
-from couloir.export.onnx import TRACED_FRAMES
+from couloir.export.onnx import TRACED_FRAMES, warn_of_features
+from couloir.export.publish import Agreements, Draft, Pair, publish, warn_if_untested
 from couloir.export.selfcheck import (
-    Pair,
     Probe,
     Runner,
     feature_probe,
     features,
-    publish,
-    row_probe,
+    joiner_probe,
+    predictor_probe,
+    search_inputs,
     streaming_probe,
-    warn_if_untested,
 )
 from couloir.features.config import FbankConfig
-from couloir.files import atomic_path
 from couloir.models.asr import AsrModel
 from couloir.models.zipformer.balancer import Balancer
 from couloir.models.zipformer.streaming import initial_states, state_shapes
 
+TRACED_SCORES = ("jit_trace", "joiner_jit_trace")
+"""Traced files whose outputs are scores of tokens."""
 PAD_LENGTH = 13
 """Feature frames that a chunk needs beyond what it advances."""
 
@@ -116,21 +115,6 @@ def _without_balancers(module: nn.Module) -> nn.Module:
     return module
 
 
-def save_pretrained(model: AsrModel, path: Path) -> None:
-    """pretrained.pt: {"model": state dict}, what icefall's and our programs load."""
-    with atomic_path(path) as temporary:
-        torch.save({"model": model.state_dict()}, temporary)
-
-
-def save_safetensors(model: AsrModel, config: Any, path: Path) -> None:
-    """The weights, with the run's configuration (plain values) as the JSON metadata entry ``config``."""
-    from safetensors.torch import save_file
-
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt", "config": json.dumps(config, ensure_ascii=False)})
-
-
 def export_script(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
     """jit_script.pt, or jit_script_chunk_C_left_L.pt for a causal model.
 
@@ -142,6 +126,7 @@ def export_script(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: lis
         File name -> how near it is to PyTorch.
     """
     warn_if_untested()
+    warn_of_features(fbank)
     items = features(waves, fbank)
     if model.zipformer_config.causal:
         sizes = chunk_and_left_context(model)
@@ -154,7 +139,7 @@ def export_script(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: lis
         shell, probe = _Encoder(traced), feature_probe(ready, nn.Identity(), items)
     scripted = torch.jit.script(_Model(shell, ready).eval())
     check = lambda path: probe(_runner_of(torch.jit.load(path)))  # noqa: E731
-    return {name: publish(out_dir / name, "fp32", _saver(scripted), check)}
+    return publish([Draft(name, "fp32", _saver(scripted), check, scores=False)], out_dir)
 
 
 class _Embedding(nn.Module):
@@ -202,6 +187,7 @@ def _traced(module: nn.Module, *example: Tensor | list[Tensor]) -> torch.jit.Scr
 def export_trace(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
     """jit_trace.pt of a CTC model; encoder_, decoder_ and joiner_jit_trace.pt of a transducer. See `export_script`."""
     warn_if_untested()
+    warn_of_features(fbank)
     ready, items = prepared(model), features(waves, fbank)
     parts: dict[str, tuple[nn.Module, tuple[Tensor, ...], Probe]] = {}
     kind = "transducer" if ready.heads_config.use_transducer else "ctc"
@@ -209,16 +195,15 @@ def export_trace(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list
     probe = feature_probe(ready, encoder.head, items)
     parts["jit_trace" if kind == "ctc" else "encoder_jit_trace"] = encoder, _example(ready), probe
     if kind == "transducer":
-        heads = ready.heads_config
-        histories = torch.arange(5 * heads.context_size).view(5, -1) % heads.vocab_size
-        rows = torch.randn(2, 7, heads.joiner_dim)
-        predictor, joiner = Predictor(ready), ProjectedJoiner(ready)
-        parts["decoder_jit_trace"] = predictor, (histories[:1],), row_probe(predictor, histories)
-        parts["joiner_jit_trace"] = joiner, (rows[0, :1], rows[1, :1]), row_probe(joiner, rows[0], rows[1])
-    return {
-        f"{name}.pt": publish(out_dir / f"{name}.pt", "fp32", _saver(_traced(*part[:1], *part[1])), _checker(part[2]))
-        for name, part in parts.items()
-    }
+        histories, rows, predicted = search_inputs(ready, items[1])
+        parts["decoder_jit_trace"] = Predictor(ready), (histories[:1],), predictor_probe(ready, items[1])
+        joined = rows[:1], predicted[:1]
+        parts["joiner_jit_trace"] = ProjectedJoiner(ready), joined, joiner_probe(ready, items[1])
+    drafts = [
+        Draft(f"{name}.pt", "fp32", _saver(_traced(module, *example)), _checker(probe), name in TRACED_SCORES)
+        for name, (module, example, probe) in parts.items()
+    ]
+    return publish(drafts, out_dir)
 
 
 def _saver(scripted: torch.jit.ScriptModule) -> Callable[[Path], None]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
-from couloir.config import flag_name, option
+from couloir.config import flag_name, from_mapping, option
 from couloir.errors import must_be
+
+METADATA_PREFIX = "fbank_"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,24 @@ class FbankConfig:
         """Upper edge of the last filter in Hz."""
         return self.high_freq if self.high_freq > 0 else self.sample_rate / 2 + self.high_freq
 
+    def unusual(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, which other programs take for granted: name -> value."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def as_metadata(self) -> dict[str, str]:
+        """What a file of a model says of its features, where they are unusual."""
+        return {METADATA_PREFIX + name: str(value) for name, value in self.unusual().items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> FbankConfig:
+        """The features that a file's metadata tells. Raises `UserError` for what `as_metadata` does not write."""
+        values = {
+            name.removeprefix(METADATA_PREFIX): value
+            for name, value in metadata.items()
+            if name.startswith(METADATA_PREFIX)
+        }
+        return from_mapping(cls, values, origin=f"the metadata of {origin}")
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -76,9 +98,9 @@ class AugmentConfig:
         80, "largest shift of a point in time when warping; below 1 for none", unit="frames"
     )
     spec_aug_prob: float = option(0.9, "probability that an utterance is warped, and likewise masked")
-    num_feature_masks: int = option(2, "frequency masks per utterance")
+    num_feature_masks: int = option(2, "frequency masks per utterance", unit="masks")
     features_mask_size: int = option(27, "frequency masks are narrower than this", unit="bins")
-    num_frame_masks: int = option(10, "time masks per utterance, at most")
+    num_frame_masks: int = option(10, "time masks per utterance, at most", unit="masks")
     frames_mask_size: int = option(100, "time masks are narrower than this", unit="frames")
     max_frames_mask_fraction: float = option(0.15, "share of an utterance that time masks may cover in all")
     time_mask_ratio: float = option(

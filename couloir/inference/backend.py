@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
 
@@ -20,13 +22,15 @@ class Backend(Protocol):
 
     Attributes:
         kind: "ctc" or "transducer". vocabulary: its pieces. frame_shift: distance of its output frames in s.
-        origin: where it came from, for messages. batch_size: recordings or windows that it likes to get at a time.
+        origin: where it came from, for messages. files: what its results depend on: weights, settings, tokens.
+        batch_size: recordings or windows that it likes to get at a time.
     """
 
     kind: str
     vocabulary: Vocabulary
     frame_shift: float
     origin: str
+    files: list[Path]
     batch_size: int
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -35,8 +39,15 @@ class Backend(Protocol):
         Log-probabilities of CTC, encoder output of a transducer. What a wave gives does not depend on the others.
         """
 
-    def search(self, frames: Sequence[np.ndarray], bias: np.ndarray | None) -> list[Spans]:
-        """The symbols in frames (S_i, D), with ``bias`` (V,) added to their scores (see `search.token_bias`)."""
+    def search(
+        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
+    ) -> list[Spans]:
+        """The symbols in frames (S_i, D).
+
+        Args:
+            frames: of each recording. bias: (V,), added to their scores (see `search.token_bias`).
+            restriction: which strings of symbols may come out; None for all.
+        """
 
 
 def usable_cores() -> int:

@@ -9,20 +9,20 @@ from typing import Any
 
 import torch
 
-from couloir.config import from_mapping, read_yaml
+from couloir.checkpoint import load_weights
+from couloir.config import from_mapping
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.torch_backend import TorchBackend
-from couloir.inference.vocabulary import read_vocabulary
+from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 from couloir.models.architecture import heads_config, zipformer_config
 from couloir.models.asr import build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
-from couloir.training.averaging import load_averaged
-from couloir.training.checkpoint import load_weights
+from couloir.training.averaging import averaged_files, load_averaged
 from couloir.training.config import AveragingConfig
-from couloir.training.run_dir import CONFIG_FILE
+from couloir.training.run_dir import CONFIG_FILE, saved_values
 
 TOKENIZER_FOLDERS = ("lang", ".", "ipa_simplified", "data/lang", "../lang")
 
@@ -47,25 +47,21 @@ def open_checkpoint(
         UserError: there is no checkpoint, no tokenizer, or they do not fit each other.
     """
     folder = source if source.is_dir() else source.parent
-    saved = _saved_sections(folder)
-    weights, suffix = load_averaged(source, averaging or AveragingConfig())
+    saved = saved_values(source)
+    averaging = averaging or AveragingConfig()
+    weights, suffix = load_averaged(source, averaging)
     zipformer = from_mapping(ZipformerConfig, saved["zipformer"]) if saved else zipformer_config(weights, str(source))
     heads = heads_config(weights, str(source))
     if saved:
         heads = dataclasses.replace(from_mapping(HeadsConfig, saved["heads"]), vocab_size=heads.vocab_size)
     _check_type(heads, model_type, str(source))
-    vocabulary = read_vocabulary(find_tokenizer(folder, saved, tokens), heads.vocab_size, str(source))
+    tokens = find_tokenizer(folder, saved, tokens)
+    vocabulary = read_vocabulary(tokens, heads.vocab_size, str(source))
     model = build_model(zipformer, heads)
     load_weights(model, weights, str(source))
     fbank = Fbank(from_mapping(FbankConfig, saved.get("fbank", {})) if saved else FbankConfig())
-    return TorchBackend(model, fbank, vocabulary, pick_device(device), f"{source} ({suffix})", model_type)
-
-
-def _saved_sections(folder: Path) -> dict[str, Any]:
-    """The sections of a run's configuration that its weights and features depend on; empty for a foreign folder."""
-    path = folder / CONFIG_FILE
-    values = read_yaml(path) if path.is_file() else {}
-    return values if "zipformer" in values and "heads" in values else {}
+    files = [*averaged_files(source, averaging), *tokenizer_files(tokens), *folder.glob(CONFIG_FILE)]
+    return TorchBackend(model, fbank, vocabulary, pick_device(device), f"{source} ({suffix})", model_type, files)
 
 
 def _check_type(heads: HeadsConfig, model_type: str | None, origin: str) -> None:

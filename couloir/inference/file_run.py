@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,24 +68,28 @@ def transcribe_files(
     """Transcribe files; one that cannot be used is reported on stderr and the rest go on.
 
     With an output, every result is kept in a journal beside it at once, so that a run that is stopped goes on where it
-    was when it is started again. The output itself is written when all is done, or the run is interrupted.
+    was when it is started again. The output itself is written when all is done, or the run is interrupted. A recording
+    whose file has changed since is transcribed again.
 
     Args:
         recognizer: the model. files: recordings. output: file or folder to write. kind: one of `FORMATS`; None goes
-            by the suffix. root: folder whose structure a folder of TextGrids repeats. inventory: its name, which the
-            journal is tied to.
+            by the suffix. root: folder whose structure a folder of TextGrids repeats. inventory: what it was asked for.
 
     Raises:
         UserError: the output was begun with another model, inventory, or way of listening.
     """
     run = FilesRun()
     kind = format_of(output, kind) if output else None
-    with _Journal(output, {"model": recognizer.backend.origin, "inventory": inventory} | recognizer.choices) as journal:
+    with _Journal(output, made_with(recognizer, inventory) if output else {}) as journal:
         names = [str(file) for file in files]
-        before = {name: journal.done[name] for name in names if name in journal.done}
+        states = {name: _state(Path(name)) for name in names}
+        before = {name: journal.done[name] for name in names if journal.is_done(name, states[name])}
         run.resumed = len(before)
         rest = [name for name in names if name not in before]
         bar = ProgressBar(len(rest))
+        for name in rest:
+            if name in journal.done:
+                bar.say(f"{name} is not the file that was transcribed before, and is transcribed again")
         try:
             for index, result in recognizer.results(rest):
                 if isinstance(result, AudioError):
@@ -92,14 +97,34 @@ def transcribe_files(
                     bar.say(f"error: {result}")
                 else:
                     before[rest[index]] = result
-                    journal.add(result)
+                    journal.add(result, states[rest[index]])
                 bar.step(0.0 if isinstance(result, AudioError) else result.duration)
         finally:
             bar.close()
             run.transcripts = {name: before[name] for name in names if name in before}
             if output and kind:
-                write_transcripts(output, list(run.transcripts.values()), kind, root)
+                write_transcripts(output, list(run.transcripts.values()), kind, root, names)
     return run
+
+
+State = list[int] | None
+"""Size in bytes and time of the last change in ns of a file; None of one that is not there."""
+
+
+def _state(path: Path) -> State:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def made_with(recognizer: Recognizer, inventory: str | None) -> dict[str, Any]:
+    """All that decides what comes out for a recording, as plain values by what a person calls them."""
+    backend, restriction = recognizer.backend, recognizer.restriction
+    names = f"{inventory} ({restriction.digest()})" if restriction else None
+    files = {f"file {file.name}": _state(file) for file in backend.files}
+    return {"model": backend.origin, "model type": backend.kind, **files, "inventory": names, **recognizer.choices}
 
 
 class _Journal:
@@ -109,6 +134,7 @@ class _Journal:
         self.path = output.with_name(f".{output.name}.journal") if output else None
         self.made_with = made_with
         self.done: dict[str, Transcript] = {}
+        self._heard: dict[str, State] = {}
         self._out: IO[str] | None = None
 
     def __enter__(self) -> _Journal:
@@ -117,9 +143,12 @@ class _Journal:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         whole = list(_whole(lines))
         if whole and whole[0] != self.made_with:
-            remedy = f"give another one, or delete {self.path} to begin anew"
-            raise must_be("--output", f"for {_words(self.made_with)}", f"begun with {_words(whole[0])}", remedy)
-        self.done = {values["name"]: from_json(values) for values in whole[1:]}
+            remedy = f"give another --output, or delete {self.path} to begin anew"
+            was, now = _difference(whole[0], self.made_with)
+            raise must_be("--output", f"continued with what it was begun with, {was}", now, remedy)
+        for values in whole[1:]:
+            self._heard[values["name"]] = values.pop("heard", None)
+            self.done[values["name"]] = from_json(values)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._out = self.path.open("a" if whole else "w", encoding="utf-8")
@@ -135,10 +164,14 @@ class _Journal:
         if self._out:
             self._out.close()
 
-    def add(self, transcript: Transcript) -> None:
-        """Keep a result."""
+    def is_done(self, name: str, state: State) -> bool:
+        """Whether the result of a file in this state is here."""
+        return name in self.done and self._heard[name] == state
+
+    def add(self, transcript: Transcript, state: State) -> None:
+        """Keep a result, and the state of the file that it was heard in."""
         if self._out:
-            self._write(to_json(transcript))
+            self._write(to_json(transcript) | {"heard": state})
 
     def _write(self, values: dict[str, Any]) -> None:
         assert self._out
@@ -156,6 +189,17 @@ def _whole(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
             yield values
 
 
-def _words(made_with: dict[str, Any]) -> str:
-    more = [f"{name} {value}" for name, value in made_with.items() if name != "model" and value]
-    return " and ".join([str(made_with.get("model")), *more])
+def _difference(was: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
+    """The first thing that two runs were not alike in: what it was, and what it is."""
+    name = next(name for name in [*was, *now] if was.get(name) != now.get(name))
+    old, new = _shown(was.get(name)), _shown(now.get(name))
+    if old == new and name.startswith("file "):
+        new = "another of that size"
+    return f"{name} {old}", new
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(value) == 2:
+        size, changed = value
+        return f"of {size} bytes from {datetime.fromtimestamp(changed / 1e9):%Y-%m-%d %H:%M:%S}"
+    return "none" if value is None else str(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,30 +41,62 @@ def from_json(values: dict[str, Any]) -> Transcript:
     return Transcript(**{**values, "tokens": [Token(**token) for token in values["tokens"]]})
 
 
-def write_transcripts(path: Path, transcripts: Sequence[Transcript], kind: str, root: Path | None = None) -> None:
+def write_transcripts(
+    path: Path,
+    transcripts: Sequence[Transcript],
+    kind: str,
+    root: Path | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
     """Write all transcripts to one file, or TextGrids into a folder.
 
     Args:
         path: the file, or the folder. transcripts: what to write. kind: one of `FORMATS`.
         root: folder of the recordings, whose structure the TextGrids' folder repeats.
+        names: of all recordings of the run, so that a TextGrid's name does not depend on which of them are done; None
+            for those of the transcripts.
     """
     if kind != "TextGrid":
         with atomic_write(path, "w") as out:
             out.write(_HEADERS.get(kind, ""))
             out.writelines(_LINES[kind](transcript) for transcript in transcripts)
         return
-    single = path.suffix == ".TextGrid" and len(transcripts) == 1
-    written: set[Path] = set()
+    places = textgrid_places([transcript.name for transcript in transcripts] if names is None else names, root)
+    single = path.suffix == ".TextGrid" and len(places) == 1
     for transcript in transcripts:
-        target = path if single else path / _inside(Path(transcript.name), root).with_suffix(".TextGrid")
-        if target in written:  # a.wav and a.flac side by side
-            target = target.with_name(Path(transcript.name).name + ".TextGrid")
-        written.add(target)
+        target = path if single else path / places[transcript.name]
         write_textgrid(target, tiers_of(transcript), transcript.duration)
 
 
-def _inside(name: Path, root: Path | None) -> Path:
-    return name.relative_to(root) if root and name.is_relative_to(root) else Path(name.name)
+def textgrid_places(names: Sequence[str], root: Path | None = None) -> dict[str, Path]:
+    """Where each recording's TextGrid lies inside their folder: no two at one place.
+
+    Recordings below ``root`` keep their folders. Of the others, those of one name keep as many of their folders as it
+    takes to tell them apart. What is still alike (a.wav beside a.flac) is told apart by its whole name, or a number.
+    """
+    inside = {name: Path(name).relative_to(root) for name in names if root and Path(name).is_relative_to(root)}
+    folders: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name in names:
+        if name not in inside:
+            path = Path(os.path.abspath(name))  # no ".." that would lead out of the TextGrids' folder
+            folders.setdefault(path.stem, {})[name] = path.parts[1:-1]
+    for alike in folders.values():
+        wanted = len(set(alike.values()))
+        depth = next(n for n in itertools.count() if len({_last(parts, n) for parts in alike.values()}) == wanted)
+        inside |= {name: Path(*_last(parts, depth), Path(name).name) for name, parts in alike.items()}
+    places: dict[str, Path] = {}
+    taken: set[str] = set()
+    for name in names:
+        path = inside[name]
+        candidates = itertools.chain((path.stem, path.name), (f"{path.name}-{n}" for n in itertools.count(2)))
+        stem = next(stem for stem in candidates if str(path.with_name(stem)).lower() not in taken)
+        taken.add(str(path.with_name(stem)).lower())  # some file systems do not tell letters' cases apart
+        places[name] = path.with_name(stem + ".TextGrid")
+    return places
+
+
+def _last(parts: tuple[str, ...], count: int) -> tuple[str, ...]:
+    return parts[max(len(parts) - count, 0) :]
 
 
 def _jsonl(transcript: Transcript) -> str:

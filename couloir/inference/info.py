@@ -71,27 +71,25 @@ def _checkpoint_facts(path: Path) -> Facts:
         "streaming": "yes (chunk-causal)" if zipformer.causal else "no",
     }
     facts |= {name.replace("_", "-"): _comma(getattr(zipformer, name)) for name in _SIZES}
-    return facts | _run_facts(folder)
+    return facts | _run_facts(path)
 
 
 def _comma(values: tuple[int, ...]) -> str:
     return ",".join(map(str, values))
 
 
-def _run_facts(folder: Path) -> Facts:
-    """Of this project's run directories: the recipe, and how far the run is."""
-    from couloir.config import read_yaml
-    from couloir.training.run_dir import CONFIG_FILE, numbered
+def _run_facts(path: Path) -> Facts:
+    """Of weights with a configuration of this project: the recipe, and how far the run is."""
+    from couloir.training.run_dir import numbered, saved_values
 
-    path = folder / CONFIG_FILE
-    if not path.is_file():
+    config = saved_values(path)
+    if not config:
         return {}
-    config = read_yaml(path)
     data: Mapping[str, Any] = config.get("data", {})
+    facts = {"recipe": config.get("recipe", ""), "trained on": data.get("manifest_dir", "")}
+    folder = path if path.is_dir() else path.parent
     epochs, batches = numbered(folder, "epoch"), numbered(folder, "checkpoint")
-    return {
-        "recipe": config.get("recipe", ""),
-        "trained on": data.get("manifest_dir", ""),
-        "checkpoints": f"{len(epochs)} of epochs, {len(batches)} of batches"
-        + (f", the last after {batches[0]}" if batches else ""),
-    }
+    if epochs or batches:
+        last = f", the last after {batches[0]}" if batches else ""
+        facts["checkpoints"] = f"{len(epochs)} of epochs, {len(batches)} of batches{last}"
+    return facts

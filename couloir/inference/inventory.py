@@ -6,12 +6,10 @@ import logging
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-
 from couloir.errors import UserError, unknown_name
+from couloir.inference.restriction import Restriction, restrict
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import TIE, normalize
-from couloir.text.tokenizer import BOUNDARY
 
 TABLE = "inventories.tsv"
 
@@ -43,33 +41,26 @@ def read_inventory(source: str | Path) -> list[str]:
     return phones
 
 
-def allowed(source: str | Path, vocabulary: Vocabulary) -> np.ndarray:
-    """Which pieces may be emitted so that only phones of an inventory are: those that its phones are spelt with.
+def restriction_to(source: str | Path, vocabulary: Vocabulary) -> Restriction:
+    """The order of pieces in which only phones of an inventory are emitted, with word boundaries between them.
 
     Args:
-        source: a file of phones, or a language's code. vocabulary: the model's pieces.
-
-    Returns:
-        (V,) bool; blank and the word boundary are always in. What the vocabulary cannot spell is left out, and for a
-        person's own file named in a warning.
+        source: a file of phones, or a language's code. vocabulary: the model's pieces. A phone that they cannot spell
+            is left out, and for a person's own file named in a warning.
 
     Raises:
         UserError: the inventory cannot be read, or none of its phones can be spelt.
     """
-    mask = np.zeros(len(vocabulary), dtype=bool)
-    missing = []
+    spelt, missing = [], []
     for phone in read_inventory(source):
         text = normalize(phone).replace(" ", "")
-        tokens = vocabulary.spell(text) or vocabulary.spell(text.replace(TIE, ""))
-        if tokens:
-            mask[tokens] = True
+        known = next((form for form in (text, text.replace(TIE, "")) if vocabulary.spell(form)), None)
+        if known:
+            spelt.append(known)
         else:
             missing.append(phone)
-    if not mask.any():
+    if not spelt:
         raise UserError(f"the model has none of the phones of inventory {source}")
     if missing and Path(source).is_file():
         logging.warning("the model has no symbol for %s of inventory %s", " ".join(missing), source)
-    mask[0] = True
-    if BOUNDARY in vocabulary.pieces:
-        mask[vocabulary.pieces.index(BOUNDARY)] = True
-    return mask
+    return restrict(vocabulary, spelt)

@@ -17,9 +17,11 @@ from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.kaldi import fbank_numpy
 from couloir.inference.backend import usable_cores
-from couloir.inference.search import ctc_greedy, transducer_greedy
+from couloir.inference.onnx_files import external_data
+from couloir.inference.restricted_search import ctc_search, transducer_search
+from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
-from couloir.inference.vocabulary import Vocabulary, read_vocabulary
+from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 
 PRECISIONS = (".int8.onnx", ".fp16.onnx")
 Names = tuple[str, ...]
@@ -65,10 +67,10 @@ class OnnxBackend:
         self.kind = model_type or guess_type(path, suffix)
         self.origin = str(path)
         self._threads = threads or usable_cores()
-        self.config = FbankConfig()
         self.batch_size = 8 * self._threads
         if self.kind == "ctc":
-            self._encoder_file, outputs = ctc_file(path, suffix), ("log_probs",)
+            files = {"encoder": ctc_file(path, suffix)}
+            self._encoder_file, outputs = files["encoder"], ("log_probs",)
         else:
             files = transducer_files(path, suffix)
             self._encoder_file, outputs = files["encoder"], ("encoder_out",)
@@ -76,9 +78,13 @@ class OnnxBackend:
             self._joiner = _open(files["joiner"], 1, ("encoder_out", "decoder_out"), ("logit",))
         self._encoder = _open(self._encoder_file, self._threads, FEATURES, outputs, AUDIO)
         self._one_each = False
+        self.config = FbankConfig.from_metadata(self._encoder.get_modelmeta().custom_metadata_map, str(path))
         self._takes = AUDIO if AUDIO[0] in _inputs(self._encoder) else FEATURES
         self.frame_shift, num_outputs = self._probe()
-        self.vocabulary = _fitting_tokens(path, tokens, num_outputs)
+        tokens = tokens or tokens_beside(path)
+        self.vocabulary = read_vocabulary(tokens, num_outputs, str(path))
+        self.files = [*files.values(), *(data for file in files.values() for data in external_data(file))]
+        self.files += tokenizer_files(tokens)
 
     def _probe(self) -> tuple[float, int]:
         """Distance of the output frames in s, and the number of symbols."""
@@ -108,12 +114,14 @@ class OnnxBackend:
         frames, count = run_session(self._encoder, signal[None], np.array([len(signal)]), names=self._takes)
         return frames[0, : int(count[0])]
 
-    def search(self, frames: Sequence[np.ndarray], bias: np.ndarray | None) -> list[Spans]:
+    def search(
+        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
+    ) -> list[Spans]:
         """As `Backend.search`."""
         if self.kind == "ctc":
-            return [ctc_greedy(rows, bias) for rows in frames]
+            return [ctc_search(rows, bias, restriction) for rows in frames]
         context = int(self._decoder.get_inputs()[0].shape[1])
-        return transducer_greedy(frames, self._predict, self._join, context, bias)
+        return transducer_search(frames, self._predict, self._join, context, bias, restriction)
 
     def _predict(self, histories: np.ndarray) -> np.ndarray:
         return run_session(self._decoder, histories, names=("y",))[0]
@@ -129,6 +137,7 @@ def load_session(path: Path, threads: int) -> Any:
     except ImportError:
         raise UserError("ONNX models need onnxruntime; pip install onnxruntime") from None
     _check_integers(path, onnxruntime.__version__)
+    external_data(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -245,8 +254,8 @@ def _present(folder: Path) -> str:
     return f"there is {', '.join(names[:4])} (see --suffix)" if names else "it has no ONNX file at all"
 
 
-def _fitting_tokens(path: Path, given: Path | None, num_outputs: int) -> Vocabulary:
+def tokens_beside(path: Path) -> Path:
+    """The tokens.txt of a model file or folder; where there is none, the first place at which it may be."""
     folder = path if path.is_dir() else path.parent
-    places = [given] if given else [place / "tokens.txt" for place in (folder, folder / "lang", folder.parent)]
-    found = next((place for place in places if place.is_file()), places[0])
-    return read_vocabulary(found, num_outputs, str(path))
+    places = [place / "tokens.txt" for place in (folder, folder / "lang", folder.parent)]
+    return next((place for place in places if place.is_file()), places[0])

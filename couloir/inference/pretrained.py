@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from couloir.errors import UserError, must_be
 from couloir.inference.backend import Backend
-from couloir.inference.registry import HUB_MODELS
+from couloir.inference.registry import HUB_MODELS, TOKENIZER_DATASET
 from couloir.training.config import AveragingConfig
+from couloir.weight_files import WEIGHT_SUFFIXES, weight_files
+
+if TYPE_CHECKING:
+    from couloir.models.zipformer.config import ZipformerConfig
 
 RUNTIMES = ("auto", "torch", "onnx")
 
@@ -31,7 +36,8 @@ def open_model(
     Args:
         source: a run directory, a checkpoint file, a folder of checkpoints or of ONNX files, an ONNX file, or a hub id
             with or without ``@REVISION``.
-        tokens: tokens.txt or bpe.model; None looks for it beside the model.
+        tokens: tokens.txt or bpe.model; None looks for it beside the model. ZIPA's models that have none there get
+            the tokenizer of ``anyspeech/ipapack_plus_meta``, which may be given so, with ``@REVISION``.
         model_type: "ctc" or "transducer" for what has both; None prefers CTC.
         runtime: "torch" or "onnx" where there are files for both; "auto" prefers torch.
         suffix: of ONNX files, such as ".int8.onnx". revision: branch, tag or commit of a hub id.
@@ -44,11 +50,9 @@ def open_model(
     if runtime not in RUNTIMES:
         raise must_be("--runtime", "one of " + ", ".join(RUNTIMES), runtime)
     path, hub_id = locate(source, revision, runtime, suffix)
-    given = Path(tokens) if tokens else None
+    given = _given_tokens(tokens) if tokens else None
     if runtime == "onnx" or (runtime == "auto" and is_onnx(path)):
-        from couloir.inference.onnx_backend import OnnxBackend
-
-        return OnnxBackend(path, model_type=model_type, tokens=given, suffix=suffix, threads=threads)
+        return _open_onnx(hub_id, path, given, model_type, suffix, threads)
     if hub_id in HUB_MODELS:
         return _open_registered(hub_id, path, given, device, averaging, model_type)
     from couloir.inference.checkpoints import open_checkpoint
@@ -69,7 +73,7 @@ def locate(
     if path.exists():
         return path, ""
     hub = parse_hub_id(str(source))
-    if hub is None or path.suffix in (".onnx", ".pt", ".pth"):
+    if hub is None or path.suffix in (".onnx", *WEIGHT_SUFFIXES):
         raise UserError(f"model {source} does not exist; give a path, or a hub id such as {next(iter(HUB_MODELS))}")
     repo_id, named = hub
     if runtime != "onnx" and _has_torch():
@@ -87,11 +91,35 @@ def is_onnx(path: Path) -> bool:
 
 
 def _holds_checkpoints(folder: Path) -> bool:
-    return any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
+    return bool(weight_files(folder))
 
 
 def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
+
+
+def _given_tokens(tokens: str | Path) -> Path:
+    from couloir.inference.hub import fetch_tokenizer, parse_hub_id
+
+    repo_id, revision = parse_hub_id(str(tokens)) or ("", None)
+    return fetch_tokenizer(revision) if repo_id == TOKENIZER_DATASET and not Path(tokens).exists() else Path(tokens)
+
+
+def _open_onnx(
+    hub_id: str, path: Path, tokens: Path | None, model_type: str | None, suffix: str, threads: int
+) -> Backend:
+    """Exported files; for those of a published model the tokenizer and the kind are known."""
+    from couloir.inference.onnx_backend import OnnxBackend, tokens_beside
+
+    known = HUB_MODELS.get(hub_id)
+    if known and tokens is None and not tokens_beside(path).is_file():
+        from couloir.inference.hub import fetch_tokenizer
+
+        tokens = fetch_tokenizer()
+    backend = OnnxBackend(path, model_type=model_type, tokens=tokens, suffix=suffix, threads=threads)
+    if known and backend.kind != known.kind:
+        raise must_be(f"the ONNX files of {hub_id}", f"those of a {known.kind} model", f"those of a {backend.kind}")
+    return backend
 
 
 def _open_registered(
@@ -103,29 +131,45 @@ def _open_registered(
     model_type: str | None,
 ) -> Backend:
     """A published model: its tokenizer is known, its checkpoints are averaged as published, its size is checked."""
-    from couloir.inference.checkpoints import find_tokenizer, open_checkpoint
+    from couloir.inference.checkpoints import open_checkpoint
+
+    tokens, averaging = as_published(repo_id, folder, tokens, averaging or AveragingConfig())
+    backend = open_checkpoint(folder, tokens=tokens, device=device, averaging=averaging, model_type=model_type)
+    check_size(repo_id, backend.model.zipformer_config, backend.kind)
+    return backend
+
+
+def as_published(
+    repo_id: str, folder: Path, tokens: Path | None, averaging: AveragingConfig
+) -> tuple[Path, AveragingConfig]:
+    """The tokenizer and the average of a registered model.
+
+    Args:
+        repo_id: its id. folder: its files. tokens: a tokenizer to use in place of its own. averaging: as asked for; an
+            average of a certain size stays as it is.
+
+    Raises:
+        UserError: the tokenizer cannot be fetched.
+    """
+    from couloir.inference.checkpoints import find_tokenizer
     from couloir.inference.hub import fetch_tokenizer
 
-    known = HUB_MODELS[repo_id]
-    if known.average:
-        averaging = replace(averaging or AveragingConfig(), avg=(averaging and averaging.avg) or known.average)
+    average = HUB_MODELS[repo_id].average
+    if average and not averaging.avg:
+        averaging = replace(averaging, avg=average)
     if tokens is None:
         try:
             tokens = find_tokenizer(folder, {}, None)
         except UserError:
             tokens = fetch_tokenizer()
-    backend = open_checkpoint(folder, tokens=tokens, device=device, averaging=averaging, model_type=model_type)
-    _check_size(backend, repo_id)
-    return backend
+    return tokens, averaging
 
 
-def _check_size(backend: Backend, repo_id: str) -> None:
-    """Refuse weights that are not of the size that the id stands for. Raises `UserError`."""
-    from couloir.inference.torch_backend import TorchBackend
+def check_size(repo_id: str, config: ZipformerConfig, kind: str) -> None:
+    """Refuse weights that are not of the size and ``kind`` that a registered id stands for. Raises `UserError`."""
     from couloir.models.architecture import same_sizes
     from couloir.models.zipformer.config import PRESETS
 
-    assert isinstance(backend, TorchBackend)
     known = HUB_MODELS[repo_id]
-    if not same_sizes(backend.model.zipformer_config, PRESETS[known.preset]) or backend.kind != known.kind:
+    if not same_sizes(config, PRESETS[known.preset]) or kind != known.kind:
         raise must_be(f"the weights of {repo_id}", f"a {known.kind} model of size {known.preset}", "something else")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from couloir.inference.file_run import FilesRun, find_audio, transcribe_files
 from couloir.inference.formats import FORMATS
-from couloir.inference.inventory import allowed
+from couloir.inference.inventory import restriction_to
 from couloir.inference.onnx_backend import OnnxBackend
 from couloir.inference.recognizer import Recognizer
 
@@ -43,9 +43,9 @@ def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
     backend = OnnxBackend(
         flags.model_path, model_type=flags.model_type, tokens=flags.tokens, suffix=flags.suffix, threads=flags.threads
     )
-    mask = allowed(flags.inventory, backend.vocabulary) if flags.inventory else None
+    restriction = restriction_to(flags.inventory, backend.vocabulary) if flags.inventory else None
     recognizer = Recognizer(
-        backend, mask, batch_size=flags.batch_size, blank_penalty=flags.blank_penalty, passes=flags.passes
+        backend, restriction, batch_size=flags.batch_size, blank_penalty=flags.blank_penalty, passes=flags.passes
     )
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
     return transcribe_files(recognizer, files, flags.output, flags.format, root, flags.inventory)

@@ -27,7 +27,8 @@ class ProgressBar:
             bar = "#" * (30 * self.count // self.total)
             rate = f"{self.seconds / elapsed:.0f}x real time"
             line = f"[{bar:<30}] {self.count}/{self.total}  {rate}  {left // 60}:{left % 60:02d} left"
-            self._out.write(f"\r{line[: os.get_terminal_size(self._out.fileno()).columns - 1]}\x1b[K")
+            columns = os.get_terminal_size(self._out.fileno()).columns or 80  # a terminal may not know its size
+            self._out.write(f"\r{line[: columns - 1]}\x1b[K")
             self._out.flush()
 
     def say(self, text: str) -> None:

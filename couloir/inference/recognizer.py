@@ -14,7 +14,8 @@ import numpy as np
 from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.errors import must_be
 from couloir.inference.backend import MIN_SAMPLES, Backend, usable_cores
-from couloir.inference.inventory import allowed
+from couloir.inference.inventory import restriction_to
+from couloir.inference.restriction import Restriction
 from couloir.inference.search import token_bias
 from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
@@ -38,7 +39,7 @@ class Recognizer:
     """A model that transcribes recordings of any length.
 
     Args:
-        backend: the model. allowed: (V,) bool, symbols that may be emitted; None for all (see `inventory.allowed`).
+        backend: the model. restriction: phones that may be emitted; None for all (see `inventory.restriction_to`).
         blank_penalty: taken from the score of blank in every frame: above 0, fewer symbols are missed and more are made
             up. What is best for a model is found on a development set.
         passes: a CTC model's log-probabilities are the mean over so many passes, each later by one output frame than
@@ -50,7 +51,7 @@ class Recognizer:
     def __init__(
         self,
         backend: Backend,
-        allowed: np.ndarray | None = None,
+        restriction: Restriction | None = None,
         *,
         blank_penalty: float = 0.0,
         passes: int = 1,
@@ -64,10 +65,11 @@ class Recognizer:
             raise must_be("--batch-size", "at least 1", batch_size)
         if passes < 1 or (passes > 1 and backend.kind != "ctc"):
             raise must_be("--passes", "at least 1, and 1 for a transducer", passes)
-        self.backend, self.passes = backend, passes
+        self.backend, self.passes, self.restriction = backend, passes, restriction
         # What makes results other than those of the model alone, and is not left at its default.
         self.choices: dict[str, float] = {"blank_penalty": blank_penalty} if blank_penalty else {}
         self.choices |= {"passes": passes} if passes > 1 else {}
+        allowed = restriction.allowed if restriction else None
         self.bias = token_bias(len(backend.vocabulary), allowed, blank_penalty) if backend else None
         self.window_s, self.overlap_s = window_s, overlap_s
         self.batch_size = batch_size or backend.batch_size
@@ -88,7 +90,7 @@ class Recognizer:
         Args:
             source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
                 such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
-            inventory: phones that may be emitted: a file, or a language's code (see `inventory.allowed`).
+            inventory: phones that may be emitted: a file, or a language's code (see `inventory.restriction_to`).
             batch_size, blank_penalty, passes: as of the class.
             options: as of `pretrained.open_model`.
 
@@ -98,21 +100,22 @@ class Recognizer:
         from couloir.inference.pretrained import open_model
 
         backend = open_model(source, **options)
-        mask = allowed(inventory, backend.vocabulary) if inventory else None
-        return cls(backend, mask, batch_size=batch_size, blank_penalty=blank_penalty, passes=passes)
+        restriction = restriction_to(inventory, backend.vocabulary) if inventory else None
+        return cls(backend, restriction, batch_size=batch_size, blank_penalty=blank_penalty, passes=passes)
 
     def transcribe(self, items: Sequence[Source], log_probs: bool = False) -> list[Transcript]:
         """Transcribe recordings.
 
         Args:
             items: paths, encoded bytes, samples at 16 kHz, or (samples, rate in Hz); of any length.
-            log_probs: keep the model's log-probabilities (CTC).
+            log_probs: keep the model's log-probabilities, which a CTC model has.
 
         Returns:
             One transcript for each item, in their order. None depends on the others.
 
         Raises:
             AudioError: an item cannot be used.
+            UserError: log-probabilities are asked of a transducer.
         """
         transcripts: list[Transcript] = []
         for _, result in sorted(self.results(items, log_probs), key=lambda pair: pair[0]):
@@ -125,6 +128,11 @@ class Recognizer:
         self, items: Iterable[Source], log_probs: bool = False
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """As `transcribe`, but one at a time, each with the item's index, and an error in the place of a bad item."""
+        if log_probs and self.backend.kind != "ctc":
+            raise must_be("log_probs", "False", f"True, and {self.backend.origin} is a transducer, which has none")
+        return self._results(items, log_probs)
+
+    def _results(self, items: Iterable[Source], log_probs: bool) -> Iterator[tuple[int, Transcript | AudioError]]:
         numbered = enumerate(items)
         pool: list[_Recording] = []
         cores = usable_cores()
@@ -185,7 +193,9 @@ class Recognizer:
         joined = [
             join(r.parts, [round(w.start / SAMPLE_RATE / shift) for w in r.windows], shift, ctc) for r in recordings
         ]
-        for recording, frames, spans in zip(recordings, joined, self.backend.search(joined, self.bias)):
+        beyond_mask = self.restriction if self.restriction and not self.restriction.is_mask else None
+        found = self.backend.search(joined, self.bias, beyond_mask)
+        for recording, frames, spans in zip(recordings, joined, found):
             duration = len(recording.samples) / SAMPLE_RATE
             tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration)
             yield (
@@ -197,7 +207,7 @@ class Recognizer:
                     duration=round(duration, 3),
                     confidence=_confidence(spans.confidences, frames if ctc else None),
                     frame_shift=shift,
-                    log_probs=frames if log_probs and ctc else None,
+                    log_probs=frames if log_probs else None,
                 ),
             )
 

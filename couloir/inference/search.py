@@ -35,10 +35,18 @@ def ctc_greedy(log_probs: np.ndarray, bias: np.ndarray | None = None, blank: int
     if not len(log_probs):
         return Spans()
     scores = log_probs if bias is None else log_probs + bias
-    ids = scores.argmax(1)
+    return collapsed(scores.argmax(1), scores.max(1), blank)
+
+
+def collapsed(ids: np.ndarray, scores: np.ndarray, blank: int = 0) -> Spans:
+    """The tokens of a path: repetitions collapsed, blanks dropped.
+
+    Args:
+        ids: (S,) label of each frame, at least one. scores: (S,) its log-probability.
+    """
     edges = np.flatnonzero(np.diff(ids)) + 1
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(ids)]])
-    best = np.exp(np.maximum.reduceat(scores.max(1), starts)).astype(float)
+    best = np.exp(np.maximum.reduceat(scores, starts)).astype(float)
     kept = ids[starts] != blank
     return Spans(*(values[kept].tolist() for values in (ids[starts], starts, ends, best)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from couloir.decoding.transducer.greedy import greedy_search
 from couloir.features.fbank import Fbank
-from couloir.inference.search import ctc_greedy
+from couloir.inference.restricted_search import ctc_search, transducer_search
+from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
 from couloir.models.asr import AsrModel
@@ -24,6 +26,7 @@ class TorchBackend:
     Args:
         model: the model. fbank: its features. vocabulary: its pieces. device: where to run.
         origin: where it came from. kind: "ctc" or "transducer"; None takes CTC where the model has it.
+        files: that it was made of.
     """
 
     def __init__(
@@ -34,9 +37,10 @@ class TorchBackend:
         device: torch.device,
         origin: str = "",
         kind: str | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.model, self.fbank = model.to(device).eval(), fbank.to(device)
-        self.vocabulary, self.device, self.origin = vocabulary, device, origin
+        self.vocabulary, self.device, self.origin, self.files = vocabulary, device, origin, list(files)
         self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
         factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
         self.frame_shift = fbank.config.frame_shift_ms / 1000 * factor
@@ -58,15 +62,36 @@ class TorchBackend:
         return (self.model.ctc_log_probs(encoded) if self.kind == "ctc" else encoded), out_lens
 
     @torch.inference_mode()
-    def search(self, frames: Sequence[np.ndarray], bias: np.ndarray | None) -> list[Spans]:
+    def search(
+        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
+    ) -> list[Spans]:
         """As `Backend.search`."""
         if self.kind == "ctc":
-            return [ctc_greedy(rows, bias) for rows in frames]
+            return [ctc_search(rows, bias, restriction) for rows in frames]
+        if restriction is not None:
+            return self._search_restricted(frames, bias, restriction)
         lens = torch.tensor([len(rows) for rows in frames])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(rows) for rows in frames], batch_first=True)
         model = self.model if bias is None else _Biased(self.model, torch.from_numpy(bias).to(self.device))
         found = greedy_search(model, padded.to(self.device), lens.to(self.device))
         return [Spans(h.tokens, h.frames, [f + 1 for f in h.frames], h.confidences) for h in found]
+
+    def _search_restricted(
+        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction
+    ) -> list[Spans]:
+        decoder, joiner = self.model.decoder, self.model.joiner
+
+        def there(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(self.device)
+
+        def predict(histories: np.ndarray) -> np.ndarray:
+            return joiner.decoder_proj(decoder(there(histories), need_pad=False).squeeze(1)).cpu().numpy()
+
+        def join(encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+            return joiner(there(encoded), there(predicted), project_input=False).cpu().numpy()
+
+        projected = [joiner.encoder_proj(there(rows)).cpu().numpy() for rows in frames]
+        return transducer_search(projected, predict, join, decoder.context_size, bias, restriction)
 
 
 class _Biased:

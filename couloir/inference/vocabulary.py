@@ -50,6 +50,21 @@ class Vocabulary:
         return tokens
 
 
+def tokenizer_files(path: Path) -> list[Path]:
+    """The files that `read_vocabulary` may read for a tokenizer's path."""
+    return [path] if path.is_file() else [*sorted(path.glob("*.model")), *path.glob("tokens.txt")]
+
+
+def read_pieces(path: Path) -> list[str]:
+    """The pieces of a tokenizer by id. Raises `UserError` when there is none, or it is damaged."""
+    if not path.exists():
+        raise UserError(f"tokens file {path} does not exist; name one with --tokens")
+    try:
+        return load_tokenizer(path).pieces
+    except ImportError:
+        raise UserError(f"{path} needs sentencepiece; pip install sentencepiece, or give a tokens.txt") from None
+
+
 def read_vocabulary(path: Path, num_outputs: int, origin: str) -> Vocabulary:
     """The pieces of a tokenizer (``tokens.txt``, ``bpe.model``, or a folder with one).
 
@@ -59,12 +74,7 @@ def read_vocabulary(path: Path, num_outputs: int, origin: str) -> Vocabulary:
     Raises:
         UserError: there is no tokenizer, it is damaged, or it is not this model's.
     """
-    if not path.exists():
-        raise UserError(f"tokens file {path} does not exist; name one with --tokens")
-    try:
-        pieces = load_tokenizer(path).pieces
-    except ImportError:
-        raise UserError(f"{path} needs sentencepiece; pip install sentencepiece, or give a tokens.txt") from None
+    pieces = read_pieces(path)
     if len(pieces) != num_outputs:
         raise must_be(f"tokens of {path}", f"{num_outputs} (outputs of {origin})", len(pieces), "give the model's own")
     return Vocabulary(pieces)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from couloir.features.config import AugmentConfig
     from couloir.models.config import HeadsConfig
 
+_NO_PSEUDO_LABELS = "no pseudo-labelled stream is given; training is on labelled speech alone"
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -34,9 +36,15 @@ class LossConfig:
         2000, "batches over which the consistency term rises to its weight; 0 for none, as in ZIPA", unit="batches"
     )
     cr_loss_masked_scale: float = option(1.0, "extra weight of masked frames in the consistency term", hidden=True)
-    use_unsup_cr_ctc: bool = option(False, "mix a pseudo-labelled stream into training (noisy student)")
-    unsup_cr_ctc_loss_scale: float = option(0.5, "weight of the pseudo-labelled stream's loss")
-    use_mask_threshold: float = option(0.8, "accepted as in ZIPA, without effect as there", hidden=True)
+    use_unsup_cr_ctc: bool = option(
+        False, "mix a pseudo-labelled stream into training (noisy student)", unheeded=_NO_PSEUDO_LABELS
+    )
+    unsup_cr_ctc_loss_scale: float = option(
+        0.5, "weight of the pseudo-labelled stream's loss", unheeded=_NO_PSEUDO_LABELS
+    )
+    use_mask_threshold: float = option(
+        0.8, "accepted as in ZIPA", hidden=True, unheeded="neither has it one in ZIPA's own program"
+    )
     attention_decoder_loss_scale: float = option(
         0.8, "weight of the attention decoder; without a transducer it and --ctc-loss-scale must sum to 1"
     )
@@ -44,7 +52,7 @@ class LossConfig:
         0.5, "weight of the transducer's simple loss, which finds the pruning bounds, once warm-up is over"
     )
     prune_range: int = option(
-        5, "symbols per frame that the pruned transducer loss considers; more is exact and dearer"
+        5, "symbols per frame that the pruned transducer loss considers; more is exact and dearer", unit="symbols"
     )
     lm_scale: float = option(0.25, "share of the predictor's own distribution in the simple loss")
     am_scale: float = option(0.0, "share of the encoder's own distribution in the simple loss; ZIPA 0.1")
@@ -90,8 +98,10 @@ def check(loss: LossConfig, augment: AugmentConfig, heads: HeadsConfig) -> None:
         remedy = "CR-CTC masks each view by itself"
         raise must_be("--enable-spec-aug", "False with --use-cr-ctc True", augment.enable_spec_aug, remedy)
     if heads.use_attention_decoder and not heads.use_transducer:
-        total = loss.attention_decoder_loss_scale + ctc_scale(loss, heads) * heads.use_ctc
-        if not math.isclose(total, 1.0, abs_tol=1e-6):
+        # icefall adds up the flags, whether there is a CTC head or not.
+        total = loss.attention_decoder_loss_scale + loss.ctc_loss_scale
+        whole = not heads.use_ctc and loss.attention_decoder_loss_scale == 1.0
+        if not whole and not math.isclose(total, 1.0, abs_tol=1e-6):
             raise must_be(
                 "--ctc-loss-scale + --attention-decoder-loss-scale", "1 without a transducer", round(total, 6)
             )

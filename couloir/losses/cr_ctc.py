@@ -1,4 +1,6 @@
-"""Consistency-regularised CTC (CR-CTC, Yao et al., 2024, arXiv 2410.05101).
+"""Consistency-regularised CTC (CR-CTC).
+
+Source: Yao et al. 2024, arXiv:2410.05101, "Our approach: Consistency-regularized CTC".
 
 Two differently masked views of each utterance pass through the encoder in one batch; each is trained by CTC and
 towards the other's frame-wise distribution. A batch of views is [first views; second views], B utterances each.

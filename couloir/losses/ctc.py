@@ -1,4 +1,6 @@
-"""Connectionist temporal classification (Graves et al., 2006) on log-probabilities.
+"""Connectionist temporal classification on log-probabilities.
+
+Source: Graves et al. 2006, ICML, section 4.1 (the forward-backward algorithm) and 4.2 (the loss and its gradient).
 
 Shapes: B batch, S subsampled frames, U labels, V vocabulary.
 """

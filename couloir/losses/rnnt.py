@@ -11,18 +11,18 @@ All are -log p, positive. ``rnnt_type``:
 
 ``boundary`` (B, 4) int64 has rows [s_begin, t_begin, s_end, t_end]; None means that no item is padded. ``reduction`` is
 "none", "mean" (over the batch, neither symbols nor frames) or "sum". An item without a path has loss +inf and gradient
-zero: see `leave_out_pathless`. Half-precision input is computed in float32, autocast or not.
+zero: see `reason_without_path`. Half-precision input is computed in float32, autocast or not.
 
-Peak memory of `rnnt_loss_pruned` beyond its input, in bytes, measured on CPU: forward 32*B*(T+1)*(S+1) for the
-lattice; backward the logits' gradient in the logits' own dtype and 20*B*(T+1)*(S+1); and 24*B*T*R in both. At B 30,
-T 500, S 100, V 500, R 5 in float32 that is 167 MB beside the 150 MB of logits. `rnnt_loss` is the same with R = S+1.
+Peak memory of `rnnt_loss_pruned` beyond its input, in bytes, measured on CPU for "regular": forward
+20*B*(T+1)*(S+1) + 8*B*(T+S)*(S+2) for the lattice; backward the logits' gradient in the logits' own dtype and
+8*B*(T+1)*(S+1); and in both 32*B*T*R and a work space of 1 MiB, of 2 MiB for half precision. At B 30, T 500, S 100,
+V 500, R 5 in float32 that is 166 MB beside the 150 MB of logits. `rnnt_loss` is the same with R = S+1.
 
 Legend: B batch, T frames, S symbols, R rows of the band, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,6 @@ __all__ = [
     "get_rnnt_logprobs_pruned",
     "get_rnnt_logprobs_smoothed",
     "get_rnnt_prune_ranges",
-    "leave_out_pathless",
     "mutual_information_recursion",
     "reason_without_path",
     "rnnt_loss",
@@ -128,14 +127,17 @@ def rnnt_loss_pruned(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     reduction: str | None = "mean",
+    use_hat_loss: bool = False,
     return_grad: bool = False,
 ) -> LossResult:
     """Loss of a joiner's ``logits`` (B, T, R, V) in the band ``ranges`` (B, T, R) of `get_rnnt_prune_ranges`.
 
+    With ``use_hat_loss`` the joiner is that of the hybrid autoregressive transducer (Variani et al. 2020,
+    arXiv:2003.07705): p(blank) is the sigmoid of its logit, and the symbols share 1 - p(blank) by a softmax.
     Other arguments, result and errors as in `rnnt_loss_smoothed`.
     """
     px, py = get_rnnt_logprobs_pruned(
-        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty=delay_penalty
+        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss, delay_penalty=delay_penalty
     )
     return _loss(px, py, boundary, reduction, return_grad)
 
@@ -148,14 +150,15 @@ def rnnt_loss(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     reduction: str | None = "mean",
+    use_hat_loss: bool = False,
     return_grad: bool = False,
 ) -> LossResult:
     """Loss of a joiner's ``logits`` (B, T, S+1, V) over the whole lattice.
 
-    Other arguments, result and errors as in `rnnt_loss_smoothed`.
+    Other arguments, result and errors as in `rnnt_loss_pruned`.
     """
     px, py = get_rnnt_logprobs_joint(
-        logits, symbols, termination_symbol, boundary, rnnt_type, delay_penalty=delay_penalty
+        logits, symbols, termination_symbol, rnnt_type, boundary, use_hat_loss, delay_penalty=delay_penalty
     )
     return _loss(px, py, boundary, reduction, return_grad)
 
@@ -221,6 +224,7 @@ def get_rnnt_logprobs_pruned(
     termination_symbol: int,
     boundary: Tensor | None = None,
     rnnt_type: str = "regular",
+    use_hat_loss: bool = False,
     *,
     delay_penalty: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
@@ -229,7 +233,7 @@ def get_rnnt_logprobs_pruned(
         shapes = f"{tuple(logits.shape)}, {tuple(ranges.shape)}, {tuple(symbols.shape)}"
         raise ValueError(f"logits (B, T, R, V), ranges (B, T, R) and symbols (B, S) do not fit: {shapes}")
     _check_symbols(symbols, termination_symbol, logits.shape[3])
-    px, py = joiner_logprobs(logits, symbols, termination_symbol, ranges)
+    px, py = joiner_logprobs(logits, symbols, termination_symbol, ranges, use_hat_loss)
     return _for_lattice(px, py, boundary, rnnt_type, delay_penalty)
 
 
@@ -237,17 +241,18 @@ def get_rnnt_logprobs_joint(
     logits: Tensor,
     symbols: Tensor,
     termination_symbol: int,
-    boundary: Tensor | None = None,
     rnnt_type: str = "regular",
+    boundary: Tensor | None = None,
+    use_hat_loss: bool = False,
     *,
     delay_penalty: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """px (B, S, T+1 or T) and py (B, S+1, T) of `rnnt_loss`."""
+    """px (B, S, T+1 or T) and py (B, S+1, T) of `rnnt_loss`; the order of arguments is k2's."""
     if logits.dim() != 4 or logits.shape[0] != symbols.shape[0] or logits.shape[2] != symbols.shape[1] + 1:
         shapes = f"{tuple(logits.shape)} and {tuple(symbols.shape)}"
         raise ValueError(f"logits (B, T, S+1, V) and symbols (B, S) do not fit: {shapes}")
     _check_symbols(symbols, termination_symbol, logits.shape[3])
-    px, py = joiner_logprobs(logits, symbols, termination_symbol)
+    px, py = joiner_logprobs(logits, symbols, termination_symbol, hat=use_hat_loss)
     return _for_lattice(px, py, boundary, rnnt_type, delay_penalty)
 
 
@@ -302,14 +307,3 @@ def reason_without_path(
     if most_per_frame is not None and num_symbols > most_per_frame * num_frames:
         return f"{num_symbols} symbols do not fit into {num_frames} frames ({rnnt_type}, {most_per_frame} per frame)"
     return None
-
-
-def leave_out_pathless(loss: Tensor, ids: Sequence[str]) -> tuple[Tensor, list[tuple[str, str]]]:
-    """Zero in place of the infinite ones of the losses (B,), and (id, reason) of the utterances so left out.
-
-    The rest, and every gradient, stays as it is. To be called on losses with reduction "none".
-    """
-    pathless = torch.isposinf(loss.detach())
-    reason = "no path through the transducer lattice: more symbols than its frames can hold"
-    skipped = [(name, reason) for name, out in zip(ids, pathless.tolist()) if out]
-    return loss.masked_fill(pathless, 0.0), skipped

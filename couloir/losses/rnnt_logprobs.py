@@ -161,33 +161,37 @@ def _mean_unigram(softmax: Tensor, rows: Tensor) -> Tensor:
 # --- a joiner's logits -----------------------------------------------------------------------------------------------
 
 
-def joiner_logprobs(logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def joiner_logprobs(
+    logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor | None = None, hat: bool = False
+) -> tuple[Tensor, Tensor]:
     """px (B, S, T) and py (B, S+1, T) of ``logits`` (B, T, R, V); -inf outside the band.
 
     ``ranges`` (B, T, R) int64 says which row of the lattice each row of the logits is; None means all, R = S+1.
+    A row is a log-softmax; with ``hat`` the blank is a sigmoid of its own logit and the others share the rest by a
+    softmax among themselves (Variani et al. 2020, arXiv:2003.07705, eq. 5).
     Besides the logits and, in the backward pass, their gradient (both in the logits' dtype) nothing larger than
     (B, T, S+1) is made.
     """
     if ranges is None:
         ranges = torch.arange(logits.shape[2], device=logits.device).expand(logits.shape[:3])
-    return _Joiner.apply(logits, symbols, blank, ranges)
+    return _Joiner.apply(logits, symbols, blank, ranges, hat)
 
 
 class _Joiner(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor
+        ctx: Any, logits: Tensor, symbols: Tensor, blank: int, ranges: Tensor, hat: bool
     ) -> tuple[Tensor, Tensor]:
         batch, num_symbols = symbols.shape
         # The last row of the lattice emits nothing; its symbol is a stand-in that is dropped below.
         padded = torch.nn.functional.pad(symbols, (0, 1), value=blank)
         row_symbols = padded[:, None].expand(-1, ranges.shape[1], -1).gather(2, ranges)  # (B, T, R)
-        by_symbol, by_blank, normalizer = _row_logprobs(logits.flatten(0, 2), row_symbols.flatten(), blank)
+        by_symbol, by_blank, normalizer = _row_logprobs(logits.flatten(0, 2), row_symbols.flatten(), blank, hat)
         lattice = by_blank.new_full((2, batch, ranges.shape[1], num_symbols + 1), NEG_INF)
         lattice[0].scatter_(2, ranges, by_symbol.view_as(ranges))
         lattice[1].scatter_(2, ranges, by_blank.view_as(ranges))
         ctx.save_for_backward(logits, row_symbols, ranges, normalizer)
-        ctx.blank = blank
+        ctx.blank, ctx.hat = blank, hat
         px, py = lattice.transpose(2, 3)
         return px[:, :-1], py
 
@@ -195,24 +199,35 @@ class _Joiner(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(  # type: ignore[override]
         ctx: Any, grad_px: Tensor, grad_py: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None]:
         logits, row_symbols, ranges, normalizer = ctx.saved_tensors
         by_symbol = torch.nn.functional.pad(grad_px, (0, 0, 0, 1)).transpose(1, 2).gather(2, ranges).flatten()
         by_blank = grad_py.transpose(1, 2).gather(2, ranges).flatten()
         rows = logits.flatten(0, 2)
-        grad = _row_gradients(rows, row_symbols.flatten(), ctx.blank, normalizer, by_symbol, by_blank)
-        return grad.view_as(logits), None, None, None
+        grad = _row_gradients(rows, row_symbols.flatten(), ctx.blank, normalizer, by_symbol, by_blank, ctx.hat)
+        return grad.view_as(logits), None, None, None, None
 
 
-def _row_logprobs(rows: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(symbol), log p(blank) and the normalizer, each (N,), of logits ``rows`` (N, V)."""
+def _row_logprobs(rows: Tensor, symbols: Tensor, blank: int, hat: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(symbol), log p(blank) and the normalizer, each (N,), of logits ``rows`` (N, V).
+
+    With ``hat`` the normalizer is that of the symbols without blank.
+    """
     if kernels.usable(rows):
         from couloir.losses.kernels.logits import row_logprobs
 
-        return row_logprobs(rows, symbols, blank)
+        return row_logprobs(rows, symbols, blank, hat)
     by_symbol, by_blank, normalizer = rows.new_empty((3, rows.shape[0]), dtype=working_dtype(rows))
     for part in _chunks(rows):
         chunk = rows[part].to(normalizer.dtype)
+        if hat:
+            blank_logit, target = chunk[:, blank], symbols[part]
+            labels = chunk.gather(1, target[:, None])[:, 0]
+            normalizer[part] = chunk.index_fill(1, rows.new_tensor([blank], dtype=torch.int64), NEG_INF).logsumexp(1)
+            by_blank[part] = torch.nn.functional.logsigmoid(blank_logit)
+            labels += torch.nn.functional.logsigmoid(-blank_logit) - normalizer[part]
+            by_symbol[part] = torch.where(target == blank, by_blank[part], labels)
+            continue
         logprobs = torch.log_softmax(chunk, dim=1)
         by_symbol[part] = logprobs.gather(1, symbols[part, None])[:, 0]
         by_blank[part] = logprobs[:, blank]
@@ -221,17 +236,25 @@ def _row_logprobs(rows: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Te
 
 
 def _row_gradients(
-    rows: Tensor, symbols: Tensor, blank: int, normalizer: Tensor, by_symbol: Tensor, by_blank: Tensor
-) -> Tensor:
+    rows: Tensor, symbols: Tensor, blank: int, normalizer: Tensor, by_symbol: Tensor, by_blank: Tensor,
+    hat: bool = False,
+) -> Tensor:  # fmt: skip
     """Gradient (N, V) of the logits, in their dtype, from the gradients (N,) of the two log-probabilities."""
     if kernels.usable(rows):
         from couloir.losses.kernels.logits import row_gradients
 
-        return row_gradients(rows, symbols, blank, normalizer, by_symbol, by_blank)
+        return row_gradients(rows, symbols, blank, normalizer, by_symbol, by_blank, hat)
     grad = torch.empty_like(rows)
     leaving = -(by_symbol + by_blank)
     for part in _chunks(rows):
-        chunk = torch.softmax(rows[part].to(normalizer.dtype), dim=1).mul_(leaving[part, None])
+        chunk = rows[part].to(normalizer.dtype)
+        if hat:
+            stays = torch.sigmoid(chunk[:, blank]) * leaving[part]
+            chunk = (chunk - normalizer[part, None]).exp_()
+            chunk.mul_(-by_symbol[part].masked_fill(symbols[part] == blank, 0.0)[:, None])
+            chunk[:, blank] = stays
+        else:
+            chunk = torch.softmax(chunk, dim=1).mul_(leaving[part, None])
         chunk.scatter_add_(1, symbols[part, None], by_symbol[part, None])
         chunk[:, blank] += by_blank[part]
         grad[part] = chunk

@@ -14,7 +14,6 @@ from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.encoder import Zipformer2
 from couloir.models.zipformer.frontend import Conv2dSubsampling, num_embedded_frames
 from couloir.models.zipformer.init import scale_parameters
-from couloir.models.zipformer.layer import Zipformer2EncoderLayer
 from couloir.models.zipformer.schedule import set_batch_count
 from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.models.zipformer.streaming import left_context_mask
@@ -107,10 +106,6 @@ class AsrModel(nn.Module):
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
         """(B, S, D) -> CTC log-probabilities (B, S, V)."""
         return self.ctc_output(encoder_out)
-
-    def vestigial_parameters(self) -> list[nn.Parameter]:
-        """Parameters that checkpoints hold and nothing uses: one bypass scale per layer. They get no gradient."""
-        return [layer.bypass_scale for layer in self.modules() if isinstance(layer, Zipformer2EncoderLayer)]
 
 
 def build_model(zipformer: ZipformerConfig, heads: HeadsConfig) -> AsrModel:

@@ -1,4 +1,8 @@
-"""Transducer heads: stateless predictor and joiner."""
+"""Transducer heads: stateless predictor and joiner.
+
+Source: Graves 2012 (arXiv:1211.3711), section 2; the predictor without state is that of Ghodsi et al. 2020,
+"Rnn-transducer with stateless prediction network", ICASSP.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 
 class Eden:
-    """The schedule of Zipformer recipes (Yao et al. 2023, section 4).
+    """The schedule of Zipformer recipes (Yao et al. 2024, arXiv:2310.11230, "ScaledAdam optimizer").
 
     Args:
         optimizer: its groups' ``lr`` is the base rate; it is kept as ``base_lr`` of each group.

@@ -1,7 +1,8 @@
 """ScaledAdam: Adam whose steps are proportional to each parameter tensor's scale, and which learns that scale.
 
-Facts: Yao et al. 2023 (Zipformer), section 4; the state dict is icefall's, entry for entry. Parameters of one dtype and
-shape are treated as one tensor with a new first axis n: about 60 tensors instead of 550 for a medium Zipformer.
+Source: Yao et al. 2024 (Zipformer, arXiv:2310.11230), "ScaledAdam optimizer". The state dict is icefall's, entry for
+entry. Parameters of one dtype and shape are treated as one tensor with a new first axis n: about 60 tensors instead of
+550 for a medium Zipformer.
 
 How it is made fast: state is kept stacked; gradients and parameters are stacked when they are read. On a GPU all
 shapes go through each multi-tensor operation together. On a CPU they go through in pieces that fit into the cache, so

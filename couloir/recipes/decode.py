@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from couloir.audio import SAMPLE_RATE
-from couloir.config import from_mapping, given_flags
+from couloir.config import flag_name, from_mapping, given_flags
 from couloir.data.batch import Batch
 from couloir.data.module import DataModule
 from couloir.decoding.ctc_config import CtcSearchConfig
@@ -30,9 +33,10 @@ from couloir.evaluation.files import write_decoding_files
 from couloir.features.fbank import PADDING_LOG_MEL
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run import LoadedRun, build_data, load_run
+from couloir.recipes.run import LoadedRun, build_data, load_run, output_frames
 from couloir.recipes.run_config import Overrides
 from couloir.training.config import AveragingConfig
+from couloir.training.progress import LINE, LogFile
 
 AVERAGED = "-use-averaged-model"
 TAIL_FRAMES = 30
@@ -99,14 +103,18 @@ def search_batch(
 ) -> dict[str, list[Result]]:
     """Result key -> the results of a batch of the test set ``name``, of what `encode_batch` gave."""
     found = search.decode(*encoded, search.reference(batch))
-    seconds = (batch.audio_lens / SAMPLE_RATE).tolist()
     return {
-        key: [
-            Result(id, run.tokenizer.prepare(text), text_of(run, search, best), language, name, duration)
-            for id, text, best, language, duration in zip(batch.ids, batch.texts, hypotheses, batch.languages, seconds)
-        ]
+        key: _results(run, batch, [text_of(run, search, best) for best in hypotheses], name)
         for key, hypotheses in found.items()
     }
+
+
+def _results(run: LoadedRun, batch: Batch, heard: list[str], name: str) -> list[Result]:
+    seconds = (batch.audio_lens / SAMPLE_RATE).tolist()
+    return [
+        Result(id, run.tokenizer.prepare(text), hyp, language, name, duration)
+        for id, text, hyp, language, duration in zip(batch.ids, batch.texts, heard, batch.languages, seconds)
+    ]
 
 
 def text_of(run: LoadedRun, search: Search, hypothesis: Hypothesis) -> str:
@@ -118,18 +126,40 @@ def text_of(run: LoadedRun, search: Search, hypothesis: Hypothesis) -> str:
 def decode_set(
     run: LoadedRun, config: DecodeConfig, search: Search, data: DataModule, name: str
 ) -> dict[str, list[Result]]:
-    """Result key -> the results of one test set, in the order of its utterances."""
+    """Result key -> the results of one test set, longest utterances first.
+
+    In an utterance too short for the encoder nothing is found, which counts as errors.
+    """
     results: dict[str, list[Result]] = {}
+    too_short: list[Result] = []
     loader = data.test_loader(name)
     for batch in track(loader, description=f"decoding {name}", total=len(loader)):
         for utterance, reason in batch.skipped:
             logging.warning("%s left out: %s", utterance, reason)
+        batch, rest = _split_short(run, batch)
+        too_short += _results(run, rest, [""] * len(rest), name)
         if not len(batch):
             continue
         batch = batch.to(run.device)
         for key, rows in search_batch(run, search, batch, encode_batch(run, config, batch), name).items():
             results.setdefault(key, []).extend(rows)
+    if too_short:
+        ids = ", ".join(result.id for result in too_short)
+        text = "%s: %d utterances too short for the model, scored as if nothing was found in them: %s"
+        logging.warning(text, name, len(too_short), ids)
+    for rows in results.values():
+        rows += too_short
     return results
+
+
+def _split_short(run: LoadedRun, batch: Batch) -> tuple[Batch, Batch]:
+    """The utterances that the encoder makes at least one frame of, and the others."""
+    # The tail that `encode_batch` adds for a causal model is long enough by itself.
+    long_enough, too_short = list[int](), list[int]()
+    for row, samples in enumerate(batch.audio_lens.tolist()):
+        enough = run.config.zipformer.causal or output_frames(run.config, samples) > 0
+        (long_enough if enough else too_short).append(row)
+    return batch.select(long_enough), batch.select(too_short)
 
 
 def decode_test_sets(
@@ -150,15 +180,44 @@ def decode_test_sets(
     search = make_search(run, namespace)
     data = build_data(run.config, run.tokenizer)
     out_dir, suffix = run.exp_dir / search.name, _suffix(run, search)
+    with _logged_to(out_dir / f"log-decode-{suffix}-{time.strftime('%Y-%m-%d-%H-%M-%S')}"):
+        given = sorted((flag_name(name), value) for name, value in vars(namespace).items() if value is not None)
+        flags = " ".join(f"{flag} {value}" for flag, value in given)
+        logging.info("%s of %s, on %s: %s", search.name, run.exp_dir, run.device, flags)
+        _decode_and_score(run, config, search, data, suffix)
+
+
+@contextlib.contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """What is logged inside is written to ``path`` too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler, root = LogFile(path, encoding="utf-8"), logging.getLogger()
+    handler.setFormatter(logging.Formatter(LINE))
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data: DataModule, suffix: str) -> None:
+    out_dir = run.exp_dir / search.name
     everything: dict[str, list[Result]] = {}
     rates: Counter[str] = Counter()
     for name in _chosen_sets(config.test_sets, data):
         results = decode_set(run, config, search, data, name)
-        rates.update(write_decoding_files(out_dir, name, suffix, _as_units(results, config.unit)))
+        units, score = _as_units(results, config.unit), not config.skip_scoring
+        found = write_decoding_files(out_dir, name, suffix, units, score)
+        logging.info("%s: %s", name, ", ".join(f"{key} {rate} %" for key, rate in found.items()) or "not scored")
+        rates.update(found)
         for key, rows in results.items():
             everything.setdefault(key, []).extend(rows)
     if not everything:
         raise UserError("the test sets hold no utterance that can be decoded; see the warnings above")
+    if config.skip_scoring:
+        print(f"files: {out_dir}")
+        return
     best = min(everything, key=lambda key: rates[key])
     evaluation = evaluate(everything[best], unit=config.unit)
     evaluation.write(out_dir, "report", f"{best}, {suffix}")
@@ -198,7 +257,8 @@ def _chosen_sets(names: str, data: DataModule) -> list[str]:
         logging.warning("no test set (a folder test-* beside train): decoding dev, the validation utterances")
         there = ["dev"]
     chosen = [name.strip() for name in names.split(",") if name.strip()] or there
+    known = sorted({*there, "dev"})
     for name in chosen:
-        if name not in there:
-            raise unknown_name("test set", name, there)
+        if name not in known:
+            raise unknown_name("test set", name, known)
     return chosen

@@ -12,7 +12,7 @@ from couloir.config import option
 class DecodeConfig:
     """Decoding: what is decoded, where, and how it is scored."""
 
-    test_sets: str = option("", "comma-separated names of the sets to decode; empty: every test set that is there")
+    test_sets: str = option("", "comma-separated names of the sets to decode, dev among them; empty: every test set")
     decode_padding: Literal["exact", "reference"] = option(
         "exact",
         "exact: an utterance's result does not depend on its batch; reference: icefall's, where it does",
@@ -20,4 +20,4 @@ class DecodeConfig:
     )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     unit: str = option("phone", "what an error is counted in", choices=("phone", "word", "char"))
-    skip_scoring: bool = option(False, "accepted for icefall's commands", hidden=True)
+    skip_scoring: bool = option(False, "write what was recognised and count no errors")

@@ -1,4 +1,4 @@
-"""From a run directory to exported files: what the export programs of all recipes share."""
+"""From a model's weights to exported files: what the export programs of all recipes share."""
 
 from __future__ import annotations
 
@@ -6,41 +6,60 @@ import argparse
 import logging
 from pathlib import Path
 
+from torch import Tensor
+
 from couloir.config import as_plain, from_mapping, given_flags
-from couloir.export.config import CtcOnnxConfig, OnnxConfig, OutputConfig, StreamingOnnxConfig, TorchExportConfig
+from couloir.errors import UserError, must_be
+from couloir.export.config import OFFLINE_ONNX, STREAMING_ONNX, OutputConfig, TorchExportConfig
 from couloir.export.onnx import export_ctc, export_streaming, export_transducer
 from couloir.export.selfcheck import check_waves
-from couloir.export.torchscript import export_script, export_trace, save_pretrained, save_safetensors
+from couloir.export.torchscript import export_script, export_trace
+from couloir.export.weights import save_weights
+from couloir.inference.hub import parse_hub_id
 from couloir.recipes.run import LoadedRun, load_run
 from couloir.recipes.run_config import Overrides
+from couloir.text.tokenizer import Tokenizer, read_tokens
 from couloir.training.config import AveragingConfig
 
 
-def load_for_export(namespace: argparse.Namespace, recipe: str, defaults: Overrides) -> tuple[LoadedRun, OutputConfig]:
-    """The averaged model on the CPU; its tokens.txt is written into the output folder."""
+def load_for_export(
+    namespace: argparse.Namespace, recipe: str, defaults: Overrides
+) -> tuple[LoadedRun, Path, list[Tensor]]:
+    """The averaged model on the CPU, the folder of the files (--out-dir, or that of the weights), waves for the check.
+
+    Raises `UserError` as `load_run`; for a model on the hub without --out-dir; for --check-wav that cannot be used.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     output = from_mapping(OutputConfig, given_flags(namespace, OutputConfig))
+    name = str(getattr(namespace, "exp_dir", ""))
+    if not output.out_dir and parse_hub_id(name) and not Path(name).exists():
+        remedy = "for a model on the hub give a folder for the files, --out-dir"
+        raise must_be("--exp-dir", "a run directory or a checkpoint", f"{name}, which does not exist", remedy)
     if output.tokens and not hasattr(namespace, "bpe_model"):
         namespace.bpe_model = output.tokens
     averaging = from_mapping(AveragingConfig, given_flags(namespace, AveragingConfig))
-    run = load_run(namespace, averaging, recipe, defaults, "cpu")
-    run.tokenizer.save_tokens(out_dir_of(run, output) / "tokens.txt")
-    return run, output
+    waves = check_waves(output.check_wav)
+    run = load_run(namespace, averaging, recipe, defaults, "cpu", hub=hasattr(namespace, "exp_dir"))
+    return run, Path(output.out_dir) if output.out_dir else run.exp_dir, waves
 
 
-def out_dir_of(run: LoadedRun, output: OutputConfig) -> Path:
-    """--out-dir, or the run directory."""
-    return Path(output.out_dir) if output.out_dir else run.exp_dir
+def save_tokens(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write tokens.txt; one that says the same, and has icefall's disambiguation symbols perhaps, stays."""
+    path = folder / "tokens.txt"
+    try:
+        if path.is_file() and read_tokens(path) == tokenizer.pieces:
+            return
+    except UserError:
+        logging.warning("%s was no table of tokens and is written anew", path)
+    tokenizer.save_tokens(path)
 
 
 def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides) -> None:
     """pretrained.pt, model.safetensors and the TorchScript files that are asked for."""
-    run, output = load_for_export(namespace, recipe, defaults)
     config = from_mapping(TorchExportConfig, given_flags(namespace, TorchExportConfig))
-    folder = out_dir_of(run, output)
-    save_pretrained(run.model, folder / "pretrained.pt")
-    save_safetensors(run.model, as_plain(run.config), folder / "model.safetensors")
-    waves = check_waves(output.check_wav)
+    run, folder, waves = load_for_export(namespace, recipe, defaults)
+    save_weights(run.model, as_plain(run.config), folder)
+    save_tokens(run.tokenizer, folder)
     if config.jit:
         export_script(run.model, run.config.fbank, folder, waves)
     if config.jit_trace:
@@ -48,20 +67,25 @@ def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides
 
 
 def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
-    """ONNX files of a ``kind`` ("ctc" or "transducer") that take whole recordings."""
-    run, output = load_for_export(namespace, recipe, defaults)
-    folder, waves, fbank = out_dir_of(run, output), check_waves(output.check_wav), run.config.fbank
-    if kind == "ctc":
-        ctc = from_mapping(CtcOnnxConfig, given_flags(namespace, CtcOnnxConfig))
-        export_ctc(run.model, fbank, ctc, folder, waves)
+    """ONNX files that take whole recordings.
+
+    Args:
+        namespace: the flags. recipe: whose runs are exported. defaults: of the recipe. kind: "ctc" or "transducer"; a
+            transducer's runs may be exported as CTC models by --head.
+    """
+    config = from_mapping(OFFLINE_ONNX[kind], given_flags(namespace, OFFLINE_ONNX[kind]))
+    run, folder, waves = load_for_export(namespace, recipe, defaults)
+    fbank = run.config.fbank
+    if getattr(config, "head", kind) == "ctc":
+        export_ctc(run.model, fbank, config, folder, waves)
     else:
-        transducer = from_mapping(OnnxConfig, given_flags(namespace, OnnxConfig))
-        export_transducer(run.model, fbank, transducer, folder, waves, run.suffix)
+        export_transducer(run.model, fbank, config, folder, waves, run.suffix)
+    save_tokens(run.tokenizer, folder)
 
 
 def export_streaming_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
-    """ONNX files of a ``kind`` ("ctc" or "transducer") that take chunk after chunk."""
-    run, output = load_for_export(namespace, recipe, defaults)
-    config = from_mapping(StreamingOnnxConfig, given_flags(namespace, StreamingOnnxConfig))
-    waves = check_waves(output.check_wav)
-    export_streaming(run.model, kind, run.config.fbank, config, out_dir_of(run, output), waves, run.suffix)
+    """ONNX files that take chunk after chunk. Arguments as of `export_offline_onnx`."""
+    config = from_mapping(STREAMING_ONNX[kind], given_flags(namespace, STREAMING_ONNX[kind]))
+    run, folder, waves = load_for_export(namespace, recipe, defaults)
+    export_streaming(run.model, getattr(config, "head", kind), run.config.fbank, config, folder, waves, run.suffix)
+    save_tokens(run.tokenizer, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from couloir.errors import one_line_errors
-from couloir.export.config import CtcOnnxConfig, OnnxConfig, OutputConfig, StreamingOnnxConfig, TorchExportConfig
+from couloir.export.config import OFFLINE_ONNX, STREAMING_ONNX, OutputConfig, TorchExportConfig
 from couloir.recipes.run_config import Overrides, make_parser
 from couloir.training.config import AveragingConfig
 
@@ -23,9 +23,8 @@ def torch_program(doc: str | None, recipe: str, defaults: Overrides) -> None:
 
 @one_line_errors
 def offline_onnx_program(doc: str | None, recipe: str, defaults: Overrides, kind: str) -> None:
-    """``export_onnx.py`` of a ``kind`` ("ctc" or "transducer"). Other arguments as of `torch_program`."""
-    config = CtcOnnxConfig if kind == "ctc" else OnnxConfig
-    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, config).parse_args()
+    """``export_onnx.py`` of a recipe whose ``kind`` is "ctc" or "transducer". Other arguments: see `torch_program`."""
+    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, OFFLINE_ONNX[kind]).parse_args()
     from couloir.recipes.export import export_offline_onnx
 
     export_offline_onnx(namespace, recipe, defaults, kind)
@@ -33,8 +32,8 @@ def offline_onnx_program(doc: str | None, recipe: str, defaults: Overrides, kind
 
 @one_line_errors
 def streaming_onnx_program(doc: str | None, recipe: str, defaults: Overrides, kind: str) -> None:
-    """``export_onnx_streaming.py`` of a ``kind`` ("ctc" or "transducer"). Other arguments as of `torch_program`."""
-    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, StreamingOnnxConfig).parse_args()
+    """``export_onnx_streaming.py``. Arguments: see `offline_onnx_program`."""
+    namespace = make_parser(doc or "", ("text",), AveragingConfig, OutputConfig, STREAMING_ONNX[kind]).parse_args()
     from couloir.recipes.export import export_streaming_onnx
 
     export_streaming_onnx(namespace, recipe, defaults, kind)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from couloir.checkpoint import Weights, load_checkpoint, model_weights
 from couloir.errors import UserError, must_be, unknown_name
+from couloir.models.architecture import adapted, preset_name
+from couloir.models.config import HeadsConfig
+from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.recipes.finetune_config import FinetuneConfig
-from couloir.recipes.run import KEPT_TOKENIZER
+from couloir.recipes.run_config import RunConfig, saved_config
+from couloir.recipes.source import KEPT_TOKENIZER
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
-from couloir.training.checkpoint import Weights, load_checkpoint, model_weights
 
 # Tensors with a row per token.
 PER_TOKEN = re.compile(
@@ -20,6 +27,59 @@ PER_TOKEN = re.compile(
     r"|attention_decoder\.decoder\.(embed|output_layer))\.(weight|bias)"
 )
 NAMED_TOKENS = 20
+ENCODER = ("encoder", "encoder_embed")
+PREDICTOR = ("decoder", "joiner", "simple_lm_proj")
+WHICH_HEADS = ("use_transducer", "use_ctc", "use_attention_decoder")
+
+
+def sized(config: RunConfig, finetune: FinetuneConfig, typed: Collection[str]) -> RunConfig:
+    """The configuration with the sizes of the checkpoint that a run starts from; which heads it has is its own.
+
+    They are read off the weights, and where the checkpoint lies in a run directory of this project out of its
+    config.yaml, which also knows what weights do not tell. A run that goes on has its own config.yaml.
+
+    Args:
+        config: what defaults, preset and flags say. finetune: where the weights are. typed: fields given as flags.
+
+    Raises:
+        UserError: a flag that contradicts a part of the checkpoint that is taken; no checkpoint, or no Zipformer.
+    """
+    going_on = saved_config(config.trainer.exp_dir)
+    if going_on is not None:
+        return _sized_as(config, going_on, typed)
+    path, roots = Path(finetune.finetune_ckpt), {module.split(".")[0] for module in finetune.modules}
+    takes_encoder, takes_predictor = (not roots or not roots.isdisjoint(part) for part in (ENCODER, PREDICTOR))
+    if not finetune.do_finetune or not (takes_encoder or takes_predictor):
+        return config
+    former = saved_config(path.parent)
+    said = config if former is None else _sized_as(config, former, typed)
+    weights = model_weights(load_checkpoint(path, mmap=True), str(path))
+    bound = {name for name in typed if takes_encoder or name not in ZipformerConfig.__dataclass_fields__}
+    bound -= set() if takes_predictor else set(HeadsConfig.__dataclass_fields__)
+    zipformer, heads = adapted(said.zipformer, said.heads, weights, bound, str(path))
+    if "encoder_unmasked_dim" in typed or former is not None:
+        unmasked = said.zipformer.encoder_unmasked_dim
+        # One number that was spread over another number of stacks.
+        unmasked = unmasked[:1] if len(set(unmasked)) == 1 else unmasked
+        zipformer = replace(zipformer, encoder_unmasked_dim=unmasked)
+    elif name := preset_name(zipformer):
+        zipformer = replace(zipformer, encoder_unmasked_dim=PRESETS[name].encoder_unmasked_dim)
+    zipformer, heads = (zipformer if takes_encoder else config.zipformer), (heads if takes_predictor else config.heads)
+    return replace(config, zipformer=zipformer, heads=heads)
+
+
+def _sized_as(config: RunConfig, other: RunConfig, typed: Collection[str]) -> RunConfig:
+    """``config`` with another run's encoder and widths of heads, but for the fields that were typed."""
+
+    def own(section: ZipformerConfig | HeadsConfig) -> dict[str, Any]:
+        names = {field.name for field in fields(section)} & {*typed, *WHICH_HEADS}
+        return {name: getattr(section, name) for name in names}
+
+    return replace(
+        config,
+        zipformer=replace(other.zipformer, **own(config.zipformer)),
+        heads=replace(other.heads, **own(config.heads)),
+    )
 
 
 def initialise(model: nn.Module, tokenizer: Tokenizer, config: FinetuneConfig) -> None:
@@ -52,7 +112,10 @@ def initialise(model: nn.Module, tokenizer: Tokenizer, config: FinetuneConfig) -
             tensor.copy_(found)
     taken = sorted({name.split(".")[0] for name in chosen})
     fresh = sorted({name.split(".")[0] for name in own} - set(taken))
+    left = sorted({name.split(".")[0] for name in weights} - set(taken))
     logging.info("from %s: %s", path, ", ".join(taken))
+    if left and not config.modules:
+        logging.warning("left in %s, as this model has no place for it: %s", path, ", ".join(left))
     if fresh:
         logging.warning("not taken from %s, trained from scratch: %s", path, ", ".join(fresh))
 

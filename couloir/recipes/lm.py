@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from couloir.decoding.graph import build_lg, read_lexicon, spell_words
+from couloir.decoding.lm_checkpoint import KINDS
 from couloir.decoding.lm_config import NeuralLmConfig
-from couloir.decoding.lm_training import KINDS, train_lm
-from couloir.decoding.ngram import estimate_arpa
+from couloir.decoding.lm_training import train_lm
+from couloir.decoding.ngram import NgramLm, arpa_words, copy_arpa, estimate_arpa
 from couloir.errors import UserError
 from couloir.files import atomic_write
 from couloir.inference.checkpoints import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
-from couloir.text.tokenizer import Tokenizer, load_tokenizer
+from couloir.text.tokenizer import TABLE_NAME, Tokenizer, load_tokenizer
 
 
 def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
@@ -37,7 +39,7 @@ def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
 
 
 def train_neural_lm(config: LmTrainConfig, sizes: NeuralLmConfig) -> list[float]:
-    """Train the LM of ``--lm-type`` with the sizes that decoding has flags for; validation perplexity by epoch."""
+    """Train the LM of ``--lm-type`` with the sizes that were given, or go on; validation perplexity by epoch."""
     tokenizer = load_tokenizer(config.bpe_model)
     sentences = [tokenizer.encode(line) for line in read_sentences(config.lm_text, tokenizer)]
     period = round(1 / config.valid_share)
@@ -45,35 +47,50 @@ def train_neural_lm(config: LmTrainConfig, sizes: NeuralLmConfig) -> list[float]
     training = [one for i, one in enumerate(sentences) if i % period] or sentences
     torch.manual_seed(config.seed)
     lm = KINDS[config.lm_type](tokenizer.vocab_size, **sizes.lm_sizes(config.lm_type)).to(pick_device(config.device))
-    return train_lm(
-        lm, training, valid, config.lm_exp_dir, config.num_epochs, config.lr, config.max_tokens, config.seed
-    )
+    limits = (config.num_epochs, config.lr, config.max_tokens, config.seed)
+    return train_lm(lm, tokenizer.pieces, training, valid, config.lm_exp_dir, *limits)
 
 
 def prepare_graphs(config: GraphConfig) -> None:
-    """Write LG.npz with its words.txt and lexicon.txt, and the n-gram over tokens, into ``--lang-dir``.
+    """Write LG.npz with its words.txt, lexicon.txt and n-gram, tokens.txt, and the n-gram over tokens, if there is one.
 
     Raises:
-        UserError: a text that cannot be spelt, a bad lexicon, or as `build_lg`.
+        UserError: a text that cannot be spelt, a bad lexicon or ARPA file, or as `build_lg`.
     """
-    tokenizer = load_tokenizer(config.bpe_model)
-    sentences = read_sentences(config.lm_text, tokenizer)
+    tokenizer, folder = load_tokenizer(config.bpe_model), config.lang_dir
+    sentences = read_sentences(config.lm_text, tokenizer) if config.has_text else []
     words = [sentence.split() for sentence in sentences]
-    if config.lexicon:
-        lexicon = read_lexicon(config.lexicon, tokenizer.pieces)
+    listed, order = arpa_words(config.arpa) if config.arpa else ([word for line in words for word in line], 0)
+    lexicon = read_lexicon(config.lexicon, tokenizer.pieces) if config.lexicon else spell_words(listed, tokenizer)
+    if len(lexicon.words) < 2:
+        raise UserError(f"no word of {config.arpa} can be spelt by --bpe-model; give a --lexicon")
+    if missing := set(listed) - set(lexicon.words):
+        logging.warning("%d words, such as `%s`, are not in the lexicon and left out of LG", len(missing), min(missing))
+    grammar = folder / f"words.{order or config.ngram_order}gram.arpa"
+    if config.arpa:
+        copy_arpa(config.arpa, grammar)
     else:
-        lexicon = spell_words((word for sentence in words for word in sentence), tokenizer)
-    folder, known = config.lang_dir, set(lexicon.words)
-    folder.mkdir(parents=True, exist_ok=True)
-    covered = [sentence for sentence in words if known.issuperset(sentence)]
-    if not covered:
-        raise UserError(f"no sentence of {config.lm_text} has all its words in the lexicon {config.lexicon}")
-    estimate_arpa(covered, config.ngram_order, folder / f"words.{config.ngram_order}gram.arpa")
-    pieces = [[tokenizer.pieces[i] for i in tokenizer.encode(sentence)] for sentence in sentences]
-    estimate_arpa(pieces, config.tokens_ngram, folder / f"{config.tokens_ngram}gram.arpa")
+        known = set(lexicon.words)
+        covered = [sentence for sentence in words if known.issuperset(sentence)]
+        if not covered:
+            raise UserError(f"no sentence of {config.lm_text} has all its words in the lexicon {config.lexicon}")
+        estimate_arpa(covered, config.ngram_order, grammar)
+    _prepare_token_ngram(config, tokenizer, sentences)
     lexicon.save(folder / "lexicon.txt", tokenizer.pieces)
+    tokenizer.save_tokens(folder / TABLE_NAME)
     with atomic_write(folder / "words.txt", "w") as out:
         out.writelines(f"{word} {i}\n" for i, word in enumerate(lexicon.words))
-    graph = build_lg(lexicon, folder / f"words.{config.ngram_order}gram.arpa", tokenizer.vocab_size)
-    graph.save(folder / "LG.npz")
+    graph = build_lg(lexicon, grammar, tokenizer.vocab_size, config.ngram_order)
+    replace(graph, pieces=tuple(tokenizer.pieces)).save(folder / "LG.npz")
     print(f"{folder}: {len(lexicon.words) - 1} words, LG of {graph.num_arcs} arcs")
+
+
+def _prepare_token_ngram(config: GraphConfig, tokenizer: Tokenizer, sentences: list[str]) -> None:
+    """Copy or make ``Ngram.arpa``. Raises `UserError` for one of other tokens."""
+    if config.tokens_arpa:
+        _, order = arpa_words(config.tokens_arpa)
+        NgramLm(config.tokens_arpa, tokenizer.pieces)
+        copy_arpa(config.tokens_arpa, config.lang_dir / f"{order}gram.arpa")
+    elif sentences:
+        pieces = [[tokenizer.pieces[i] for i in tokenizer.encode(sentence)] for sentence in sentences]
+        estimate_arpa(pieces, config.tokens_ngram, config.lang_dir / f"{config.tokens_ngram}gram.arpa")

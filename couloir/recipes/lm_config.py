@@ -49,11 +49,24 @@ class GraphConfig(LmTextConfig):
 
     lang_dir: Path = option(Path("data/lang_lg"), "where LG.npz, words.txt, lexicon.txt and the n-grams go")
     lexicon: str = option("", "lines `word token token ...`; empty: words are spelt by --bpe-model")
-    ngram_order: int = option(3, "order of the n-gram over words, in LG")
-    tokens_ngram: int = option(2, "order of the n-gram over tokens, for LODR")
+    arpa: str = option(
+        "", "n-gram over words that is there already (.arpa, .arpa.gz), in place of one made from the text"
+    )
+    tokens_arpa: str = option("", "n-gram over tokens that is there already, in place of one made from the text")
+    ngram_order: int = option(3, "order of the n-gram over words in LG; of --arpa at most so much is taken into LG")
+    tokens_ngram: int = option(2, "order of the n-gram over tokens that is made from the text, for LODR")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        if self.has_text or not self.arpa:
+            super().__post_init__()
+        for name in ("arpa", "tokens_arpa"):
+            if getattr(self, name) and not Path(getattr(self, name)).is_file():
+                raise must_be(f"--{name.replace('_', '-')}", "an n-gram's ARPA file", getattr(self, name))
         for name in ("ngram_order", "tokens_ngram"):
             if getattr(self, name) < 1:
                 raise must_be("--" + name.replace("_", "-"), "at least 1", getattr(self, name))
+
+    @property
+    def has_text(self) -> bool:
+        """Whether --lm-text was given; with --arpa it need not be."""
+        return self.lm_text != Path()

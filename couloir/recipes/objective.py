@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from couloir.features.augment import SpecAugment, speed_perturb, volume_perturb
 from couloir.features.config import AugmentConfig
 from couloir.losses.config import LossConfig, ctc_scale
 from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
-from couloir.losses.ctc import ctc_loss
+from couloir.losses.ctc import ctc_loss, feasible
 from couloir.losses.rnnt import reason_without_path
 from couloir.models.asr import AsrModel
 from couloir.recipes.transducer_loss import TransducerLoss
@@ -80,12 +79,15 @@ class AsrObjective(nn.Module):
         """The loss, summed over the batch, and detached sums by name.
 
         "frames" is icefall's count (feature frames // 4 of one view), by which logged values are divided. An
-        utterance that no head could learn from is left out and named in the log.
+        utterance that some head has no path for (speed perturbation may have made it too short) is left out of all
+        of them, and goes with the reason into ``batch.skipped``, where it is counted.
         """
         feats, feat_lens = self.features(batch)
         frames, lens = self.model.forward_encoder(feats, feat_lens)
         encoded = Encoded(frames, lens, batch.tokens, views=2 if self.training and self.loss.use_cr_ctc else 1)
-        kept = self._usable(batch.ids, encoded)
+        reasons = self._reasons_to_skip(encoded)
+        kept = [i for i, reason in enumerate(reasons) if not reason]
+        batch.skipped += [(name, reason) for name, reason in zip(batch.ids, reasons) if reason]
         feat_lens = feat_lens[: len(batch)]
         if len(kept) < len(batch):
             encoded, feat_lens = encoded.rows(kept), feat_lens[kept]
@@ -98,20 +100,22 @@ class AsrObjective(nn.Module):
         stats["utterances"] = torch.tensor(len(kept))
         return total, {"loss": total.detach(), **stats}
 
-    def _usable(self, ids: list[str], encoded: Encoded) -> list[int]:
-        """Positions of the utterances that have a path; the others are named in the log."""
-        kept = []
-        for i, (name, tokens, frames) in enumerate(zip(ids, encoded.tokens, encoded.lens.tolist())):
+    def _reasons_to_skip(self, encoded: Encoded) -> list[str | None]:
+        """Why each utterance has no path through the CTC or transducer lattice; None where it has one."""
+        lens = encoded.lens[: len(encoded.tokens)].cpu()
+        aligned = feasible(encoded.tokens, lens).tolist() if self.heads.use_ctc else [True] * len(lens)
+        reasons: list[str | None] = []
+        for tokens, frames, has_path in zip(encoded.tokens, lens.tolist(), aligned):
             reason = None
             if self.heads.blank_id in tokens:
-                reason = f"its tokens hold the blank, {self.heads.blank_id}"
+                reason = f"has the blank, {self.heads.blank_id}, among its tokens"
+            elif not has_path:
+                reason = f"has no CTC path: {len(tokens)} tokens do not fit into {frames} frames"
             elif self.transducer is not None:
-                reason = reason_without_path(len(tokens), frames, s_range=self.loss.prune_range)
-            if reason is None:
-                kept.append(i)
-            else:
-                logging.warning("%s is left out of the loss: %s", name, reason)
-        return kept
+                pathless = reason_without_path(len(tokens), frames, s_range=self.loss.prune_range)
+                reason = f"has no transducer path: {pathless}" if pathless else None
+            reasons.append(reason)
+        return reasons
 
     def _heads(self, encoded: Encoded, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum over the heads, and each head's own sums, detached."""

@@ -12,22 +12,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from couloir.checkpoint import load_weights
 from couloir.data.module import DataModule
 from couloir.errors import must_be
 from couloir.features.fbank import Fbank
 from couloir.features.kaldi import num_frames
 from couloir.files import atomic_path
 from couloir.inference.checkpoints import pick_device
+from couloir.inference.pretrained import as_published, check_size
 from couloir.models.architecture import adapted
 from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
-from couloir.recipes.run_config import Overrides, RunConfig, build_config, lay_over_saved, saved_config
+from couloir.recipes.run_config import Overrides, RunConfig, TextConfig, build_config, lay_over_saved
+from couloir.recipes.source import KEPT_TOKENIZER, find_source, refuse_other_kind, tokenizer_of
 from couloir.text.ipa import remove_diacritics
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
 from couloir.training.averaging import load_averaged
-from couloir.training.checkpoint import load_weights
 from couloir.training.config import AveragingConfig
-
-KEPT_TOKENIZER = "lang"
 
 
 def build_fbank(config: RunConfig) -> Fbank:
@@ -46,28 +46,64 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
         config.data,
         tokenizer,
         config.trainer.seed,
-        num_output_frames=functools.partial(_output_frames, config),
+        num_output_frames=functools.partial(output_frames, config),
         text_transform=remove_diacritics if config.text.remove_diacritics else None,
     )
 
 
-def _output_frames(config: RunConfig, num_samples: int) -> int:
+def output_frames(config: RunConfig, num_samples: int) -> int:
+    """Frames of the encoder's output for so many samples; below 1 where they are too few for its front end."""
     feature_frames = torch.tensor(num_frames(num_samples, config.fbank))
     return int(num_subsampled_frames(feature_frames, config.zipformer))
 
 
 def keep_tokenizer(config: RunConfig) -> None:
-    """Copy the tokenizer into the run directory, so that decoding does not depend on where it came from."""
-    source = Path(config.text.bpe_model)
-    for path in [source] if source.is_file() else sorted(source.iterdir()):
-        if path.suffix in (".model", ".txt"):
-            with atomic_path(config.trainer.exp_dir / KEPT_TOKENIZER / path.name) as target:
-                shutil.copyfile(path, target)
+    """Copy the tokenizer into the run directory, so that decoding does not depend on where it came from.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for one.
+    """
+    source, kept = Path(config.text.bpe_model), config.trainer.exp_dir / KEPT_TOKENIZER
+    files = [source] if source.is_file() else sorted(source.iterdir())
+    files = [path for path in files if path.suffix in (".model", ".txt")]
+    if files[0].parent.resolve() == kept.resolve():
+        return
+    for path in files:
+        with atomic_path(kept / path.name) as target:
+            shutil.copyfile(path, target)
+    # Of a run that was begun with another tokenizer and saved nothing.
+    for path in {*kept.iterdir()} - {kept / path.name for path in files}:
+        path.unlink()
+
+
+def check_vocabulary(tokenizer: Tokenizer, origin: str, exp_dir: Path) -> None:
+    """Refuse a tokenizer whose tokens are not those that a run was trained with, which its directory keeps.
+
+    Args:
+        tokenizer: the one from ``origin``. exp_dir: the run's directory; in one that keeps none all are right.
+
+    Raises:
+        UserError: another number of tokens, or another token in some place.
+    """
+    kept = exp_dir / KEPT_TOKENIZER
+    if not kept.is_dir():
+        return
+    # The name of the blank differs between the programs of the field.
+    ours, former = tokenizer.pieces[1:], load_tokenizer(kept).pieces[1:]
+    if ours == former:
+        return
+    if len(ours) != len(former):
+        found = f"which has {len(ours) + 1} tokens, not {len(former) + 1}"
+    else:
+        place = next(i for i, (one, other) in enumerate(zip(ours, former)) if one != other)
+        found = f"whose token {place + 1} is `{ours[place]}`, not `{former[place]}`"
+    expected = f"the tokenizer that {exp_dir} was trained with, as {kept} is"
+    raise must_be("--bpe-model", expected, f"{origin}, {found}", "give that one, or another --exp-dir")
 
 
 @dataclasses.dataclass
 class LoadedRun:
-    """A trained model with what belongs to it."""
+    """A trained model with what belongs to it; ``exp_dir`` is the folder of its weights."""
 
     exp_dir: Path
     config: RunConfig
@@ -79,44 +115,51 @@ class LoadedRun:
 
 
 def load_run(
-    namespace: argparse.Namespace, averaging: AveragingConfig, recipe: str, defaults: Overrides, device: str = "auto"
+    namespace: argparse.Namespace,
+    averaging: AveragingConfig,
+    recipe: str,
+    defaults: Overrides,
+    device: str = "auto",
+    hub: bool = False,
 ) -> LoadedRun:
     """Load the averaged model of ``--exp-dir``.
 
-    A run directory needs nothing else, nor does a folder of foreign checkpoints (icefall's, ZIPA's) beside a tokenizer:
-    their sizes are read off the weights.
+    A run directory needs nothing else, nor do foreign checkpoints (icefall's, ZIPA's), a folder of them or one file,
+    beside a tokenizer: their sizes are read off the weights. With ``hub`` it may be a hub id too.
 
-    Raises `UserError`: no checkpoint there, flags that contradict it, a vocabulary of another size.
+    Raises `UserError`: no checkpoint there, flags that contradict it, another vocabulary.
     """
-    exp_dir = Path(str(getattr(namespace, "exp_dir", defaults["trainer"]["exp_dir"])))
-    saved = saved_config(exp_dir)
+    source = find_source(str(getattr(namespace, "exp_dir", defaults["trainer"]["exp_dir"])), hub)
+    saved, origin = source.saved(), source.hub_id or str(source.path)
     if saved is not None and saved.recipe != recipe:
-        raise must_be("--exp-dir", f"a run of {recipe}", f"{exp_dir}, a run of {saved.recipe}")
+        raise must_be("--exp-dir", f"a run of {recipe}", f"{origin}, a run of {saved.recipe}")
     config = lay_over_saved(saved, namespace) if saved else build_config(namespace, recipe, defaults)
-    weights, suffix = load_averaged(exp_dir, averaging)
+    kind = "transducer" if config.heads.use_transducer else "ctc"
+    refuse_other_kind(source, kind)
+    given = hasattr(namespace, "bpe_model") or (saved is None and config.text.bpe_model != TextConfig.bpe_model)
+    tokens = Path(config.text.bpe_model) if given else None
+    if source.is_registered:
+        tokens, averaging = as_published(source.hub_id, source.folder, tokens, averaging)
+    weights, suffix = load_averaged(source.path, averaging)
     if saved is None:
-        zipformer, heads = adapted(config.zipformer, config.heads, weights, vars(namespace), str(exp_dir))
+        zipformer, heads = adapted(config.zipformer, config.heads, weights, vars(namespace), origin)
         config = dataclasses.replace(config, zipformer=zipformer, heads=heads)
-    tokenizer = load_tokenizer(_tokenizer_path(config, exp_dir))
+    if source.is_registered:
+        check_size(source.hub_id, config.zipformer, kind)
+    tokens = tokens or tokenizer_of(source, config, foreign=saved is None)
+    tokenizer = load_tokenizer(tokens)
+    check_vocabulary(tokenizer, str(tokens), source.folder)
     config = with_vocabulary(config, tokenizer)
     model = build_model(config.zipformer, config.heads)
-    load_weights(model, weights, str(exp_dir))
+    load_weights(model, weights, origin)
     target = pick_device(device)
     logging.info(
         "loaded %s (%s), %.1f M parameters, on %s",
-        exp_dir,
+        origin,
         suffix,
         sum(p.numel() for p in model.parameters()) / 1e6,
         target,
     )
     return LoadedRun(
-        exp_dir, config, model.to(target).eval(), tokenizer, build_fbank(config).to(target), suffix, target
+        source.folder, config, model.to(target).eval(), tokenizer, build_fbank(config).to(target), suffix, target
     )
-
-
-def _tokenizer_path(config: RunConfig, exp_dir: Path) -> Path:
-    """--bpe-model, or the copy that training left in the run directory when the original has moved."""
-    path, kept = Path(config.text.bpe_model), exp_dir / KEPT_TOKENIZER
-    if path.exists() or not kept.is_dir():
-        return path
-    return kept / path.name if (kept / path.name).exists() else kept

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from couloir.config import (
     given_flags,
     option,
     read_yaml,
+    unheeded_flags,
     write_yaml,
 )
 from couloir.data.config import DataConfig
@@ -30,6 +32,9 @@ from couloir.models.config import HEAD_WIDTHS, HeadsConfig
 from couloir.models.zipformer.config import PER_STACK, PRESETS, ZipformerConfig
 from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
+
+# A logger of its own: logging's functions would set up the log, which is for the program to do.
+log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 
@@ -59,6 +64,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self.loss, self.augment, self.heads)
+        if self.fbank.sample_rate != FbankConfig.sample_rate:
+            remedy = "at which all audio is read; leave it out"
+            raise must_be("--sample-rate", f"{FbankConfig.sample_rate} Hz", f"{self.fbank.sample_rate} Hz", remedy)
 
 
 SECTIONS: dict[str, type] = {
@@ -72,8 +80,15 @@ SECTIONS: dict[str, type] = {
     "optim": OptimConfig,
     "trainer": TrainerConfig,
 }
-# What a checkpoint's weights depend on: a later program may not contradict these.
-MODEL_SECTIONS = ("zipformer", "heads")
+# What a checkpoint's weights depend on: a later program may not contradict these. Training draws among chunk sizes.
+TIED: dict[str, tuple[str, ...]] = {
+    "zipformer": tuple(
+        f.name for f in dataclasses.fields(ZipformerConfig) if f.name not in ("chunk_size", "left_context_frames")
+    ),
+    "heads": tuple(f.name for f in dataclasses.fields(HeadsConfig)),
+    "fbank": tuple(f.name for f in dataclasses.fields(FbankConfig)),
+    "text": ("remove_diacritics",),
+}
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
@@ -93,9 +108,18 @@ def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *ex
 def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides) -> RunConfig:
     """The run's configuration: the recipe's ``defaults`` < --preset (or the file's ``preset``) < --config < flags.
 
-    Raises `UserError` for an unknown key, a value of the wrong type, or a contradiction.
+    What is given and has no effect here is named on the log. Raises `UserError` for an unknown key, a value of the
+    wrong type, or a contradiction.
     """
-    layers: list[Overrides] = [defaults]
+    layers = [defaults, *_given_layers(namespace)]
+    config = _overlay(None, layers, recipe)
+    _say_unheeded(config, layers)
+    return config
+
+
+def _given_layers(namespace: argparse.Namespace) -> list[Overrides]:
+    """What the command line gives: --preset (or the file's ``preset``), then --config, then the flags."""
+    layers: list[Overrides] = []
     file = read_yaml(namespace.config) if getattr(namespace, "config", None) else {}
     preset_of_file = file.pop("preset", None)
     preset = getattr(namespace, "preset", None) or preset_of_file
@@ -103,7 +127,17 @@ def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides
         layers.append(preset_values(preset))
     layers.append(_checked_sections(file, str(getattr(namespace, "config", ""))))
     layers.append({name: given_flags(namespace, cls) for name, cls in SECTIONS.items()})
-    return _overlay(None, layers, recipe)
+    return layers
+
+
+def _given_names(layers: Sequence[Overrides], section: str) -> set[str]:
+    return {key.replace("-", "_") for layer in layers for key in layer.get(section, {})}
+
+
+def _say_unheeded(config: RunConfig, layers: Sequence[Overrides]) -> None:
+    for section in SECTIONS:
+        for line in unheeded_flags(getattr(config, section), _given_names(layers, section)):
+            log.warning(line)
 
 
 def preset_values(name: str) -> Overrides:
@@ -154,24 +188,33 @@ def saved_config(exp_dir: Path) -> RunConfig | None:
 
 
 def lay_over_saved(saved: RunConfig, namespace: argparse.Namespace) -> RunConfig:
-    """The saved configuration with a later program's flags over it.
+    """The saved configuration with a later program's flags (--preset and --config among them) over it.
 
     Raises `UserError`, naming the flag, when one contradicts what the weights were trained with.
     """
-    config = _overlay(saved, [{name: given_flags(namespace, cls) for name, cls in SECTIONS.items()}], saved.recipe)
-    for section in MODEL_SECTIONS:
-        before, after = as_plain(getattr(saved, section)), as_plain(getattr(config, section))
-        for key in given_flags(namespace, SECTIONS[section]):
-            if not _same(before[key], after[key]) and key not in ("chunk_size", "left_context_frames"):
-                shown = ",".join(map(str, before[key])) if isinstance(before[key], list) else before[key]
-                raise must_be(
-                    flag_name(key), f"{shown} (this run was trained with it)", getattr(namespace, key), "leave it out"
-                )
+    layers = _given_layers(namespace)
+    config = _overlay(saved, layers, saved.recipe)
+    for section in TIED:
+        _refuse_contradiction(saved, config, section, _given_names(layers, section), "leave it out")
+    _say_unheeded(config, layers)
     return config
 
 
-def _same(saved: Any, given: Any) -> bool:
-    """Equal, where a list of one element stands for every stack's."""
-    if isinstance(saved, list) and isinstance(given, list) and 1 in (len(saved), len(given)):
-        return set(saved) == set(given)
-    return saved == given
+def check_going_on(saved: RunConfig, config: RunConfig) -> None:
+    """Refuse to train a run's weights on as another model, or with other features or texts, than it began with.
+
+    The vocabulary's size is left to those who know the tokenizers. Raises `UserError` naming the flag.
+    """
+    for section, names in TIED.items():
+        remedy = f"leave it as it was, or give another folder than {config.trainer.exp_dir} as --exp-dir"
+        _refuse_contradiction(saved, config, section, {*names} - {"vocab_size"}, remedy)
+
+
+def _refuse_contradiction(saved: RunConfig, config: RunConfig, section: str, given: set[str], remedy: str) -> None:
+    before, after = as_plain(getattr(saved, section)), as_plain(getattr(config, section))
+    for key in TIED[section]:
+        if key in given and before[key] != after[key]:
+            old, new = (
+                ",".join(map(str, value)) if isinstance(value, list) else value for value in (before[key], after[key])
+            )
+            raise must_be(flag_name(key), f"{old} (this run was trained with it)", new, remedy)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 from couloir.models.asr import build_model
 from couloir.recipes.finetune import initialise
 from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.objective import AsrObjective
-from couloir.recipes.run import build_data, build_fbank, keep_tokenizer, with_vocabulary
-from couloir.recipes.run_config import RunConfig
+from couloir.recipes.run import build_data, build_fbank, check_vocabulary, keep_tokenizer, with_vocabulary
+from couloir.recipes.run_config import RunConfig, check_going_on, saved_config
 from couloir.text.tokenizer import load_tokenizer
-from couloir.training.run_dir import newest_first
+from couloir.training.run_dir import check_recipe, holds_checkpoints, newest_first
 from couloir.training.trainer import Trainer
 
 
 def train(config: RunConfig, finetune: FinetuneConfig | None = None) -> None:
     """Build the model, its loss and the data, and hand them to the trainer.
+
+    Nothing is written before it is certain that the run may go on in its directory.
 
     Args:
         config: the run's. finetune: where a new run's weights come from; a run that goes on has its own.
@@ -22,11 +26,17 @@ def train(config: RunConfig, finetune: FinetuneConfig | None = None) -> None:
     Raises:
         UserError: as the parts do.
     """
+    exp_dir = config.trainer.exp_dir
+    check_recipe(exp_dir, config.recipe)
     tokenizer = load_tokenizer(config.text.bpe_model)
-    keep_tokenizer(config)
     config = with_vocabulary(config, tokenizer)
+    if holds_checkpoints(exp_dir):
+        check_vocabulary(tokenizer, config.text.bpe_model, exp_dir)
+        if saved := saved_config(exp_dir):
+            check_going_on(saved, config)
     model = build_model(config.zipformer, config.heads)
-    if finetune is not None and next(newest_first(config.trainer.exp_dir), None) is None:
+    if finetune is not None and next(newest_first(exp_dir), None) is None:
         initialise(model, tokenizer, finetune)
     objective = AsrObjective(model, build_fbank(config), config.augment, config.loss)
-    Trainer(config.trainer, config.optim, objective, build_data(config, tokenizer), run_config=config).fit()
+    keep = functools.partial(keep_tokenizer, config)
+    Trainer(config.trainer, config.optim, objective, build_data(config, tokenizer), run_config=config, keep=keep).fit()

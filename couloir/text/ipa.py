@@ -21,6 +21,7 @@ _MARKS = "\u02b0-\u0360\u0362-\u036f\u1ab0-\u1aff\u1d2c-\u1d6a\u1d78\u1d9b-\u1df
 _LETTER = rf"[^\s{TIE}{_MARKS}]"
 # Leading marks (preaspiration, prenasalisation) belong to the letter after them only where no letter stands before.
 _SEGMENT = re.compile(rf"[{_MARKS}]*{_LETTER}[{_MARKS}]*(?:{TIE}{_LETTER}[{_MARKS}]*)*{TIE}*|[{_MARKS}{TIE}]+")
+_ONLY_MARKS = re.compile(rf"[{_MARKS}{TIE}]+")
 _LANGUAGE_SWITCH = re.compile(r"\([a-z]{2,3}(?:-[a-z0-9]+)*\)")
 _WITHOUT_DIACRITICS = str.maketrans("", "", DIACRITICS)
 
@@ -65,6 +66,11 @@ def segment(text: str) -> list[str]:
     ``"".join(segment(x)) == normalize(x).replace(" ", "")``.
     """
     return _SEGMENT.findall(normalize(text))
+
+
+def is_marks(text: str) -> bool:
+    """Whether a text is diacritics, length marks and ties alone, which are no phone without a letter."""
+    return _ONLY_MARKS.fullmatch(text) is not None
 
 
 def remove_diacritics(text: str) -> str:

@@ -170,6 +170,25 @@ def read_tokens(path: str | Path) -> list[str]:
     return [by_id[i] for i in range(len(by_id))]
 
 
+def check_same_pieces(theirs: Sequence[str], ours: Sequence[str], origin: str) -> None:
+    """Refuse what was made for another vocabulary, of the same size or not; the blank may have another name.
+
+    Args:
+        theirs: pieces by id of what ``origin`` names. ours: those of the tokenizer in use.
+
+    Raises:
+        UserError: naming the first token that is another.
+    """
+    other = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if i and a != b), None)
+    if other is not None:
+        found = f"others: token {other} is `{theirs[other]}`, not `{ours[other]}`"
+    elif len(theirs) != len(ours):
+        found = f"{len(theirs)}"
+    else:
+        return
+    raise must_be(f"tokens of {origin}", f"the {len(ours)} of the tokenizer", found, "make it with this --bpe-model")
+
+
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read a sentencepiece ``.model``, a ``tokens.txt``, or a folder that holds one (the model is preferred).
 

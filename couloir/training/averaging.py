@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from couloir.checkpoint import Weights, load_checkpoint, model_weights
 from couloir.errors import UserError, must_be
-from couloir.training.checkpoint import Weights, load_checkpoint, model_weights, save_checkpoint
 from couloir.training.config import AveragingConfig
-from couloir.training.run_dir import LAST, batch_path, epoch_path, numbered
+from couloir.training.run_dir import batch_path, epoch_path, numbered, single_file
 
 
 class RunningAverage:
@@ -146,7 +146,7 @@ def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]
         raise UserError(f"`--exp-dir` must be a run directory, but {exp_dir} does not exist")
     kind, end = _kind_and_end(exp_dir, config)
     if kind == "single":
-        path = _single_file(exp_dir)
+        path = single_file(exp_dir)
         return model_weights(load_checkpoint(path), str(path)), path.stem
     span = _span(exp_dir, kind, end, config.avg)
     if config.use_averaged_model:
@@ -168,12 +168,15 @@ def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]
     return mean_of_files(span.paths), span.suffix
 
 
-def generate_averaged_model(exp_dir: Path, config: AveragingConfig) -> Path:
-    """Write the weights of `load_averaged` as EXP_DIR/SUFFIX.pt = {"model": ...}; its path is returned."""
-    weights, suffix = load_averaged(exp_dir, config)
-    path = Path(exp_dir) / f"{suffix.removesuffix('-use-averaged-model')}.pt"
-    save_checkpoint(path, {"model": weights})
-    return path
+def averaged_files(exp_dir: Path, config: AveragingConfig) -> list[Path]:
+    """The checkpoints that `load_averaged` takes its weights from. Raises as it does."""
+    if exp_dir.is_file():
+        return [exp_dir]
+    kind, end = _kind_and_end(exp_dir, config)
+    if kind == "single":
+        return [single_file(exp_dir)]
+    span = _span(exp_dir, kind, end, config.avg)
+    return [path for path in (*span.paths, span.start) if path and path.is_file()]
 
 
 def _can_subtract(span: _Span) -> bool:
@@ -204,20 +207,6 @@ def _kind_and_end(exp_dir: Path, config: AveragingConfig) -> tuple[str, int]:
         seen = load_checkpoint(epoch_path(exp_dir, epochs[0]), mmap=True).get("batch_idx_train", 0)
         return ("epoch", epochs[0]) if seen >= batches[0] else ("iter", batches[0])
     return ("epoch", epochs[0]) if epochs else ("iter", batches[0])
-
-
-def _single_file(exp_dir: Path) -> Path:
-    files = [
-        p for pattern in ("*.pt", "*.pth") for p in exp_dir.glob(pattern) if not p.name.startswith(("bad-", "batch-"))
-    ]
-    if len(files) == 1:
-        return files[0]
-    if (exp_dir / LAST) in files:
-        return exp_dir / LAST
-    raise UserError(
-        f"`--exp-dir` must hold checkpoints (epoch-N.pt or checkpoint-N.pt), but {exp_dir} holds "
-        + (f"{len(files)} other files; name one of them" if files else "none")
-    )
 
 
 def _automatic_start(exp_dir: Path, kind: str, numbers: Sequence[int]) -> int:

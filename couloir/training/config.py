@@ -27,6 +27,7 @@ AT_LEAST_ZERO = (
     "start_batch",
     "save_last_every",
     "max_rollbacks",
+    "batch_count_offset",
     "num_threads",
     "seed",
 )
@@ -39,9 +40,11 @@ class TrainerConfig:
     exp_dir: Path = option(DEFAULT_EXP_DIR, "Run directory: checkpoints, logs, the resolved configuration.")
     seed: int = option(42, "One seed gives one run.")
     device: str = option("auto", "auto is the GPU when there is one.", choices=("auto", "cpu", "cuda"))
-    num_threads: int = option(0, "Threads per process on CPU; 0 shares the cores among the processes.")
+    num_threads: int = option(0, "Threads per process on CPU; 0 shares the cores among the processes.", unit="threads")
 
-    world_size: int = option(1, "Processes to start on this machine, one per GPU. Under torchrun or srun it is theirs.")
+    world_size: int = option(
+        1, "Processes to start on this machine, one per GPU. Under torchrun or srun it is theirs.", unit="processes"
+    )
     master_port: int = option(12354, "Port on which the processes of one machine find each other.")
 
     num_epochs: int = option(30, "Passes over the training data.", unit="epochs")
@@ -55,15 +58,18 @@ class TrainerConfig:
     batch_count_scale: float = option(
         1.0, "Multiplies the batch count that drives dropout, skips, balancers and whitening; above 1 for short runs."
     )
+    batch_count_offset: float = option(
+        0.0, "Added to that batch count; finetune.py: 100000, for a model that is past its schedules.", unit="batches"
+    )
 
     start_epoch: int = option(1, "Resume from epoch-(N-1).pt when more than 1.")
-    start_batch: int = option(0, "Resume from checkpoint-N.pt when more than 0.")
+    start_batch: int = option(0, "Resume from checkpoint-N.pt when more than 0.", unit="batches")
     resume: str = option(
         "auto", "auto goes on from the newest whole checkpoint of --exp-dir, if any.", choices=("auto", "none")
     )
 
     save_every_n: int = option(4000, "Batches between checkpoint-N.pt files.", unit="batches")
-    keep_last_k: int = option(30, "Of the checkpoint-N.pt files, the newest that are kept.")
+    keep_last_k: int = option(30, "Of the checkpoint-N.pt files, the newest that are kept.", unit="files")
     save_last_every: int = option(
         1000,
         "Batches between writes of last.pt, for resume and recovery; 0: only at a stop.",
@@ -76,12 +82,16 @@ class TrainerConfig:
 
     use_fp16: bool = option(False, "Half precision with loss scaling, on a GPU.")
     use_bf16: bool = option(False, "bfloat16 without loss scaling.")
-    grad_accumulation: float = option(1, "Batches whose gradients make one step; the loss is divided by it.")
+    grad_accumulation: float = option(
+        1, "Batches whose gradients make one step; the loss is divided by it.", unit="batches"
+    )
 
     max_bad_batches: int = option(
-        3, "Batches in a row with a non-finite loss or gradient after which the run goes back to its last checkpoint."
+        3,
+        "Batches in a row with a non-finite loss or gradient after which the run goes back to its last checkpoint.",
+        unit="batches",
     )
-    max_rollbacks: int = option(3, "Times that a run goes back before it gives up.")
+    max_rollbacks: int = option(3, "Times that a run goes back before it gives up.", unit="times")
     rollback_lr_scale: float = option(0.5, "What the learning rate is multiplied with at each return.")
 
     scan_batches: str = option(
@@ -126,7 +136,9 @@ class AveragingConfig:
     epoch: int = option(0, "Average up to epoch-N.pt; 0: see --iter.", unit="epochs")
     iter: int = option(0, "Average up to checkpoint-N.pt; 0 without --epoch: up to the newest.", unit="batches")
     avg: int = option(
-        0, "Checkpoints that the average spans; 0: about the last quarter of the run, or half of its final decay."
+        0,
+        "Checkpoints that the average spans; 0: about the last quarter of the run, or half of its final decay.",
+        unit="checkpoints",
     )
     use_averaged_model: bool = option(
         True, "Average all weights between two checkpoints by the running average saved in them."

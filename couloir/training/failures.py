@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from couloir.checkpoint import save_checkpoint
 from couloir.data.batch import Batch
 from couloir.errors import UserError
-from couloir.training.checkpoint import save_checkpoint
 from couloir.training.distributed import Group
 from couloir.training.memory_scan import out_of_memory
 from couloir.training.run_dir import append_line

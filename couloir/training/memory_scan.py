@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
+from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
 from couloir.errors import UserError
 from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.training.precision import Precision
-
-SAMPLE_RATE = 16000
 
 
 def scan(objective: Any, batches: Sequence[Batch], precision: Precision, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ class MetricsLog:
     Args:
         exp_dir: the run directory. config: which of them are wanted. step: batches that the run has seen; what an
             interrupted run wrote beyond is dropped.
+
+    Raises:
+        OSError: they cannot be begun.
     """
 
     def __init__(self, exp_dir: Path, config: TrainerConfig, step: int) -> None:
@@ -50,6 +54,9 @@ class MetricsLog:
         self._board = _tensorboard(exp_dir / "tensorboard", step) if config.tensorboard else None
         self._wandb = _wandb(exp_dir, config) if config.wandb else None
         self._warned = False
+        self._excepthook = threading.excepthook
+        if self._board is not None:
+            threading.excepthook = self._thread_failed
 
     def write(self, step: int, values: Mapping[str, Any], prefix: str = "train") -> None:
         """Record ``values`` of step ``step`` under names that begin with ``prefix``."""
@@ -60,18 +67,30 @@ class MetricsLog:
                 for name, value in numbers.items():
                     self._board.add_scalar(name, value, step)
         except OSError as error:
-            if not self._warned:
-                logging.warning("metrics cannot be written (%s); the run goes on without", error.strerror or error)
-            self._warned = True
+            self._warn(error)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
         """Finish writing."""
         if self._board is not None:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError as error:
+                self._warn(error)
+        threading.excepthook = self._excepthook
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        # TensorBoard writes in a thread of its own, whose error the next `write` gets.
+        if not isinstance(failure.exc_value, OSError):
+            self._excepthook(failure)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            logging.warning("metrics cannot be written (%s); the run goes on without", error.strerror or error)
+        self._warned = True
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Objective(Protocol):
 
     ``forward`` returns the loss, a scalar summed over the batch, and detached sums by name, among them ``loss``,
     ``frames`` (by which logged values are divided) and ``utterances``. In eval mode the same forward gives the sums
-    of validation, without augmentation.
+    of validation, without augmentation. Utterances that it must leave out it adds to ``batch.skipped``.
     """
 
     @property
@@ -54,6 +54,13 @@ class TrainingData(Protocol):
 
     def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
         """Batches per rank in an epoch."""
+        ...
+
+    def plan_fingerprint(self, epoch: int, world_size: int = 1) -> Mapping[str, Any]:
+        """What decides the batches of an epoch, by name, and as ``plan`` a digest of the batches themselves.
+
+        Plain values. Names of flags begin with ``--``; the values of the others are digests.
+        """
         ...
 
     def hardest_batches(self) -> list[Batch]:

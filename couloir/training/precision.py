@@ -8,6 +8,7 @@ import torch
 
 from couloir.training.config import TrainerConfig
 
+INITIAL_SCALE = 1.0
 # Below the first a line is logged; below the second the run has diverged.
 SMALL_SCALE = 1e-2
 COLLAPSED_SCALE = 1e-5
@@ -29,7 +30,7 @@ class Precision:
             logging.warning("`--use-fp16` has no effect on a CPU: computing in float32")
         self.dtype = torch.float16 if fp16 else torch.bfloat16 if config.use_bf16 else torch.float32
         self.scaler = new_scaler(device, fp16)
-        self.scale = 1.0
+        self.scale = INITIAL_SCALE
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
@@ -51,9 +52,15 @@ class Precision:
             self.scaler.update(self.scale * 2.0)
             self.scale *= 2.0
 
+    def restart(self) -> None:
+        """Begin with the first scale again: one that was saved while it collapsed would do so at once."""
+        if self.scaler.is_enabled():
+            self.scaler.update(INITIAL_SCALE)
+            self.scale = INITIAL_SCALE
+
 
 def new_scaler(device: torch.device, enabled: bool) -> torch.amp.GradScaler:  # type: ignore[name-defined]
     """A loss scale of 1 that is on the device from the start: torch makes it with the first loss, if there is one."""
-    scaler = torch.amp.GradScaler(device.type, enabled=enabled, init_scale=1.0)  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler(device.type, enabled=enabled, init_scale=INITIAL_SCALE)  # type: ignore[attr-defined]
     scaler.scale(torch.zeros((), device=device))
     return scaler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -15,6 +16,23 @@ from rich.progress import BarColumn, Progress, TextColumn
 LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
+class LogFile(logging.FileHandler):
+    """A log in a file whose disk may become full, which is said once and costs the log alone."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say what is wrong with the file, the first time, in place of logging's traceback each time."""
+        if not self.told:
+            print(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
+        self.told = True
+
+    def close(self) -> None:
+        """Close the file, whether or not its last lines can be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 class Reporter:
     """The log and the progress bar of a run. Only rank 0 writes to the screen; every rank writes its log file.
 
@@ -26,7 +44,7 @@ class Reporter:
         self.started = time.monotonic()
         name = time.strftime("log-train-%Y-%m-%d-%H-%M-%S") + (f"-{rank}" if world_size > 1 else "")
         (exp_dir / "log").mkdir(parents=True, exist_ok=True)
-        self._handlers: list[logging.Handler] = [logging.FileHandler(exp_dir / "log" / name, encoding="utf-8")]
+        self._handlers: list[logging.Handler] = [LogFile(exp_dir / "log" / name, encoding="utf-8")]
         self._bar: Progress | None = None
         self._task: Any = None
         if rank == 0:

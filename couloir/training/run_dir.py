@@ -10,14 +10,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from couloir.checkpoint import load_checkpoint, model_weights
 from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
-from couloir.training.checkpoint import load_checkpoint, model_weights
+from couloir.weight_files import likeliest, weight_files
 
 CONFIG_FILE = "config.yaml"
 LAST = "last.pt"
@@ -40,6 +41,34 @@ def numbered(exp_dir: Path, kind: str) -> list[int]:
     return sorted((int(match.group(1)) for match in found if match), reverse=True)
 
 
+def single_file(folder: Path) -> Path:
+    """The weights in a folder without numbered checkpoints. Raises `UserError` when there are none, or several."""
+    files = weight_files(folder)
+    found = folder / LAST if folder / LAST in files else likeliest(files)
+    if found is None:
+        raise UserError(
+            f"`--exp-dir` must hold checkpoints (epoch-N.pt or checkpoint-N.pt), but {folder} holds "
+            + (f"{len(files)} other files; name one of them" if files else "none")
+        )
+    return found
+
+
+def saved_values(source: Path) -> dict[str, Any]:
+    """The configuration that was saved with weights, as plain values by section; empty for a foreign checkpoint.
+
+    Args:
+        source: a file, which may hold its own, or a folder: a run directory, or that of a single file.
+    """
+    folder = source if source.is_dir() else source.parent
+    kept, file = folder / CONFIG_FILE, source
+    if source.is_dir() and not kept.is_file() and not numbered(folder, "epoch") + numbered(folder, "checkpoint"):
+        file = likeliest(weight_files(folder)) or source
+    values = load_checkpoint(file, mmap=True).get("config") if file.is_file() else None
+    if not isinstance(values, Mapping):
+        values = read_yaml(kept) if kept.is_file() else {}
+    return dict(values) if "zipformer" in values and "heads" in values else {}
+
+
 def find_checkpoints(exp_dir: Path, iteration: int = 0) -> list[Path]:
     """checkpoint-N.pt files, newest first: those with N >= iteration, or N <= -iteration where it is negative."""
     numbers = numbered(exp_dir, "checkpoint")
@@ -54,12 +83,23 @@ def prune(exp_dir: Path, keep_last_k: int) -> None:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source`` (a hard link where the file system has them)."""
-    with atomic_path(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            temporary.write_bytes(source.read_bytes())
+    """Make ``target`` the same file as ``source`` (a hard link where the file system has them).
+
+    Where that fails, on a full disk for one, it is logged and ``target`` is what it was.
+    """
+    try:
+        with atomic_path(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                temporary.write_bytes(source.read_bytes())
+    except OSError as error:
+        logging.error("%s could not be copied to %s (%s)", source, target.name, error.strerror or error)
+
+
+def holds_checkpoints(exp_dir: Path) -> bool:
+    """Whether a run has saved something there, whole or not."""
+    return (exp_dir / LAST).is_file() or bool(numbered(exp_dir, "epoch") or numbered(exp_dir, "checkpoint"))
 
 
 def newest_first(exp_dir: Path) -> Iterator[Path]:

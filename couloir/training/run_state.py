@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from couloir.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
 from couloir.config import as_plain
 from couloir.errors import UserError
 from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.training.averaging import RunningAverage
-from couloir.training.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
 from couloir.training.distributed import Group
 from couloir.training.metrics import HostSums
 from couloir.training.precision import Precision
@@ -67,7 +67,9 @@ class Checkpointer:
 
     Attributes:
         model, optimizer, scheduler, precision, recovery, average, state: the parts of the run. ``average`` is rank 0's.
+        plan_of: an epoch's plan fingerprint (see `TrainingData.plan_fingerprint`); asked on rank 0 alone.
         run_config: the resolved configuration, any dataclass of sections, or None.
+        unsaved: why the last save failed, in a line; empty when it did not.
     """
 
     group: Group
@@ -78,24 +80,24 @@ class Checkpointer:
     recovery: Recovery
     average: RunningAverage | None
     state: RunState
+    plan_of: Callable[[int], Mapping[str, Any]]
     run_config: Any = None
+    unsaved: str = ""
 
     def save(self, path: Path) -> bool:
         """Write everything to ``path``; False where it could not be written, which is logged and changes nothing."""
         ranks = self.group.gather(
             {"random": get_random_state(), "training": get_training_state(self.model), "total": self.state.total}
         )
-        saved = True
+        unsaved = ""
         if self.group.is_main:
             try:
                 save_checkpoint(path, self._content(ranks))
             except OSError as error:
-                reason = error.strerror or error
-                logging.error(
-                    "%s could not be saved (%s); what was saved before is whole, the run goes on", path, reason
-                )
-                saved = False
-        return self.group.from_main(saved)
+                unsaved = f"{path} could not be saved ({error.strerror or error})"
+                logging.error("%s; what was saved before is whole, the run goes on", unsaved)
+        self.unsaved = self.group.from_main(unsaved)
+        return not self.unsaved
 
     def _content(self, ranks: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.average is not None
@@ -108,7 +110,7 @@ class Checkpointer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "grad_scaler": self.precision.scaler.state_dict(),
-            "sampler": {"epoch": state.epoch, "batch": state.batch, "world_size": self.group.world_size},
+            "sampler": self._place(),
             **{name: getattr(state, name) for name in BEST},
             "batch_idx_train": state.step,
             "cur_epoch": state.epoch if state.batch else max(1, state.epoch - 1),
@@ -122,6 +124,12 @@ class Checkpointer:
             "env_info": {"torch-version": str(torch.__version__), "python-version": platform.python_version()},
             "config": as_plain(self.run_config),
         }
+
+    def _place(self) -> dict[str, Any]:
+        """Where in the data the run is. Within an epoch that is a place in a plan, which is told with it."""
+        state = self.state
+        place = {"epoch": state.epoch, "batch": state.batch, "world_size": self.group.world_size}
+        return {**place, "plan": dict(self.plan_of(state.epoch))} if state.batch else place
 
     def restore(self, path: Path) -> None:
         """Put the run where the checkpoint left it.
@@ -164,15 +172,28 @@ class Checkpointer:
         state.elapsed_s = float(content.get("elapsed_s", 0.0))
         if {"epoch", "batch", "world_size"} <= place.keys():
             state.epoch, state.batch = int(place["epoch"]), int(place["batch"])
-            if place["world_size"] != self.group.world_size:
-                state.batch = state.batch * int(place["world_size"]) // self.group.world_size
-                text = "saved with --world-size %d: the order of the data differs, some utterances may come twice"
-                logging.warning(text, place["world_size"])
+            other = self.group.from_main(self._other_plan(place) if self.group.is_main and state.batch else "")
+            if other:
+                text = "%s was saved within epoch %d, whose batches are others now (%s): the epoch begins anew"
+                logging.warning(text, path.name, state.epoch, other)
+                state.batch = 0
         else:
             ended = int(path.name.startswith("epoch-"))
             state.epoch, state.batch = int(content.get("cur_epoch", 1)) + ended, 0
         if "recovery" in content:
             self.recovery.load_state_dict(content["recovery"])
+
+    def _other_plan(self, place: Mapping[str, Any]) -> str:
+        """What makes the batches of the saved epoch others than they were; empty where they are the same."""
+        before, now = place.get("plan"), self.plan_of(int(place["epoch"]))
+        if before is None:
+            same = place["world_size"] == self.group.world_size
+            return "" if same else f"--world-size {self.group.world_size} in place of {place['world_size']}"
+        if before["plan"] == now["plan"]:
+            return ""
+        changed = [name for name, value in now.items() if name != "plan" and before.get(name) != value]
+        told = (f"{name} {now[name]} in place of {before.get(name)}" if name[0] == "-" else name for name in changed)
+        return ", ".join(told) or "the program's way to make them"
 
     def _restore_ranks(self, content: Mapping[str, Any]) -> None:
         ranks = content.get("ranks") or []

@@ -11,16 +11,18 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from couloir.audio import SAMPLE_RATE
 from couloir.config import write_yaml
 from couloir.data.batch import Batch
 from couloir.errors import UserError
+from couloir.files import writing_to
 from couloir.models.zipformer.schedule import set_batch_count
 from couloir.optim.config import OptimConfig
 from couloir.optim.eden import Eden, Eden2
@@ -59,7 +61,6 @@ from couloir.training.validation import validate
 BATCH_COUNT_PERIOD = 10
 # Added to the seed per rank, so that ranks draw different dropout masks.
 RANK_SEED = 100_003
-SAMPLE_RATE = 16000
 
 
 class Trainer:
@@ -72,9 +73,10 @@ class Trainer:
         run_config: the resolved configuration of the whole run, a dataclass of sections with a field ``recipe``;
             written to EXP_DIR/config.yaml and into every checkpoint.
         optimizer, scheduler: in place of ScaledAdam under Eden.
+        keep: writes what else belongs into the run directory; called once it is certain that the run goes on there.
 
     Raises:
-        UserError: the run directory is another recipe's, or a checkpoint does not fit.
+        UserError: the run directory is another recipe's, or cannot be written, or a checkpoint does not fit.
     """
 
     def __init__(
@@ -86,14 +88,15 @@ class Trainer:
         run_config: Any = None,
         optimizer: torch.optim.Optimizer | None = None,
         scheduler: Any = None,
+        keep: Callable[[], None] | None = None,
     ) -> None:
         assert isinstance(objective, nn.Module)
-        self.config, self.optim, self.data, self.run_config = config, optim, data, run_config
+        self.config, self.optim, self.data, self.run_config, self.keep = config, optim, data, run_config, keep
         self.exp_dir = Path(config.exp_dir)
         check_recipe(self.exp_dir, getattr(run_config, "recipe", ""))
-        self.exp_dir.mkdir(parents=True, exist_ok=True)
         self.group = Group(_device(config))
-        self.reporter = Reporter(self.exp_dir, self.group.rank, self.group.world_size)
+        with writing_to(self.exp_dir):
+            self.reporter = Reporter(self.exp_dir, self.group.rank, self.group.world_size)
         self.objective: Any = objective.to(self.group.device)
         self.model = objective.model
         self.optimizer = optimizer or default_optimizer(self.model, optim)
@@ -112,6 +115,7 @@ class Trainer:
             self.recovery,
             average,
             self.state,
+            lambda epoch: data.plan_fingerprint(epoch, self.group.world_size),
             run_config,
         )
         self.failures = FailureReport(self.exp_dir, self.group)
@@ -126,7 +130,7 @@ class Trainer:
         """Train until a bound is reached or a signal asks to stop.
 
         Raises:
-            UserError: the run diverged for good, ran out of memory, or its data is unusable.
+            UserError: the run diverged for good, ran out of memory, or its data is unusable; or its end was not saved.
             KeyboardInterrupt: after a Ctrl-C, once the run is saved.
         """
         with self.stop:
@@ -134,6 +138,11 @@ class Trainer:
                 self._prepare()
                 while not self._complete() and self._train_epoch():
                     pass
+                if self.checkpoints.unsaved:
+                    raise UserError(
+                        f"{self.checkpoints.unsaved}; free some space and start again: what was saved "
+                        f"before in {self.exp_dir} is whole, and the run goes on from there"
+                    )
             except BaseException:
                 logging.error("training stopped by an error; %s holds what was saved before", self.exp_dir)
                 raise
@@ -160,12 +169,19 @@ class Trainer:
         self._boundary = self.state.step
         self._last_saved_s = self.state.elapsed_s
         if self.group.is_main:
-            self.metrics = MetricsLog(self.exp_dir, config, self.state.step)
-        if self.group.is_main and self.run_config is not None:
-            write_yaml(self.exp_dir / CONFIG_FILE, self.run_config)
+            with writing_to(self.exp_dir):
+                self._begin_files()
         if self.state.step == 0 and config.max_rollbacks > 0 and not self.diagnostics:
             # What a run that diverges before its first checkpoint goes back to.
             self.checkpoints.save(self.exp_dir / LAST)
+
+    def _begin_files(self) -> None:
+        """Write what a run directory has from its start on. Raises `OSError` as writing does."""
+        self.metrics = MetricsLog(self.exp_dir, self.config, self.state.step)
+        if self.run_config is not None:
+            write_yaml(self.exp_dir / CONFIG_FILE, self.run_config)
+        if self.keep is not None:
+            self.keep()
 
     def _resume(self) -> None:
         config, path = self.config, None
@@ -230,7 +246,6 @@ class Trainer:
                 batch = next(batches, None)
             if batch is None:
                 return
-            self.failures.note_skipped(self.state.epoch, batch)
             self._audio_s = float(batch.audio_lens.sum()) / SAMPLE_RATE * self.group.world_size
             yield batch.to(self.group.device)
 
@@ -249,6 +264,7 @@ class Trainer:
         boundary = (state.batch + 1) % accumulation == 0 or state.batch + 1 == self._epoch_batches
         with self.failures.reporting(batch, state.step, self.model):
             result = self.stepper.run(batch, state.step + 1, boundary)
+        self.failures.note_skipped(state.epoch, batch)
         self.precision.adjust(state.batch)
         state.step += 1
         state.batch += 1
@@ -266,7 +282,8 @@ class Trainer:
     def _push_batch_count(self) -> None:
         step = self.state.step // BATCH_COUNT_PERIOD * BATCH_COUNT_PERIOD
         reference_batches = self.data.config.max_duration * self.group.world_size / self.optim.ref_duration
-        set_batch_count(self.model, step * reference_batches * self.config.batch_count_scale)
+        seen = step * reference_batches * self.config.batch_count_scale
+        set_batch_count(self.model, seen + self.config.batch_count_offset)
 
     def _due(self, period: int) -> bool:
         """Whether a multiple of ``period`` batches lies between the last step of the optimizer and this one."""
@@ -331,6 +348,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.checkpoints.restore(path)
         self.recovery.load_state_dict(verdict)
+        self.precision.restart()
         self.state.elapsed_s = elapsed
         self._boundary = self.state.step
         logging.warning("went back to %s, learning rate times %g", path.name, self.recovery.lr_scale)

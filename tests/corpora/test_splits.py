@@ -1,3 +1,4 @@
+import dataclasses
 import random
 from collections import Counter, defaultdict
 
@@ -48,8 +49,47 @@ def test_what_is_tested_was_not_trained_on(utterances):
         if split in (TRAIN, DEV, HELDOUT):
             places["text", item.language, " ".join(item.text.lower().split())].add(split)
         assert split != UNSEEN_SPEAKERS or item.speaker
-    # A Czech utterance may share its speaker's name with a Russian one; only within a language is it a person.
     assert all(len(splits) == 1 for key, splits in places.items() if key[0] == "text")
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_utterances, st.randoms())
+def test_speakers_of_several_languages_are_on_one_side_of_all(utterances, chance):
+    before = assign_splits(utterances, SplitConfig(unseen_speaker_share=0.3))
+    sides = defaultdict(set)
+    for item, split in zip(utterances, before):
+        sides[item.speaker].add(split == UNSEEN_SPEAKERS)
+    assert all(len(side) == 1 for side in sides.values())
+    order = list(zip(utterances, before))
+    chance.shuffle(order)
+    assert assign_splits([u for u, _ in order], SplitConfig(unseen_speaker_share=0.3)) == [s for _, s in order]
+
+
+def test_a_speaker_of_two_languages_does_not_take_a_small_one_away():
+    both = [utterance(i, language=language, speaker="both") for i, language in enumerate(["ru", *["cs"] * 30])]
+    others = [utterance(100 + i, speaker=f"speaker{i % 4}") for i in range(40)]
+    splits = assign_splits([*both, *others], SplitConfig())
+    assert set(splits[:31]) <= {TRAIN, DEV, HELDOUT} and UNSEEN_SPEAKERS in splits
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_utterances, st.data())
+def test_what_is_prescribed_for_some_is_not_torn_apart_by_the_others(utterances, data):
+    """Each speaker and each sentence has one side for the utterances that have a prescribed split."""
+    of_speaker = {name: data.draw(st.sampled_from([TRAIN, UNSEEN_SPEAKERS])) for name in "abcdefgh"}
+    of_text = {text: data.draw(st.sampled_from([TRAIN, HELDOUT])) for text in ("one text", "another")}
+    given_splits = []
+    for item in utterances:
+        text = " ".join(item.text.lower().split())
+        split = UNSEEN_SPEAKERS if of_speaker.get(item.speaker) == UNSEEN_SPEAKERS else of_text.get(text, "")
+        given_splits.append(dataclasses.replace(item, split=split if data.draw(st.booleans()) else ""))
+    places = defaultdict(set)
+    for item, split in zip(given_splits, assign_splits(given_splits, SplitConfig(unseen_speaker_share=0.3))):
+        places["speaker", item.speaker].add(split)
+        places["text", item.language, " ".join(item.text.lower().split())].add(split)
+    for (kind, *_, name), splits in places.items():
+        if name:
+            assert not {UNSEEN_SPEAKERS if kind == "speaker" else HELDOUT, TRAIN} <= splits
 
 
 @settings(max_examples=40, deadline=None)

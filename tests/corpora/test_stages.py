@@ -82,7 +82,7 @@ def test_lhotse_reads_what_was_prepared(speech, tmp_path):
     assert sorted(seen) == NAMES and sorted(seen.values()) == ["dev", "test-heldout", "train"]
     (dropped,) = read_dropped(tmp_path / "data/dropped/manifests-user.jsonl")
     assert dropped.reason == "cannot be read" and "broken.wav" in dropped.detail
-    assert validate(tmp_path / "data", 1) == []
+    assert validate(tmp_path / "data", 1).problems == []
 
 
 def test_gold_phones_keep_their_times(tmp_path):
@@ -213,7 +213,39 @@ def change_cuts(shar: Path, **changes) -> None:
 def test_validation_finds(speech, tmp_path, damage, problem):
     prepare(speech, tmp_path / "data")
     damage(tmp_path / "data/shar/train")
-    assert any(problem in found for found in validate(tmp_path / "data", 2))
+    assert any(problem in found for found in validate(tmp_path / "data", 2).problems)
+
+
+def table_of_speech(folder: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    """A person's table; each of its rows is a copy of a real utterance."""
+    folder.mkdir()
+    lines = ["path\tid\tipa\tspeaker\tlanguage\tsplit"]
+    for i, (ipa, speaker, language, split) in enumerate(rows):
+        lines.append(f"{DATA / NAMES[i % 3]}.flac\tu{i}\t{ipa * 40}\t{speaker}\t{language}\t{split}")
+    (folder / "table.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "table.tsv"
+
+
+def test_speakers_of_two_languages_are_kept_out_of_both(tmp_path):
+    rows = [(f"a{chr(97 + i)}", f"s{i % 8}", ("ru", "cs")[i // 8 % 2], "") for i in range(24)]
+    prepare(table_of_speech(tmp_path / "speech", rows), tmp_path / "data")
+    assert (tmp_path / "data/shar/test-unseen-speakers").is_dir()
+    findings = validate(tmp_path / "data", 1)
+    assert findings.problems == [] and findings.warnings == []
+
+
+def test_a_split_that_the_data_prescribes_may_repeat_sentences_and_is_warned_of(tmp_path):
+    rows = [("a", "one", "ru", "train"), ("a", "one", "ru", "test-heldout"), ("b", "two", "ru", "train")]
+    rows += [("c", "two", "ru", "test-unseen-speakers"), ("d", "three", "ru", "")]
+    prepare(table_of_speech(tmp_path / "speech", rows), tmp_path / "data")
+    run_program(tmp_path, "local/train_tokenizer.py", "--data-dir data")
+    done = run_program(tmp_path, "local/validate_data.py", "--data-dir data --nj 1")
+    assert "problems: none" in done.stdout and "warnings: 2" in done.stdout
+    for what in ("test-heldout: the sentence", "test-unseen-speakers: the speaker user_two"):
+        assert what in done.stdout
+    numbers = json.loads((tmp_path / "data/statistics.json").read_text())
+    assert all(line.endswith("as the data itself prescribes") for line in numbers["warnings"])
+    assert "as the data itself prescribes" in (tmp_path / "data/statistics.html").read_text()
 
 
 def test_the_report_counts_what_is_there_and_what_was_dropped(speech, tmp_path):

@@ -1,5 +1,6 @@
 """Small Shar folders for tests, sound and damaged."""
 
+import functools
 import gzip
 import io
 import json
@@ -12,6 +13,8 @@ import soundfile
 from couloir.data.config import DataConfig
 from couloir.data.module import DataModule
 from couloir.data.shar import SharUtterance, make_cut
+from couloir.recipes.run import output_frames
+from couloir.recipes.run_config import RunConfig
 
 
 def noise(num_samples, seed=0):
@@ -46,6 +49,10 @@ def raw_shard(folder: Path, entries, number=0):
                 tar.addfile(info, io.BytesIO(data))
 
 
+num_output_frames = functools.partial(output_frames, RunConfig())
+
+
 def module(folder, tokenizer=None, seed=7, **options):
     defaults = {"num_workers": 0, "max_duration": 3.0, "num_buckets": 4, "min_utterance_duration": 0.0, "index_jobs": 1}
-    return DataModule(DataConfig(manifest_dir=str(folder), **{**defaults, **options}), tokenizer, seed)
+    config = DataConfig(manifest_dir=str(folder), **{**defaults, **options})
+    return DataModule(config, tokenizer, seed, num_output_frames=num_output_frames)

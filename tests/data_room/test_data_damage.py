@@ -145,6 +145,23 @@ def test_too_many_unusable_utterances_stop_the_run(tmp_path):
         trained_on(module(tmp_path / "s", valid_share=0.0, num_workers=1))
 
 
+def test_what_the_loss_cannot_use_counts_too(tmp_path, caplog):
+    """It is added to a batch by whoever takes it, and is judged like what the loader has left out."""
+    good = [(f"good{i}", "a", 0.5, "flac", encoded(noise(8000, i))) for i in range(20)]
+    bad = [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(3)]
+    raw_shard(tmp_path / "s", good + bad)
+    loader = module(tmp_path / "s", valid_share=0.0, max_skipped_share=0.5).train_loader(1)
+    for number, batch in enumerate(loader):
+        if number == 1:
+            batch.to("cpu").skipped.append((batch.ids[0], "has no path"))
+            named = f"skipped {batch.ids[0]}: has no path"
+    assert (loader.num_seen, loader.num_skipped) == (23, 4)
+    assert named in caplog.text
+    with pytest.raises(UserError, match=r"23 of 23 utterances are unusable"):
+        for batch in loader:
+            batch.skipped += [(name, "has no path") for name in batch.ids]
+
+
 def test_a_batch_with_nothing_usable_is_an_empty_batch(tmp_path):
     """Ranks stay in step: the batch is delivered, with its reasons."""
     good = [(f"good{i}", "a", 0.5, "flac", encoded(noise(8000, i))) for i in range(3)]

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shar_tools import module, noise, utterances
+from shar_tools import module, noise, num_output_frames, utterances
 
 from couloir.data.config import DataConfig
-from couloir.data.dataset import BatchDataset, Preparation, subsampled_frames, utterance_generator
+from couloir.data.dataset import BatchDataset, Preparation, utterance_generator
 from couloir.data.folder import INDEX_FOLDER, folder_corpus
 from couloir.data.shar import SharUtterance, iterate_shar, write_shar
 from couloir.errors import UserError
@@ -63,6 +64,38 @@ def test_resume_law_for_any_epoch_rank_and_place(flat_folder, data):
     assert len(seen) == len(set(seen)) == 97 - sum(map(len, held_out))
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"max_duration": 2.0}, "--max-duration"),
+        ({"num_buckets": 3}, "--num-buckets"),
+        ({"seed": 8}, "--seed"),
+        ({"max_utterance_duration": 0.5}, "--max-utterance-duration the utterances"),
+        ({"shuffle_shards": 2}, "--shuffle-shards"),
+        ({"drop_last": True}, "--drop-last"),
+        ({"shuffle": False}, "--shuffle"),
+        ({"bucketing_sampler": False}, "--bucketing-sampler"),
+    ],
+)
+def test_the_fingerprint_of_a_plan_names_what_changed_it(flat_folder, change, named):
+    before, after = (module(flat_folder, **options).plan_fingerprint(2, 3) for options in ({}, change))
+    assert before["plan"] != after["plan"]
+    assert " ".join(name for name in after if after[name] != before[name]) == f"{named} plan"
+
+
+def test_the_fingerprint_of_a_plan_is_of_its_batches_alone(flat_folder, tmp_path):
+    here = module(flat_folder).plan_fingerprint(2)
+    assert here["plan"] != module(flat_folder).plan_fingerprint(3)["plan"]
+    assert here["plan"] != module(flat_folder).plan_fingerprint(2, 2)["plan"]
+    # Not of where the data is, nor of who reads it; flags that come to the same batches are no change.
+    shutil.copytree(flat_folder, tmp_path / "moved")
+    assert module(tmp_path / "moved", num_workers=3).plan_fingerprint(2) == here
+    assert module(flat_folder, max_utterances=1000).plan_fingerprint(2)["plan"] == here["plan"]
+    write_shar(utterances(3, "more"), tmp_path / "moved" / "more")
+    more = module(tmp_path / "moved").plan_fingerprint(2)
+    assert {name for name in more if more[name] != here[name]} == {"the utterances", "plan"}
+
+
 def test_order_does_not_depend_on_loader_processes_or_random_states(flat_folder):
     reference = contents(module(flat_folder).train_loader(1))
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
@@ -86,7 +119,7 @@ def test_signals_that_stop_a_run_leave_the_loader_processes_to_the_trainer(flat_
     """A scheduler signals every process of a job; batches still come while the trainer saves."""
     expected = contents(module(flat_folder).train_loader(1))
     batches = iter(module(flat_folder, num_workers=2, prefetch=1).train_loader(1))
-    found = [next(batches)]
+    found = [next(batches), next(batches)]  # one of each process: before that it may not have its handlers yet
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
@@ -98,7 +131,7 @@ def test_signals_that_stop_a_run_leave_the_loader_processes_to_the_trainer(flat_
 
 def test_the_dataset_can_be_handed_to_a_spawned_process(flat_folder, tokenizer):
     corpus = folder_corpus([flat_folder])
-    dataset = BatchDataset(corpus, Preparation(tokenizer, num_output_frames=subsampled_frames))
+    dataset = BatchDataset(corpus, Preparation(tokenizer, num_output_frames=num_output_frames))
     item = (0, np.array([3, 50]))
     before = dataset[item]
     text = pickle.dumps(dataset)
@@ -134,6 +167,18 @@ def test_a_prepared_folder_has_its_splits(tmp_path):
     assert sorted(i for b in data.train_loader(1) for i in b.ids) == sorted(f"train-{i}" for i in range(30))
     with pytest.raises(UserError, match=r"test-helout.*did you mean `test-heldout`"):
         data.test_loader("test-helout")
+
+
+def test_long_utterances_of_a_test_are_left_out_and_named_unless_the_bound_is_lifted(tmp_path, caplog):
+    write_shar(utterances(5), tmp_path / "test-x")
+    long = SharUtterance("long", noise(16000), "a b")
+    write_shar([*utterances(14, "v", shortest=0.8, longest=0.9), long], tmp_path / "test-y")
+    data = module(tmp_path, max_test_utterance_duration=0.7)
+    assert sum(len(b) for b in data.test_loader("test-x")) == 5 and not caplog.records
+    assert not list(data.test_loader("test-y"))
+    assert "test-y: 15 of 15 utterances left out" in caplog.text and caplog.text.count("v") >= 9
+    everything = module(tmp_path, max_test_utterance_duration=0).test_loader("test-y")
+    assert sum(len(b) for b in everything) == 15
 
 
 def test_validation_is_dealt_to_ranks_from_long_to_short(tmp_path):
@@ -241,10 +286,10 @@ def test_hardest_batches_have_the_longest_utterance(flat_folder):
 
 def test_an_index_is_made_once_and_again_when_a_shard_changes(tmp_path):
     write_shar(utterances(6), tmp_path / "s", shard_size=3)
-    module(tmp_path / "s").prepare()
+    module(tmp_path / "s").num_train_batches(1)
     indexes = sorted((tmp_path / "s" / INDEX_FOLDER).iterdir())
     times = [p.stat().st_mtime_ns for p in indexes]
-    module(tmp_path / "s").prepare()
+    module(tmp_path / "s").num_train_batches(1)
     assert [p.stat().st_mtime_ns for p in indexes] == times
     indexes[0].write_bytes(indexes[0].read_bytes()[:40])  # a damaged index is made again
     assert sum(len(b) for b in module(tmp_path / "s", valid_share=0.0).train_loader(1)) == 6
@@ -252,7 +297,7 @@ def test_an_index_is_made_once_and_again_when_a_shard_changes(tmp_path):
 
 def test_indexes_can_lie_elsewhere(tmp_path):
     write_shar(utterances(6), tmp_path / "s")
-    module(tmp_path / "s", index_dir=str(tmp_path / "indexes")).prepare()
+    module(tmp_path / "s", index_dir=str(tmp_path / "indexes")).num_train_batches(1)
     assert not (tmp_path / "s" / INDEX_FOLDER).exists()
     assert len(list((tmp_path / "indexes").rglob("*.index"))) == 1
 
@@ -273,7 +318,7 @@ def test_random_changes_belong_to_the_utterance_and_the_epoch(flat_folder):
         config = DataConfig(
             str(flat_folder), max_duration=3.0, num_workers=workers, min_utterance_duration=0.0, num_buckets=4
         )
-        data = DataModule(config, None, 7, transform=shift)
+        data = DataModule(config, None, 7, num_output_frames=num_output_frames, transform=shift)
         batches = data.train_loader(epoch, rank, world_size)
         return {i: float(b.audio[n, 0]) for b in batches for n, i in enumerate(b.ids)}
 
@@ -289,7 +334,7 @@ def test_utterances_too_short_for_their_text_are_named(tmp_path, tokenizer):
     items = [SharUtterance(name, noise(4000), text) for name, text in texts.items()]
     write_shar(items, tmp_path / "s")
     data = module(tmp_path / "s", tokenizer, valid_share=0.0, max_skipped_share=0.9)
-    assert subsampled_frames(4000) == 5  # of 25
+    assert num_output_frames(4000) == 5  # of 25
     (batch,) = list(data.train_loader(1))
     reasons = dict(batch.skipped)
     assert set(batch.ids) == {"fits", "repeats"}

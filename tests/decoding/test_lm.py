@@ -1,12 +1,15 @@
 import gzip
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from couloir.decoding.hypothesis import Hypothesis
-from couloir.decoding.lm import RnnLm, TransformerLm, check_lm_vocabulary, lm_rescore
-from couloir.decoding.lm_training import batches, load_lm, perplexity, train_lm
+from couloir.decoding.lm import RnnLm, TransformerLm, lm_rescore
+from couloir.decoding.lm_checkpoint import load_lm, save_lm
+from couloir.decoding.lm_config import NeuralLmConfig
+from couloir.decoding.lm_training import batches, perplexity, train_lm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.errors import UserError
 
@@ -106,6 +109,9 @@ def test_estimated_models_sum_to_one_after_any_history(tmp_path, order):
         estimate_arpa([], order, tmp_path / "lm.arpa")
 
 
+TOKENS = ["<blk>", "<sos/eos>", "<unk>", *"abcdef"]
+
+
 def neural(kind):
     torch.manual_seed(1)
     return (RnnLm(9, 8, 8, 2) if kind == "rnn" else TransformerLm(9, 8, 16, 2, 2)).eval()
@@ -153,16 +159,95 @@ def test_training_learns_a_text_and_its_checkpoint_reads_back(tmp_path):
     sentences = [[3, 4, 5, 6] * (1 + i % 2) for i in range(60)]
     lm = RnnLm(9, 16, 16, 1)
     before = perplexity(lm, sentences)
-    history = train_lm(lm, sentences, sentences[:6], tmp_path, num_epochs=8, learning_rate=0.02, max_tokens=100)
+    history = train_lm(lm, TOKENS, sentences, sentences[:6], tmp_path, num_epochs=8, learning_rate=0.02, max_tokens=100)
     assert history[-1] < 1.6 < before
-    again = load_lm("rnn", tmp_path / "best-valid-loss.pt", 9, embedding_dim=16, hidden_dim=16, num_layers=1)
+    again = load_lm("rnn", tmp_path / "best-valid-loss.pt", TOKENS)
     assert perplexity(again, sentences[:6]) == pytest.approx(min(history))
-    with pytest.raises(UserError, match="vocabulary size 10"):
-        load_lm("rnn", tmp_path / "epoch-1.pt", 10, embedding_dim=16, hidden_dim=16, num_layers=1)
-    with pytest.raises(UserError, match="sizes of"):
-        load_lm("rnn", tmp_path / "epoch-1.pt", 9, embedding_dim=8, hidden_dim=8, num_layers=1)
-    with pytest.raises(UserError, match="does not exist"):
-        load_lm("rnn", tmp_path / "epoch-99.pt", 9)
+
+
+@pytest.mark.parametrize("kind", ["rnn", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path, kind):
+    sentences = [[3 + (i + j) % 5 for j in range(i % 4 + 1)] for i in range(24)]
+
+    def train(folder, epochs, **options):
+        lm = neural(kind)
+        torch.manual_seed(epochs)  # what was drawn before must not matter
+        options = {"learning_rate": 0.01, "max_tokens": 40, **options}
+        return train_lm(lm, TOKENS, sentences, sentences[:5], tmp_path / folder, epochs, **options)
+
+    whole = train("whole", 4)
+    assert train("parts", 1) == whole[:1] and train("parts", 4) == whole and train("parts", 4) == whole
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir())[-2:] == ["epoch-4.pt", "last.pt"]
+    ours, theirs = (torch.load(tmp_path / f"{folder}/epoch-4.pt")["model"] for folder in ("parts", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(UserError, match="--lm-exp-dir.*of another --seed"):
+        train("parts", 5, seed=1)
+    sentences.append([3])
+    with pytest.raises(UserError, match="--lm-exp-dir.*of another --lm-text"):
+        train("parts", 5)
+    with pytest.raises(UserError, match="other tokens"):
+        train_lm(neural(kind), TOKENS[::-1], sentences, sentences, tmp_path / "parts")
+
+
+@pytest.mark.parametrize("kind", ["rnn", "transformer"])
+def test_a_checkpoint_tells_what_it_is(tmp_path, kind):
+    lm, path = neural(kind), tmp_path / "epoch-1.pt"
+    save_lm(path, lm, TOKENS)
+    again = load_lm(kind, path, TOKENS, num_layers=2)
+    assert again.sizes == lm.sizes and torch.equal(again.sequence_scores([[3, 5]]), lm.sequence_scores([[3, 5]]))
+    other = "transformer" if kind == "rnn" else "rnn"
+    for wrong, problem in (
+        ((other, path, TOKENS), f"--lm-type.*{kind}.*{other}"),
+        ((kind, path, [*TOKENS[:-2], "f", "e"]), "token 7 is `e`, not `f`"),
+        ((kind, path, [*TOKENS, "g"]), "the 10 of the tokenizer, but is 9"),
+        ((kind, tmp_path / "epoch-99.pt", TOKENS), "does not exist"),
+        (("ngram", path, TOKENS), "--lm-type"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            load_lm(*wrong)
+    with pytest.raises(UserError, match=f"`--{kind}-lm-num-layers` must be 2, as .*epoch-1.pt has it, but is 3"):
+        load_lm(kind, path, TOKENS, num_layers=3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_icefalls_rnn_lm_needs_no_sizes(tmp_path, tied):
+    """Its file holds a path, which is no tensor, and the state of training, perhaps of several processes."""
+    lm = RnnLm(9, 12, 12 if tied else 10, 3, tied).eval()
+    weights = {f"module.{name}": tensor for name, tensor in lm.state_dict().items()}
+    foreign = {"model": weights, "optimizer": {"state": {}}, "exp_dir": Path("rnn_lm/exp"), "sos_id": 1, "cur_epoch": 3}
+    torch.save(foreign, tmp_path / "epoch-3.pt")
+    again = load_lm("rnn", tmp_path / "epoch-3.pt", TOKENS)
+    assert again.sizes == lm.sizes and torch.equal(again.sequence_scores([[3, 5]]), lm.sequence_scores([[3, 5]]))
+    with pytest.raises(UserError, match="`--rnn-lm-hidden-dim` must be 1[02]"):
+        load_lm("rnn", tmp_path / "epoch-3.pt", TOKENS, hidden_dim=2048)
+    with pytest.raises(UserError, match="vocabulary size 10, but is 9"):
+        load_lm("rnn", tmp_path / "epoch-3.pt", [*TOKENS, "g"])
+    del weights["module.rnn.bias_ih_l1"]
+    torch.save(foreign, tmp_path / "epoch-4.pt")
+    with pytest.raises(UserError, match="a whole rnn language model"):
+        load_lm("rnn", tmp_path / "epoch-4.pt", TOKENS)
+
+
+def test_files_that_are_no_language_model_are_named(tmp_path):
+    save_lm(tmp_path / "cut.pt", neural("rnn"), TOKENS)
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:900])
+    icefalls = {"input_embedding.weight": torch.zeros(9, 8), "output_linear.weight": torch.zeros(9, 8)}
+    icefalls["encoder.encoder_layers.0.norm_final.eps"] = torch.zeros(())
+    torch.save({"model": icefalls}, tmp_path / "transformer.pt")
+    for name, kind, problem in (
+        ("cut.pt", "rnn", "damaged or cut off"),
+        ("transformer.pt", "transformer", "icefall's transformer has another architecture"),
+        ("transformer.pt", "rnn", "a checkpoint of a rnn language model"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            load_lm(kind, tmp_path / name, TOKENS)
+
+
+def test_two_widths_of_one_transformer_are_refused():
+    """icefall has two names for what is one width here."""
+    assert NeuralLmConfig(transformer_lm_encoder_dim=64).lm_sizes("transformer") == {"embedding_dim": 64}
+    with pytest.raises(UserError, match="--transformer-lm-encoder-dim.*--transformer-lm-embedding-dim, 32"):
+        NeuralLmConfig(transformer_lm_encoder_dim=64, transformer_lm_embedding_dim=32).lm_sizes("transformer")
 
 
 def test_batches_hold_every_sentence_once_within_the_limit():
@@ -175,9 +260,4 @@ def test_batches_hold_every_sentence_once_within_the_limit():
 @pytest.mark.parametrize(("text", "problem"), [([], "empty"), ([[3, 9]], "1...8"), ([[0, 3]], "1...8")])
 def test_texts_that_do_not_fit_are_refused(tmp_path, text, problem):
     with pytest.raises(UserError, match=problem):
-        train_lm(neural("rnn"), text, [[3]], tmp_path)
-
-
-def test_an_lm_of_another_vocabulary_is_refused():
-    with pytest.raises(UserError, match="--lm-vocab-size"):
-        check_lm_vocabulary(neural("rnn"), 500)
+        train_lm(neural("rnn"), TOKENS, text, [[3]], tmp_path)

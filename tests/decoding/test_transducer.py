@@ -289,3 +289,23 @@ def test_beam_search_sums_alignments_with_several_tokens_per_frame():
         return torch.stack(ways).logsumexp(0)
 
     assert found.score == pytest.approx(total(0, [], found.tokens).item(), abs=1e-4)
+
+
+def test_beam_search_asks_the_joiner_for_a_batch_at_once(monkeypatch):
+    """Eight utterances take hardly more calls than the one that takes most, not the sum over all."""
+    model = StubTransducer(peak=8.0)
+    with torch.no_grad():
+        model.joiner.output_linear.bias[0] += 5.0
+    encoded, lens = batch((6,) * 8)
+    calls, joiner = [], model.joiner.forward
+    monkeypatch.setattr(model.joiner, "forward", lambda *a, **kw: (calls.append(len(a[0])), joiner(*a, **kw))[1])
+
+    def count(rows):
+        calls.clear()
+        found = beam_search(model, encoded[rows], lens[rows])
+        return len(calls), [hypothesis.tokens for hypothesis in found]
+
+    together, tokens = count(list(range(8)))
+    alone = [count([i]) for i in range(8)]
+    assert [own for _, (own,) in alone] == tokens and any(tokens)
+    assert together < 0.3 * sum(number for number, _ in alone)

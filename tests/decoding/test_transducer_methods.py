@@ -31,10 +31,9 @@ def lang(tmp_path_factory):
 
 
 def search(lang, method, **settings):
-    lm = {"rnn_lm_embedding_dim": 8, "rnn_lm_hidden_dim": 8, "rnn_lm_num_layers": 1, "lm_exp_dir": str(lang)}
     if method == "modified_beam_search_LODR":
         settings.setdefault("ngram_lm_scale", -0.1)
-    config = TransducerSearchConfig(decoding_method=method, lang_dir=str(lang), **lm, **settings)
+    config = TransducerSearchConfig(decoding_method=method, lang_dir=str(lang), lm_exp_dir=str(lang), **settings)
     return TransducerSearch(config, MODEL, TOKENIZER, CPU)
 
 
@@ -56,7 +55,11 @@ def test_every_method_decodes_a_batch(lang, method):
                 assert "".join(words) == TOKENIZER.decode(hypothesis.tokens)
 
 
-@pytest.mark.parametrize("method", ["modified_beam_search", "fast_beam_search", "fast_beam_search_LG"])
+@pytest.mark.parametrize(
+    "method",
+    ["modified_beam_search", "fast_beam_search", "fast_beam_search_LG", "fast_beam_search_nbest",
+     "fast_beam_search_nbest_LG"],
+)  # fmt: skip
 def test_a_context_file_changes_the_result(lang, tmp_path, method):
     encoded, lens = batch((30,))
     (tmp_path / "hot.txt").write_text("hi :30\n")
@@ -79,6 +82,9 @@ def test_names_of_results_are_icefalls():
     assert suffix("modified_beam_search_LODR", ngram_lm_scale=-0.16) == (
         "__modified_beam_search_LODR__beam-size-4_rnn-lm-scale-0.3_LODR-2gram-scale--0.16"
     )
+    # Rescoring tries scales of its own, and they are in the results' keys.
+    for method in ("modified_beam_search_lm_rescore", "modified_beam_search_lm_rescore_LODR"):
+        assert suffix(method, use_shallow_fusion=False) == f"__{method}__beam-size-4"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,14 @@ def test_names_of_results_are_icefalls():
         ({"decoding_method": "fast_beam_search_nbest_oracle", "context_file": "hot.txt"}, "--context-file"),
         ({"decoding_method": "greedy_search", "use_shallow_fusion": True}, "--use-shallow-fusion"),
         ({"decoding_method": "modified_beam_search_LODR", "lm_exp_dir": "x"}, "--ngram-lm-scale"),
+        (
+            {
+                "decoding_method": "modified_beam_search_lm_shallow_fusion",
+                "lm_exp_dir": "x",
+                "use_shallow_fusion": False,
+            },
+            "`--use-shallow-fusion` must be True",
+        ),
         ({"beam_size": 0}, "--beam-size"),
     ],
 )

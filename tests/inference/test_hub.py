@@ -18,6 +18,12 @@ FILES = {
         "run.py": b"r",
         "tokens.txt": b"t",
         "m.int8.onnx": b"o",
+        "m.int8.onnx.data": b"d",
+        "m.fp16.onnx": b"h",
+        "m.onnx": b"f",
+        "m.onnx.data": b"w",
+        "decoder.onnx": b"p",
+        "decoder.fp16.onnx": b"q",
     },
     COMMITS["v2"]: {"m.pth": b"two", "tokens.txt": b"t"},
 }
@@ -101,18 +107,24 @@ def hub(tmp_path):
 
 
 @pytest.mark.slow
-def test_any_revision_is_fetched_once_and_comes_from_the_cache_afterwards(hub):
+def test_any_revision_is_fetched_once_and_comes_from_the_cache_afterwards(hub, tmp_path):
     server, fetch = hub
     wanted = ["someone/tiny", "someone/tiny@v2", "someone/tiny@" + COMMITS["v2"], "someone/tiny@v3", "someone/none"]
     first = fetch(*wanted)
     assert first[:3] == ["a m.pth=one tokens.txt=t", "b m.pth=two tokens.txt=t", "b m.pth=two tokens.txt=t"]
     assert "no revision someone/tiny@v3" in first[3] and "no model someone/none" in first[4]
     assert not {"README.md", "run.py", "m.int8.onnx"} & set(server.fetched)
-    fetched = len(server.fetched)
     offline = fetch(*wanted, HF_HUB_OFFLINE="1")
     assert offline[:3] == first[:3] and all("cache" in line for line in offline[3:])
-    assert fetch("someone/tiny@main+.int8.onnx") == ["a m.int8.onnx=o m.pth=one tokens.txt=t"]
+    server.fetched.clear()
+    assert fetch("someone/tiny@main+.onnx", HF_HOME=str(tmp_path / "new")) == [
+        "a decoder.onnx=p m.onnx=f m.onnx.data=w tokens.txt=t"
+    ]
+    assert not {"m.int8.onnx", "m.int8.onnx.data", "m.fp16.onnx", "decoder.fp16.onnx"} & set(server.fetched)
+    with_int8 = "a decoder.onnx=p m.int8.onnx=o m.int8.onnx.data=d m.pth=one tokens.txt=t"
+    assert fetch("someone/tiny@main+.int8.onnx") == [with_int8]
+    assert not {"m.fp16.onnx", "decoder.fp16.onnx"} & set(server.fetched)
     server.shutdown()
     server.server_close()  # a network that is down is no reason to refuse what is in the cache
-    assert fetch(*wanted[:3]) == ["a m.int8.onnx=o m.pth=one tokens.txt=t", *first[1:3]]
-    assert len(server.fetched) > fetched and server.fetched.count("run.py") == 0
+    assert fetch(*wanted[:3]) == [with_int8, *first[1:3]]
+    assert not {"README.md", "run.py"} & set(server.fetched)

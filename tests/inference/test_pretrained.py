@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pickle
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tiny_models import PIECES, tiny_model, write_tokens
 
+from couloir.checkpoint import save_checkpoint
 from couloir.errors import UserError
 from couloir.inference import hub
 from couloir.inference.pretrained import open_model
@@ -19,7 +21,6 @@ from couloir.models.architecture import adapted, heads_config, preset_name, same
 from couloir.models.asr import build_model
 from couloir.models.config import HEAD_WIDTHS, HeadsConfig
 from couloir.models.zipformer.config import PRESETS
-from couloir.training.checkpoint import save_checkpoint
 from couloir.training.config import AveragingConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -83,6 +84,29 @@ def _cache(root, repo, kind="model"):
     return snapshot
 
 
+ZIPA_PIECES = [
+    "<blk>", "<sos/eos>", "<unk>", *"▁abcdefghijklmnopqrstuvwxyzæçðøħŋœǀǁǂǃɐɑɒɓɔɕɖɗɘəɛɜɞɟɠɢɣɤɥɦɧɨɪɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁ",
+    *"ʂʃʄʈʉʊʋʌʍʎʏʐʑʒʔʕʘʙʛʜʝʟʡʢʰʲʷʼː˞ˠˤ\u0303\u031a\u0325\u0329\u032a\u0334\u033aβθχᶑⱱ",
+]  # fmt: skip
+
+
+def _write_tokenizer(root, pieces, commit=COMMIT):
+    """The repository of ZIPA's tokenizer in the cache, with a model of these pieces at a commit."""
+    import sentencepiece
+
+    folder = root / "hub" / "datasets--anyspeech--ipapack_plus_meta"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / ("main" if commit == COMMIT else "v2")).write_text(commit)
+    target = folder / "snapshots" / commit / "ipa_simplified"
+    target.mkdir(parents=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["".join(pieces[3:])]), model_prefix=str(target / "unigram_127"),
+        model_type="bpe", vocab_size=len(pieces), user_defined_symbols=[*pieces[:2], *pieces[3:]], unk_id=2, bos_id=-1,
+        eos_id=-1, add_dummy_prefix=False, normalization_rule_name="identity", minloglevel=2,
+    )  # fmt: skip
+    return target / "unigram_127.model"
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     import huggingface_hub.constants
@@ -137,16 +161,44 @@ def test_a_registered_id_gets_its_tokenizer_and_its_size_is_checked(cache, text_
     (snapshot / "tokens.txt").unlink()
     with pytest.raises(UserError, match="unigram_127.model"):
         open_model("anyspeech/zipa-small-crctc-300k")
-    data = _cache(cache, "anyspeech/ipapack_plus_meta", "dataset")
-    import sentencepiece
-
-    (data / "ipa_simplified").mkdir()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["".join(PIECES[3:])]), model_prefix=str(data / "ipa_simplified" / "unigram_127"),
-        model_type="bpe", vocab_size=len(PIECES), user_defined_symbols=[*PIECES[:2], *PIECES[3:]], unk_id=2, bos_id=-1,
-        eos_id=-1, add_dummy_prefix=False, normalization_rule_name="identity", minloglevel=2,
-    )  # fmt: skip
+    _write_tokenizer(cache, PIECES)
+    with pytest.raises(UserError, match="127 pieces, but is another one of 19 pieces; give --tokens"):
+        open_model("anyspeech/zipa-small-crctc-300k")
+    monkeypatch.setattr(hub, "TOKENIZER_PIECES_SHA256", hashlib.sha256("\n".join(PIECES).encode()).hexdigest())
     assert text_of("anyspeech/zipa-small-crctc-300k") == expected
+
+
+def test_zipas_tokenizer_is_known_by_its_pieces_at_any_revision(cache):
+    assert len(ZIPA_PIECES) == 127
+    path = _write_tokenizer(cache, ZIPA_PIECES)
+    other = _write_tokenizer(cache, [*ZIPA_PIECES[:-2], *ZIPA_PIECES[:-3:-1]], "f" * 40)
+    assert hub.fetch_tokenizer() == hub.fetch_tokenizer(COMMIT) == hub.fetch_tokenizer("main") == path
+    for revision in ("v2", "f" * 40):  # 127 pieces, two of them in each other's places
+        with pytest.raises(UserError, match=f"unigram_127.model@{revision}.*another one of 127 pieces"):
+            hub.fetch_tokenizer(revision)
+    with pytest.raises(UserError, match="ipa_simplified/unigram_127.model@v3"):
+        hub.fetch_tokenizer("v3")
+    assert other.is_file()
+    weights = tiny_model().state_dict()
+    torch.save(weights, cache / "own.pth")
+    with pytest.raises(UserError, match="19.*but is 127"):
+        open_model(cache / "own.pth", tokens=f"anyspeech/ipapack_plus_meta@{COMMIT}")
+
+
+@pytest.mark.slow
+def test_onnx_files_of_a_registered_id_get_its_tokenizer_and_their_kind_is_checked(cache, models, text_of, monkeypatch):
+    ctc, transducer = "anyspeech/zipa-small-crctc-500k", "anyspeech/zipa-small-noncausal-500k"
+    for name in (ctc, transducer):
+        snapshot = _cache(cache, name)
+        (snapshot / "model.onnx").write_bytes((models() / "onnx" / "model.onnx").read_bytes())
+    with pytest.raises(UserError, match="unigram_127.model"):
+        open_model(ctc)
+    _write_tokenizer(cache, PIECES)
+    monkeypatch.setattr(hub, "TOKENIZER_PIECES_SHA256", hashlib.sha256("\n".join(PIECES).encode()).hexdigest())
+    expected = text_of(models() / "run")
+    assert text_of(ctc) == text_of(ctc, runtime="onnx") == text_of(f"{ctc}@{COMMIT}") == expected
+    with pytest.raises(UserError, match=f"the ONNX files of {transducer}` must be those of a transducer"):
+        open_model(transducer)
 
 
 def test_raw_checkpoints_of_a_registered_id_are_averaged(cache, text_of, monkeypatch):

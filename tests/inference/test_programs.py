@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-
-import couloir.cli
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = (
@@ -44,41 +40,6 @@ def _run(*command):
 def _without_torch(*arguments, program="inference.py"):
     """A program of inference/ where nothing but onnxruntime, numpy, soundfile and soxr can be imported."""
     return _run("-c", BLOCKER, ROOT / "inference" / program, *arguments)
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run a program in this process: its exit code, stdout and stderr."""
-
-    def call(program, *arguments):
-        capsys.readouterr()
-        try:
-            if program == "couloir":
-                code = couloir.cli.main([str(a) for a in arguments])
-            else:
-                monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
-                runpy.run_path(str(ROOT / "inference" / program), run_name="__main__")
-                code = 0
-        except SystemExit as end:
-            code = end.code
-        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
-
-    return call
-
-
-@pytest.fixture
-def one_line(call):
-    """Check that a program ends with one line that names these words, and exit code 2."""
-
-    def check(program, arguments, *words):
-        result = call(program, *arguments)
-        assert result.returncode == 2, result
-        lines = result.err.strip().splitlines()
-        assert len(lines) == 1, result.err
-        for word in words:
-            assert word in lines[0]
-
-    return check
 
 
 @pytest.mark.parametrize("kind", ["ctc", pytest.param("transducer", marks=pytest.mark.slow)])

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from couloir.checkpoint import save_checkpoint
 from couloir.config import as_plain, write_yaml
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import ExportableFbank
 from couloir.models.asr import AsrModel, build_model
 from couloir.models.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
-from couloir.training.checkpoint import save_checkpoint
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", *"aeioptksmnrl", "ʰ", "ː", "t͡s", "ʂ"]
 

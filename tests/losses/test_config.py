@@ -40,7 +40,7 @@ def test_contradictions_across_classes():
         (cr, unmasked, heads(transducer=True, ctc=False), "--use-ctc"),
         (cr, masked, heads(), "--enable-spec-aug"),
         (LossConfig(ctc_loss_scale=0.3), masked, heads(attention=True), "--attention-decoder-loss-scale"),
-        (plain, masked, heads(ctc=False, attention=True), "--attention-decoder-loss-scale"),
+        (LossConfig(ctc_loss_scale=0.3), masked, heads(ctc=False, attention=True), "--attention-decoder-loss-scale"),
     ):
         with pytest.raises(UserError, match=flag):
             check(loss, augment, model)
@@ -50,6 +50,9 @@ def test_published_combinations_are_allowed():
     check(LossConfig(), AugmentConfig(), heads(transducer=True, ctc=False))
     check(LossConfig(), AugmentConfig(), heads(transducer=True, ctc=True, attention=True))
     check(LossConfig(), AugmentConfig(), heads(attention=True))
+    # icefall's assertion is on the flags, .2 and .8, also where no CTC head uses the first.
+    check(LossConfig(), AugmentConfig(), heads(ctc=False, attention=True))
+    check(LossConfig(attention_decoder_loss_scale=1.0), AugmentConfig(), heads(ctc=False, attention=True))
     check(LossConfig(use_cr_ctc=True, use_unsup_cr_ctc=True), AugmentConfig(enable_spec_aug=False), heads())
 
 

@@ -1,11 +1,15 @@
 """The transducer losses against a dense softmax, finite differences, and the promises about bad input."""
 
+import inspect
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.rnnt_loss import peak_bytes
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from rnnt_loss import peak_bytes
 
 from couloir.errors import UserError
 from couloir.losses import rnnt
@@ -95,6 +99,74 @@ def test_gradients_are_derivatives(kind):
     assert torch.autograd.gradcheck(pruned, (lm, am))
 
 
+def hat_log_probs(logits):
+    """Variani et al. 2020, equation 5: the blank by itself, the symbols among themselves."""
+    others = [v for v in range(logits.shape[-1]) if v != BLANK]
+    parts = torch.empty_like(logits)
+    parts[..., BLANK] = torch.sigmoid(logits[..., BLANK]).log()
+    parts[..., others] = (1 - torch.sigmoid(logits[..., BLANK, None])).log() + logits[..., others].log_softmax(-1)
+    return parts
+
+
+@KINDS
+def test_hat_loss_equals_the_definition(kind):
+    lm, am, symbols, boundary = batch(num_items=3)
+    symbols[0, 1], symbols[:, 2] = BLANK, torch.tensor([0, 1, 3])  # a blank in the target costs what a blank does
+    options = {"boundary": boundary, "rnnt_type": kind, "delay_penalty": 0.1, "reduction": "none", "use_hat_loss": True}
+    logits = 3 * torch.tanh(am[:, :, None] + lm[:, None])
+    ours = rnnt.rnnt_loss(logits, symbols, BLANK, **options)
+    torch.testing.assert_close(ours, dense_loss(hat_log_probs(logits), symbols, boundary, kind, 0.1))
+    ranges = torch.tensor([[0, 0, 1, 1, 2, 2]] * 3)[:, :, None] + torch.arange(2)
+    in_band = torch.zeros(logits.shape[:3], dtype=torch.bool).scatter_(2, ranges, True)
+    banded = logits.gather(2, ranges[..., None].expand(-1, -1, -1, 5))
+    pruned = rnnt.rnnt_loss_pruned(banded, symbols, ranges, BLANK, **options)
+    expected = hat_log_probs(logits).masked_fill(~in_band[..., None], -math.inf)
+    torch.testing.assert_close(pruned, dense_loss(expected, symbols, boundary, kind, 0.1))
+
+    px, py = rnnt.get_rnnt_logprobs_joint(logits, symbols, BLANK, kind, boundary, True)
+    # k2's way: the softmax loss of logits whose blank is raised by the normalizer of the others is the same.
+    raised = logits.clone()
+    raised[..., BLANK] += logits[..., [0, 1, 3, 4]].logsumexp(-1)
+    for one, other in zip((px, py), rnnt.get_rnnt_logprobs_joint(raised, symbols, BLANK, kind, boundary)):
+        torch.testing.assert_close(one, other)
+
+
+@KINDS
+def test_hat_gradients_are_derivatives(kind):
+    logits = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
+    symbols, boundary = torch.tensor([[1, BLANK], [3, 0]]), torch.tensor([[0, 0, 2, 4], [0, 0, 1, 3]])
+    options = {"boundary": boundary, "rnnt_type": kind, "reduction": "none", "use_hat_loss": True}
+    assert torch.autograd.gradcheck(lambda z: rnnt.rnnt_loss(z, symbols, BLANK, **options), (logits,))
+    ranges = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])[:, :, None] + torch.arange(2)
+    pruned = lambda z: rnnt.rnnt_loss_pruned(z[:, :, :2], symbols, ranges, BLANK, **options)  # noqa: E731
+    assert torch.autograd.gradcheck(pruned, (logits,))
+
+
+def test_the_order_of_arguments_is_k2s():
+    """Code for k2 that gives its arguments by position, as k2 1.23.4 and for HAT 1.24 have them."""
+    joint, end = "logits symbols termination_symbol", "boundary rnnt_type delay_penalty reduction"
+    for name, arguments in {
+        "rnnt_loss_simple": f"lm am symbols termination_symbol {end} return_grad",
+        "rnnt_loss_smoothed": f"lm am symbols termination_symbol lm_only_scale am_only_scale {end} return_grad",
+        "rnnt_loss_pruned": f"logits symbols ranges termination_symbol {end} use_hat_loss",
+        "rnnt_loss": f"{joint} {end}",
+        "get_rnnt_logprobs": "lm am symbols termination_symbol rnnt_type boundary",
+        "get_rnnt_logprobs_joint": f"{joint} rnnt_type boundary",
+        "get_rnnt_logprobs_pruned": "logits symbols ranges termination_symbol boundary rnnt_type",
+        "get_rnnt_logprobs_smoothed": "lm am symbols termination_symbol lm_only_scale am_only_scale boundary rnnt_type",
+        "get_rnnt_prune_ranges": "px_grad py_grad boundary s_range",
+        "do_rnnt_pruning": "am lm ranges",
+        "mutual_information_recursion": "px py boundary return_grad",
+    }.items():
+        found = inspect.signature(getattr(rnnt, name)).parameters
+        assert list(found)[: len(arguments.split())] == arguments.split(), name
+        defaults = {
+            "rnnt_type": "regular", "delay_penalty": 0.0, "reduction": "mean", "return_grad": False,
+            "lm_only_scale": 0.1, "am_only_scale": 0.1, "use_hat_loss": False,
+        }  # fmt: skip
+        assert all(found[key].default == value for key, value in defaults.items() if key in found), name
+
+
 def test_chunked_logits_equal_unchunked_ones(monkeypatch):
     lm, am, symbols, boundary = batch()
     whole = (am[:, :, None] + lm[:, None]).requires_grad_()
@@ -152,7 +224,7 @@ def test_half_precision_is_computed_in_float32_under_autocast(dtype):
 
 
 @KINDS
-def test_items_without_a_path_are_named_and_leave_the_others_alone(kind):
+def test_items_without_a_path_leave_the_others_alone(kind):
     """Fewer frames than symbols: no path in the band of 3 rows, and none at all unless symbols take no time."""
     lm, am, symbols, _ = batch(torch.float32, num_items=3, num_frames=8, num_symbols=5)
     boundary = torch.tensor([[0, 0, 5, 8], [0, 0, 5, 2], [0, 0, 2, 0]])
@@ -163,10 +235,6 @@ def test_items_without_a_path_are_named_and_leave_the_others_alone(kind):
     assert torch.isinf(loss).tolist() == [False, True, True]
     loss.sum().backward()
     assert logits.grad[0].any() and not logits.grad[1:].any() and not logits.grad.isnan().any()
-
-    kept, skipped = rnnt.leave_out_pathless(loss, ["a", "b", "c"])
-    assert kept.tolist() == [loss[0].item(), 0.0, 0.0]
-    assert [name for name, _ in skipped] == ["b", "c"] and "no path" in skipped[0][1]
 
 
 @KINDS
@@ -242,7 +310,7 @@ def test_backend_is_chosen_by_name(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pruned", [True, False])
 def test_peak_memory_is_as_stated(pruned, dtype, monkeypatch):
-    """32 bytes per cell of the lattice forward; backward the logits' gradient, in their dtype, and 20 per cell."""
+    """As the module's docstring has it; the peak is the backward pass's here."""
     chunk = 1 << 14
     monkeypatch.setattr("couloir.losses.rnnt_logprobs.CHUNK_ELEMENTS", chunk)
     num_items, num_frames, num_symbols, vocab = 4, 100, 40, 400
@@ -258,8 +326,9 @@ def test_peak_memory_is_as_stated(pruned, dtype, monkeypatch):
         else:
             rnnt.rnnt_loss(logits, symbols, BLANK).backward()
 
-    cells = 4 * num_items * (num_frames + 1) * (num_symbols + 1)
-    gradient = logits.numel() * logits.element_size()
-    # Per row of the band: its symbol (8 bytes), its normalizer, two incoming gradients and their sum.
-    kept = 24 * num_items * num_frames * rows
-    assert gradient <= peak_bytes(step) < max(8 * cells, gradient + 5 * cells) + kept + 4 * 4 * chunk
+    cells = num_items * (num_frames + 1) * (num_symbols + 1)
+    forward = 20 * cells + 8 * num_items * (num_frames + num_symbols) * (num_symbols + 2)
+    backward = logits.numel() * logits.element_size() + 8 * cells
+    # Per row of the band: its symbol and place (8 bytes each), its normalizer, two incoming gradients and their sum.
+    stated = max(forward, backward) + 32 * num_items * num_frames * rows
+    assert 0.95 * stated < peak_bytes(step) < stated + 2 * 4 * chunk

@@ -54,20 +54,22 @@ def test_lattice(num_symbols, num_frames, takes_frame, dtype):
         (3, 1, torch.float32),
     ],
 )
-def test_logits(num_rows, vocab, dtype):
+@pytest.mark.parametrize("hat", [False, True])
+def test_logits(num_rows, vocab, dtype, hat):
     from couloir.losses.kernels import logits as on_device
 
+    vocab = max(vocab, 1 + hat)  # HAT needs a symbol beside the blank
     rows = (3 * torch.randn(num_rows, vocab)).to(dtype)
-    rows[0, vocab // 2 :] = NEG_INF if vocab > 1 else 0.0  # forbidden symbols
+    rows[0, vocab // 2 + hat :] = NEG_INF if vocab > 1 else 0.0  # forbidden symbols
     symbols = torch.randint(0, vocab, (num_rows,))
     symbols[1] = 0  # the blank among the targets
-    expected = rnnt_logprobs._row_logprobs(rows, symbols, 0)
-    actual = on_device.row_logprobs(rows.to(DEVICE), symbols.to(DEVICE), 0)
+    expected = rnnt_logprobs._row_logprobs(rows, symbols, 0, hat)
+    actual = on_device.row_logprobs(rows.to(DEVICE), symbols.to(DEVICE), 0, hat)
     torch.testing.assert_close([each.cpu() for each in actual], list(expected))
 
     incoming = torch.rand(2, num_rows, dtype=expected[0].dtype)
     incoming[:, 2] = 0.0  # a row that no path uses
-    arguments = (rows, symbols, 0, expected[2], *incoming)
+    arguments = (rows, symbols, 0, expected[2], *incoming, hat)
     moved = [each.to(DEVICE) if isinstance(each, torch.Tensor) else each for each in arguments]
     torch.testing.assert_close(on_device.row_gradients(*moved).cpu(), rnnt_logprobs._row_gradients(*arguments))
 

@@ -10,6 +10,7 @@ import torch
 from couloir.decoding.fsa.graph import make_graph
 from couloir.decoding.fsa.lattice import PathAutomaton, follow, make_lattice, sample_paths
 from couloir.decoding.fsa.search import SearchLimits
+from couloir.decoding.transducer.emissions import TransducerEmissions
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest, search_graph
 
 FOLDER = Path(__file__).parent / "data" / "k2"
@@ -93,6 +94,21 @@ def test_best_paths(case):
     assert [frame for h in found for frame in h.frames] == golden["best_timestamps_values"].tolist()
     assert [h.words for h in found] == ragged(golden, "best_hyp_nofinal")
     np.testing.assert_allclose([h.score for h in found], golden["best_tot_scores"], atol=1e-4)
+
+
+def test_contexts_that_are_looked_at(case, monkeypatch):
+    """Of each frame the same histories go to the joiner; k2 also lists those that are left behind the last frame."""
+    ours, ask = set(), TransducerEmissions.log_probs
+
+    def spy(self, frame, utterance, history):
+        order = self.scorer.order[utterance].tolist()
+        ours.update((frame, stream, context) for stream, context in zip(order, history.tolist()))
+        return ask(self, frame, utterance, history)
+
+    monkeypatch.setattr(TransducerEmissions, "log_probs", spy)
+    case.search(search_graph, keep_arcs=True)
+    theirs = {tuple(row) for row in case.golden["contexts_frame_stream_id"].tolist()}
+    assert ours == {(frame, stream, id) for frame, stream, id in theirs if frame < case.lens[stream]}
 
 
 def test_lattices(case):

@@ -15,6 +15,7 @@ from real_speech import prepare
 
 from couloir.decoding.ctc_config import CTC_METHODS
 from couloir.decoding.lm import RnnLm, TransformerLm
+from couloir.decoding.lm_checkpoint import save_lm
 from couloir.decoding.transducer.config import METHODS
 from couloir.recipes.lm import prepare_graphs
 from couloir.recipes.lm_config import GraphConfig
@@ -22,11 +23,8 @@ from couloir.text.tokenizer import load_tokenizer
 
 TRANSDUCER, CTC, CRCTC = "zipformer_transducer.decode", "zipformer_transducer.ctc_decode", "zipformer_crctc.ctc_decode"
 RNN = "--rnn-lm-embedding-dim 8 --rnn-lm-hidden-dim 8 --rnn-lm-num-layers 1"
-TRANSFORMER = (
-    "--transformer-lm-embedding-dim 8 --transformer-lm-encoder-dim 8 --transformer-lm-dim-feedforward 8 "
-    "--transformer-lm-nhead 2 --transformer-lm-num-layers 1"
-)
-NEURAL = f"--lm-exp-dir rnn --lm-epoch 2 --lm-avg 2 {RNN}"
+TRANSFORMER = "--transformer-lm-embedding-dim 8 --transformer-lm-encoder-dim 8"
+NEURAL = "--lm-exp-dir rnn --lm-epoch 2 --lm-avg 2"
 SAMPLED = "--num-paths 20"
 KEYS = {
     "modified_beam_search_lm_rescore": 40, "modified_beam_search_lm_rescore_LODR": 532, "nbest-rescoring": 20,
@@ -63,17 +61,17 @@ OPTIONS = [
     ),
     (
         TRANSDUCER, "modified_beam_search_lm_shallow_fusion",
-        f"--lm-type transformer --transformer-lm-exp-dir tlm --lm-epoch 1 --lm-scale 0.2 {TRANSFORMER}",
+        f"--lm-type transformer --transformer-lm-exp-dir tlm --lm-scale 0.2 {TRANSFORMER}",
         "__modified_beam_search_lm_shallow_fusion__beam-size-4_transformer-lm-scale-0.2",
     ),
     (
         TRANSDUCER, "modified_beam_search_lm_shallow_fusion", "--lm-type ngram --lang-dir lg",
         "__modified_beam_search_lm_shallow_fusion__beam-size-4_ngram-lm-scale-0.3",
     ),
-    (CTC, "ctc-prefix-beam-search-shallow-fussion", f"--nnlm-scale 0.3 {NEURAL}", "_beam-4_nnlm-scale-0.3"),
+    (CTC, "ctc-prefix-beam-search-shallow-fussion", f"--nnlm-scale 0.3 {NEURAL} {RNN}", "_beam-4_nnlm-scale-0.3"),
     (
         CTC, "ctc-prefix-beam-search-shallow-fussion",
-        f"--nnlm-type transformer --nnlm-scale 0.3 --lm-exp-dir tlm --lm-epoch 1 {TRANSFORMER} "
+        "--nnlm-type transformer --nnlm-scale 0.3 --lm-exp-dir tlm --lm-epoch 1 "
         "--lodr-ngram lg/2gram.arpa --lodr-lm-scale -0.1 --context-file hot --context-score 2",
         "_beam-4_nnlm-scale-0.3_lodr-scale--0.1_context_score-2.0",
     ),
@@ -102,7 +100,10 @@ def decoding_folder(tmp_path_factory):
     ):
         (folder / name).mkdir()
         for epoch in (1, 2):
-            torch.save({"model": lm.state_dict()}, folder / name / f"epoch-{epoch}.pt")
+            if name == "tlm":
+                save_lm(folder / name / f"epoch-{epoch}.pt", lm, load_tokenizer(folder / "data/lang").pieces)
+            else:
+                torch.save({"model": lm.state_dict()}, folder / name / f"epoch-{epoch}.pt")
     return folder
 
 
@@ -174,7 +175,7 @@ MISTAKES = [
     (CTC, "exp", "--decoding-method 1best --lang-dir foreign-lg", ["labels of", "vocabulary size"]),
     (CTC, "exp", "--decoding-method 1best --lang-dir wordless", ["words.txt", "LG.npz"]),
     (TRANSDUCER, "exp", "--decoding-method fast_beam_search_LG --lang-dir foreign-lg", ["vocabulary size"]),
-    (CTC, "exp", "--decoding-method whole-lattice-rescoring --lang-dir lg --lm-dir none", ["--lm-dir", "G_4_gram"]),
+    (CTC, "exp", "--decoding-method whole-lattice-rescoring --lang-dir lg --lm-dir none", ["--lm-dir", "G_N_gram"]),
     (CTC, "exp", "--decoding-method nbest-rescoring --lang-dir lg --lm-dir foreign-lm", ["such as `quite`"]),
     (CTC, "exp", "--decoding-method ctc-greedy-search --nnlm-scale 0.3", ["--nnlm-scale", "shallow-fusion"]),
     (
@@ -183,11 +184,19 @@ MISTAKES = [
     ),
     (
         CTC, "exp", "--decoding-method ctc-prefix-beam-search-shallow-fusion --nnlm-scale 0.3 --lm-exp-dir foreign "
-        f"--lm-epoch 1 {RNN}", ["--lm-vocab-size", "vocabulary size"],
+        "--lm-epoch 1", ["foreign/epoch-1.pt", "vocabulary size"],
     ),
     (
         TRANSDUCER, "exp", f"--decoding-method modified_beam_search_lm_rescore {NEURAL} --lm-vocab-size 500",
         ["--lm-vocab-size", "500"],
+    ),
+    (
+        TRANSDUCER, "exp", f"--decoding-method modified_beam_search_lm_rescore {NEURAL} --rnn-lm-num-layers 3",
+        ["--rnn-lm-num-layers", "1, as rnn/epoch-1.pt has it", "leave it out"],
+    ),
+    (
+        TRANSDUCER, "exp", "--decoding-method modified_beam_search_lm_rescore --lm-exp-dir tlm",
+        ["--lm-type", "transformer"],
     ),
     (
         TRANSDUCER, "exp", "--decoding-method modified_beam_search_lm_shallow_fusion --lm-type ngram "
@@ -278,11 +287,11 @@ class TestCausal:
 def test_the_tables_of_methods(monkeypatch, capsys, decoding_folder, program, flags, stem):
     """One command decodes by the methods of both programs and leaves what RESULTS.md is made from."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    import decoding_search
+    import result_file
     import results_decoding
     import results_page
 
-    monkeypatch.setattr(decoding_search, "RESULTS", decoding_folder)
+    monkeypatch.setattr(result_file, "RESULTS", decoding_folder)
     chosen = (
         "greedy_search;fast_beam_search_LG;ctc-greedy-search;1best;whole-lattice-rescoring;"
         "ctc-prefix-beam-search-shallow-fusion, RNN"

@@ -5,7 +5,14 @@ import sys
 import pytest
 
 from couloir.errors import UserError
-from couloir.recipes.run_config import build_config, lay_over_saved, make_parser, save_config, saved_config
+from couloir.recipes.run_config import (
+    build_config,
+    check_going_on,
+    lay_over_saved,
+    make_parser,
+    save_config,
+    saved_config,
+)
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
 ZIPA_LARGE = (
@@ -67,6 +74,8 @@ def test_defaults_lose_to_preset_to_file_to_flags(tmp_path):
         ("--use-ctc False --use-transducer True", ["--use-ctc", "--use-cr-ctc"]),
         ("--use-fp16 1 --use-bf16 1", ["--use-fp16", "--use-bf16"]),
         ("--resume sometimes", ["--resume", "auto", "sometimes"]),
+        ("--sample-rate 8000", ["--sample-rate", "16000 Hz", "8000 Hz"]),
+        ("--train-manifest cuts.jsonl.gz", ["--train-manifest", "cuts.jsonl.gz", "--manifest-dir"]),
     ],
 )
 def test_wrong_flags_are_named(flags, words):
@@ -118,6 +127,60 @@ def test_flags_that_contradict_the_saved_configuration_are_refused(tmp_path):
     assert lay_over_saved(run, parse("--pos-dim 48 --query-head-dim 64,64,64,64,64,64")).zipformer == run.zipformer
     with pytest.raises(UserError, match="--num-heads.*6,6,6,8,6,6.*trained with"):
         lay_over_saved(run, parse("--num-heads 4,4,4,8,4,4"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "flags", "words"),
+    [
+        ("", "--frame-shift-ms 8", ["--frame-shift-ms", "10.0", "trained with"]),
+        ("", "--low-freq 60", ["--low-freq", "20.0"]),
+        ("--high-freq 0", "--high-freq -400", ["--high-freq", "0.0"]),
+        ("", "--sample-rate 8000", ["--sample-rate", "16000"]),
+        ("", "--remove-diacritics True", ["--remove-diacritics", "False"]),
+        ("--remove-diacritics True", "--remove-diacritics 0", ["--remove-diacritics", "True"]),
+        ("--preset tiny", "--preset small", ["--num-encoder-layers", "2,2,1"]),
+        ("--preset tiny", "--config {yaml}", ["--low-freq", "20.0", "30"]),
+    ],
+)
+def test_what_the_weights_are_tied_to_cannot_be_changed(tmp_path, trained, flags, words):
+    (tmp_path / "y").write_text("fbank: {low_freq: 30}\n")
+    with pytest.raises(UserError) as error:
+        lay_over_saved(config(trained), parse(flags.format(yaml=tmp_path / "y")))
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), error.value
+
+
+def test_a_run_that_goes_on_keeps_what_its_weights_are_tied_to():
+    run = config("--preset tiny --causal 1 --chunk-size 16 --left-context-frames 64")
+    again = config("--preset tiny --causal 1 --chunk-size 32 --left-context-frames 64 --base-lr 0.1 --max-duration 9")
+    check_going_on(run, again)
+    for flags, flag in (("--low-freq 30", "--low-freq"), ("--remove-diacritics 1", "--remove-diacritics")):
+        with pytest.raises(UserError, match=f"{flag}.*trained with.*--exp-dir"):
+            check_going_on(run, config(f"--preset tiny --causal 1 {flags}"))
+
+
+NEUTRAL = (
+    "--full-libri True --mini-libri False --on-the-fly-feats True --input-strategy AudioSamples --return-cuts False "
+    "--gap 3.0 --duration-factor 1 --unsup-cr-ctc-loss-scale 0.5 --use-mask-threshold 0.8 --concatenate-cuts False"
+)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--full-libri False", "--mini-libri True", "--subset 25", "--on-the-fly-feats False",
+     "--input-strategy PrecomputedFeatures", "--unsup-cr-ctc-loss-scale 0.3", "--use-unsup-cr-ctc True"],
+)  # fmt: skip
+def test_a_flag_without_effect_is_named(flag, caplog):
+    run = config(NEUTRAL)
+    assert not caplog.messages
+    config(flag)
+    (line,) = caplog.messages
+    assert f"`{flag}` has no effect: " in line
+    caplog.clear()
+    # A later program says so too, where the flag is given to it and not where the run was trained with it.
+    lay_over_saved(run, parse(flag))
+    assert caplog.messages == [line]
+    lay_over_saved(config(flag), parse("--max-duration 9"))
+    assert caplog.messages == [line] * 2
 
 
 def test_flags_are_read_without_torch():

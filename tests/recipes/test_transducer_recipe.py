@@ -17,8 +17,7 @@ from real_speech import TINY, losses, prepare
 from couloir.models.asr import build_model
 from couloir.recipes.finetune import initialise
 from couloir.recipes.finetune_config import FinetuneConfig
-from couloir.recipes.run import saved_config
-from couloir.recipes.run_config import build_config, make_parser
+from couloir.recipes.run_config import build_config, make_parser, saved_config
 from couloir.text.tokenizer import load_tokenizer, train_tokenizer
 from zipformer_transducer.train import DEFAULTS, RECIPE
 
@@ -75,6 +74,8 @@ def test_decoding_writes_icefalls_files(trained, method, flags, name, key):
     assert (out / f"errs-{tail}").read_text().startswith("%WER")
     assert (out / f"wer-summary-{tail}").read_text().splitlines()[1].split("\t")[0] == key
     assert (out / "report.html").is_file()
+    (log,) = out.glob(f"log-decode-iter-6-avg-2{name}_use-averaged-model-20??-??-??-??-??-??")
+    assert f"INFO test-heldout: {key} " in log.read_text() and f"--decoding-method {method}" in log.read_text()
 
 
 def test_a_killed_run_goes_on_with_the_same_losses(trained):
@@ -121,6 +122,56 @@ def test_the_whole_model_is_taken_where_nothing_is_said(trained):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+UNSIZED = SHORT.removeprefix(MODEL)
+
+
+def test_finetuning_starts_where_schedules_are_over(trained, monkeypatch):
+    """icefall's finetune.py adds 100000 to the batch count; of the model nothing need be said."""
+    pushed = []
+    monkeypatch.setattr("couloir.training.trainer.set_batch_count", lambda model, count: pushed.append(count))
+    ckpt = "--finetune-ckpt exp/checkpoint-6.pt"
+    run_program(trained, FINETUNE, f"{UNSIZED} {LANG} --exp-dir tuned-offset {ckpt} --max-steps 2 --use-ctc True")
+    assert pushed and set(pushed) == {100000.0}
+    config, former = saved_config(trained / "tuned-offset"), saved_config(trained / "exp")
+    assert (config.optim.base_lr, config.optim.lr_batches, config.optim.lr_epochs) == (0.0045, 1e5, 100.0)
+    assert config.loss.warm_step == 2000 and (config.trainer.batch_count_scale, config.trainer.seed) == (1.0, 42)
+    assert (config.zipformer, config.heads) == (former.zipformer, former.heads)
+    done = run_program(trained, FINETUNE, f"{UNSIZED} {LANG} --exp-dir tuned-headless {ckpt} --max-steps 1")
+    assert "left in exp/checkpoint-6.pt, as this model has no place for it: ctc_output" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["icefall", "bare"])
+def test_finetuning_from_foreign_checkpoints(trained, kind):
+    """icefall's dictionary, from several processes and with its path inside, and ZIPA's bare state dict."""
+    before = torch.load(trained / "exp/checkpoint-6.pt", weights_only=False)["model"]
+    folder = trained / f"foreign-{kind}"
+    folder.mkdir()
+    path = folder / ("epoch-3.pt" if kind == "icefall" else "weights.pth")
+    prefixed = {f"module.{name}": tensor for name, tensor in before.items()}
+    foreign = {"model": prefixed, "model_avg": prefixed, "optimizer": {}, "exp_dir": Path("zipformer/exp"), "avg": 9}
+    torch.save(foreign if kind == "icefall" else before, path)
+    flags = f"{UNSIZED} {LANG} --finetune-ckpt {path} --base-lr 1e-9 --max-steps 1 --exp-dir tuned-{kind}"
+    done = run_program(trained, FINETUNE, f"{flags} --use-ctc True")
+    assert "left in" not in done.stderr and "trained from scratch" not in done.stderr
+    after = torch.load(trained / f"tuned-{kind}/checkpoint-1.pt", weights_only=False)["model"]
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(after[name], before[name], atol=1e-5) for name in before)
+    sizes, former = saved_config(trained / f"tuned-{kind}").zipformer, saved_config(trained / "exp").zipformer
+    assert sizes == dataclasses.replace(former, encoder_unmasked_dim=sizes.encoder_unmasked_dim)
+
+
+@pytest.mark.slow
+def test_a_finetuned_run_goes_on_without_the_checkpoint_it_started_from(trained):
+    ckpt = trained / "exp-gone/checkpoint-6.pt"
+    ckpt.parent.mkdir()
+    shutil.copy(trained / "exp/checkpoint-6.pt", ckpt)
+    flags = f"{UNSIZED} {LANG} --finetune-ckpt {ckpt} --exp-dir tuned-on --init-modules encoder,encoder_embed"
+    run_program(trained, FINETUNE, f"{flags} --decoder-dim 12 --joiner-dim 20 --max-steps 2")
+    ckpt.unlink()
+    run_program(trained, FINETUNE, f"{flags} --decoder-dim 12 --joiner-dim 20 --max-steps 4")
+    assert sorted(losses(trained / "tuned-on")) == [1, 2, 3, 4]
+
+
 TUNE = f"{SHORT} {LANG} --exp-dir tune-wrong --max-steps 1"
 
 
@@ -132,7 +183,11 @@ TUNE = f"{SHORT} {LANG} --exp-dir tune-wrong --max-steps 1"
         (DECODE, "--exp-dir exp --decoding-method modified_beam_search_LODR", ["--lm-exp-dir"]),
         (FINETUNE, TUNE, ["--finetune-ckpt"]),
         (FINETUNE, f"{TUNE} --finetune-ckpt exp/checkpoint-6.pt --init-modules encodr", ["encodr", "`encoder`"]),
-        (FINETUNE, f"{TUNE} --finetune-ckpt exp/checkpoint-6.pt --joiner-dim 24", ["joiner", "model flags"]),
+        (
+            FINETUNE,
+            f"{TUNE} --finetune-ckpt exp/checkpoint-6.pt --joiner-dim 24",
+            ["--joiner-dim", "16", "checkpoint-6.pt"],
+        ),
     ],
 )
 def test_mistakes_end_with_one_line(trained, program, flags, words):
@@ -164,10 +219,10 @@ def with_lm(trained):
         ("fast_beam_search_LG", "--lang-dir lg", 1),
         (
             "modified_beam_search_LODR",
-            f"--lang-dir lg --lm-exp-dir lm --lm-epoch 1 --ngram-lm-scale -0.1 --use-shallow-fusion True {SMALL_LM}",
+            "--lang-dir lg --lm-exp-dir lm --lm-epoch 1 --ngram-lm-scale -0.1 --use-shallow-fusion True",
             1,
         ),
-        ("modified_beam_search_lm_rescore", f"--lm-exp-dir lm --lm-epoch 1 {SMALL_LM}", 40),
+        ("modified_beam_search_lm_rescore", "--lm-exp-dir lm", 40),
     ],
 )
 def test_decoding_with_what_was_made_from_a_text(with_lm, method, flags, keys):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import sys
 import traceback
@@ -30,6 +31,7 @@ class FakeRunConfig:
     poison_lr: float = 0.0
     empty: tuple = ()  # (rank, batch) that hold no utterance
     die_at: int = 0  # kill -9 itself after that many batches
+    most_bytes: int = 0  # in a file: writing beyond fails, as on a full disk
     width: int = 8
     recipe: str = "fake"
 
@@ -87,12 +89,13 @@ class Utterances(torch.utils.data.Dataset):
 class FakeData:
     config = type("Config", (), {"max_duration": 4.0})
 
-    def __init__(self, num_utterances=104, num_workers=0, empty=()):
+    def __init__(self, num_utterances=104, num_workers=0, empty=(), batch_size=BATCH_SIZE, seed=7):
         self.num_utterances, self.num_workers, self.empty = num_utterances, num_workers, empty
+        self.batch_size, self.seed = batch_size, seed
 
     def _batches(self, epoch, rank, world_size):
-        order = np.random.default_rng((7, epoch)).permutation(self.num_utterances)
-        batches = order.reshape(-1, BATCH_SIZE)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_utterances)
+        batches = order.reshape(-1, self.batch_size)
         batches = batches[: len(batches) // world_size * world_size][rank::world_size]
         return [(i, [] if (rank, i) in self.empty else list(b)) for i, b in enumerate(batches)]
 
@@ -102,6 +105,17 @@ class FakeData:
 
     def num_train_batches(self, epoch, world_size=1):
         return len(self._batches(epoch, 0, world_size))
+
+    def plan_fingerprint(self, epoch, world_size=1):
+        batches = [
+            list(map(int, batch)) for rank in range(world_size) for _, batch in self._batches(epoch, rank, world_size)
+        ]
+        return {
+            "--seed": self.seed,
+            "--world-size": world_size,
+            "the utterances": self.num_utterances,
+            "plan": str(batches),
+        }
 
     def valid_loader(self, rank=0, world_size=1):
         return torch.utils.data.DataLoader(Utterances([(0, [1000, 1001])]), batch_size=None)
@@ -149,7 +163,12 @@ def make_trainer(config: FakeRunConfig, data=None):
 
 
 def worker(config: FakeRunConfig) -> None:
-    make_trainer(config).fit()
+    if not config.most_bytes:
+        return make_trainer(config).fit()
+    # What loader processes hand over counts as files.
+    trainer = make_trainer(config, FakeData(num_workers=0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (config.most_bytes, config.most_bytes))
+    trainer.fit()
 
 
 def fake_config(exp_dir, values):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from couloir.errors import UserError
-from couloir.training.averaging import RunningAverage, generate_averaged_model, load_averaged
+from couloir.training.averaging import RunningAverage, load_averaged
 from couloir.training.config import AveragingConfig
 
 PERIOD = 10
@@ -118,12 +118,6 @@ def test_a_published_file_or_its_folder_is_enough(tmp_path):
     with pytest.raises(UserError, match="holds none"):
         (tmp_path / "empty").mkdir()
         load_averaged(tmp_path / "empty", AveragingConfig())
-
-
-def test_an_averaged_model_is_written_under_icefalls_name(exp_dir):
-    path = generate_averaged_model(exp_dir, AveragingConfig(epoch=3, avg=1))
-    assert path == exp_dir / "epoch-3-avg-1.pt"
-    assert torch.load(path, weights_only=True).keys() == {"model"}
 
 
 def test_the_initial_weights_have_no_weight_and_a_reload_changes_nothing():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from couloir.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
 from couloir.errors import UserError
-from couloir.training.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
 
 
 class RunsCode:

@@ -1,10 +1,11 @@
 """The resume law: killed anywhere and started again, a run gives the same losses, and sees each utterance once."""
 
 import json
+import re
 
 import pytest
 import torch
-from fake_run import BATCH_SIZE, run_program
+from fake_run import BATCH_SIZE, FakeData, run_program
 
 STEPS = 40
 
@@ -56,4 +57,71 @@ def test_killed_at_step_23_equals_straight(tmp_path, world_size):
     for entry in ("model", "model_avg"):
         for name, tensor in one[entry].items():
             assert torch.equal(tensor, two[entry][name]), (entry, name)
-    assert one["sampler"] == two["sampler"] == {"epoch": 2, "batch": 14, "world_size": world_size}
+    assert one["sampler"] == two["sampler"]
+    assert one["sampler"].items() >= {"epoch": 2, "batch": 14, "world_size": world_size}.items()
+
+
+class Noting(FakeData):
+    """Notes from which batch on each epoch was asked for."""
+
+    def __init__(self, **values):
+        super().__init__(**values)
+        self.asked = []
+
+    def train_loader(self, epoch, rank=0, world_size=1, start_batch=0):
+        self.asked.append((epoch, start_batch))
+        return super().train_loader(epoch, rank, world_size, start_batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 8}, r"\(--seed 8 in place of 7\)"),
+        ({"num_utterances": 112}, r"\(the utterances\)"),
+        ({"batch_size": 2}, r"\(the program's way to make them\)"),
+    ],
+)
+def test_a_place_in_other_batches_is_not_gone_on_from(train, caplog, change, named):
+    """Utterances would be missed, and others seen twice, without a word."""
+    train(max_steps=10, final_decay=0)
+    assert not any("begins anew" in line for line in caplog.messages)
+    data = Noting(**change)
+    trainer = train(data, num_epochs=1)
+    (line,) = [line for line in caplog.messages if "begins anew" in line]
+    assert re.search(rf"checkpoint-10\.pt was saved within epoch 1, whose batches are others now {named}", line)
+    # The epoch is trained on whole, and what was learned before is kept.
+    assert data.asked == [(1, 0)] and trainer.state.step == 10 + data.num_train_batches(1)
+    assert torch.load(trainer.exp_dir / "epoch-1.pt", weights_only=True)["sampler"] == {
+        "epoch": 2, "batch": 0, "world_size": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("edit", "start"),
+    [
+        ({}, 10),
+        # As before places had fingerprints.
+        ({"plan": None}, 10),
+        ({"plan": None, "world_size": 2}, 0),
+        ({"plan": FakeData().plan_fingerprint(1, 2), "world_size": 2}, 0),
+        # The same batches are the same, whatever they were made by.
+        ({"plan": {**FakeData().plan_fingerprint(1), "--seed": 99}}, 10),
+    ],
+)
+def test_a_place_in_the_same_batches_is_gone_on_from(tmp_path, train, caplog, edit, start):
+    train(max_steps=10, final_decay=0)
+    path = tmp_path / "exp" / "checkpoint-10.pt"
+    saved = torch.load(path, weights_only=True)
+    place = {name: value for name, value in {**saved["sampler"], **edit}.items() if value is not None}
+    torch.save({**saved, "sampler": place}, path)
+    data = Noting()
+    train(data, max_steps=12, final_decay=0)
+    assert data.asked == [(1, start)]
+    assert ("--world-size 1 in place of 2" in caplog.text) == (start == 0)
+
+
+def test_an_epochs_end_is_a_place_in_any_plan(train, caplog):
+    train(num_epochs=1)
+    data = Noting(seed=8)
+    train(data, num_epochs=2)
+    assert data.asked == [(2, 0)] and "begins anew" not in caplog.text

@@ -18,8 +18,6 @@ FLAGS = [
     "--disable-sync",
     "--mute-audio",
     "--remote-debugging-pipe",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
 ]
 
 
@@ -32,9 +30,11 @@ class Chromium:
 
     Args:
         folder: empty folder for its profile and downloads. flags: more of its flags.
+        has_microphone: one that beeps every second, which pages may use once they are allowed to.
     """
 
-    def __init__(self, folder, *flags):
+    def __init__(self, folder, *flags, has_microphone=True):
+        flags += ("--use-fake-device-for-media-stream",) * has_microphone
         self.downloads = folder / "downloads"
         self.downloads.mkdir(parents=True)
         to_browser, self._out = os.pipe()
@@ -98,10 +98,22 @@ class Chromium:
             assert time.monotonic() < end, f"{condition} did not come true: {self.complaints()}"
             time.sleep(0.05)
 
+    def press(self, key, shift=False):
+        """A key, as a person presses it."""
+        code = {"Tab": 9, "Enter": 13, " ": 32}.get(key, 0)
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        about = {"key": key, "code": "Space" if key == " " else key, "modifiers": 8 * shift}
+        self.call("Input.dispatchKeyEvent", type="keyDown", windowsVirtualKeyCode=code, text=text, **about)
+        self.call("Input.dispatchKeyEvent", type="keyUp", windowsVirtualKeyCode=code, **about)
+
     def choose(self, selector, *paths):
         """Give files to a file input."""
         found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
         self.call("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=found["objectId"])
+
+    def allow(self, what, address, setting="granted"):
+        """Answer in advance what the browser would ask the person."""
+        self.call("Browser.setPermission", permission={"name": what}, setting=setting, origin=address.rstrip("/"))
 
     def downloaded(self, name, seconds=20):
         path, end = self.downloads / name, time.monotonic() + seconds

@@ -3,6 +3,8 @@
 import { readFileSync } from "node:fs";
 import * as constants from "../../web/js/constants.js";
 import { powerSpectrum } from "../../web/js/fft.js";
+import { headOf } from "../../web/js/heads.js";
+import { resample } from "../../web/js/resample.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
 import { textGrid, tiersOf } from "../../web/js/textgrid.js";
 import { confidenceOf, phonesOf, textOf, timedTokens, writtenPhones } from "../../web/js/transcript.js";
@@ -27,17 +29,20 @@ const answers = {
   },
   tokens: (text) => parseTokens(text).map(surface),
   wav: (path) => parseWav(bytesOf(path)),
+  head: (path) => headOf(bytesOf(path)),
+  resampled: async ([samples, rate]) => [...(await resample(Float32Array.from(samples), rate, 16000))],
   encoded: (samples) => [...new Uint8Array(encodeWav(Float32Array.from(samples), 16000))],
   power: (frame) => [...powerSpectrum(512)(Float32Array.from(frame))],
 };
 
-const attempt = ({ what, given }) => {
+const attempt = async ({ what, given }) => {
   try {
-    const value = answers[what](given);
+    const value = await answers[what](given);
     return { value: value?.samples ? { ...value, samples: [...value.samples] } : value };
   } catch (error) {
     return { error: error.message };
   }
 };
 
-console.log(JSON.stringify(JSON.parse(readFileSync(0, "utf8")).map(attempt)));
+const cases = JSON.parse(readFileSync(0, "utf8"));
+console.log(JSON.stringify(await Promise.all(cases.map(attempt))));

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from couloir import audio
 from couloir.errors import UserError
@@ -47,6 +48,7 @@ def test_constants_are_pythons():
     expected = {name: getattr(transcript, name) for name in dir(transcript) if name.endswith("_S") and name.isupper()}
     expected["BLANKS_OF_FIRST"] = transcript.BLANKS_OF_FIRST
     expected |= {"SAMPLE_RATE": audio.SAMPLE_RATE, "MIN_SAMPLES": backend.MIN_SAMPLES}
+    expected |= {"MISSING_ALLOWED_S": audio._MISSING_ALLOWED_S, "LOUDEST": audio._LOUDEST}
     expected |= {"STEP_SAMPLES": windows.STEP_SAMPLES, "NEIGHBOURHOOD_S": windows._NEIGHBOURHOOD_S}
     defaults = Recognizer.__init__.__kwdefaults__
     expected |= {"WINDOW_S": defaults["window_s"], "OVERLAP_S": defaults["overlap_s"]}
@@ -121,6 +123,39 @@ def test_wave_files_give_pythons_samples(tmp_path):
     with pytest.raises(UserError, match=cut["error"]):
         audio.load_audio(tmp_path / "cut.wav")
     assert flac["value"] is None and header["value"] is None
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_resampling_is_soxrs(rate):
+    """Of white noise, the hardest: to -100 dB where soxr works in one step, to -55 dB where it has other filters."""
+    samples = np.random.default_rng(4).normal(scale=0.1, size=rate // 2 + 77).astype(np.float32)
+    (answer,) = ask(("resampled", [samples.tolist(), rate]))
+    found, expected = np.array(answer["value"], np.float32), soxr.resample(samples, rate, 16000)
+    assert found.shape == expected.shape
+    inner = slice(200, -200)
+    noise = np.square((found - expected)[inner]).sum() / np.square(expected[inner]).sum()
+    assert 10 * np.log10(noise) < (-100 if rate == 48000 else -55)
+    (short,) = ask(("resampled", [[0.5], 44100]))
+    assert len(short["value"]) == len(soxr.resample(np.array([0.5]), 44100, 16000))
+
+
+def test_rates_are_read_from_the_first_bytes(tmp_path):
+    expected = {}
+    for rate in (8000, 11025, 16000, 22050, 24000, 44100, 48000):
+        for suffix in ("flac", "ogg", "mp3"):
+            path = tmp_path / f"{rate}.{suffix}"
+            soundfile.write(path, np.zeros(rate), rate)
+            expected[path] = {"rate": rate} | ({"seconds": 1} if suffix == "flac" else {})
+    tagged = tmp_path / "tagged.mp3"
+    size = bytes([0, 0, 2, 44])  # 2 * 128 + 44
+    tagged.write_bytes(b"ID3\x04\x00\x00" + size + bytes(300) + (tmp_path / "22050.mp3").read_bytes())
+    soundfile.write(tmp_path / "a.opus", np.zeros(16000), 16000, format="OGG", subtype="OPUS")
+    expected |= {tagged: {"rate": 22050}, tmp_path / "a.opus": {"rate": 48000}}
+    for name, content in {"text": b"no sound", "short": b"fLaC", "id3": b"ID3", "nothing": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        expected[tmp_path / name] = None
+    answers = ask(*(("head", str(path)) for path in expected))
+    assert {path: answer["value"] for path, answer in zip(expected, answers)} == expected
 
 
 def test_wave_files_are_written(tmp_path):

@@ -2,117 +2,22 @@
 
 import os
 import shutil
-import subprocess
-import sys
-import threading
-from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
+import kaldialign
 import pytest
-import soundfile
-from chromium import Chromium, find_chromium
-from tiny_models import tiny_model, write_onnx, write_onnx_of_audio
+from pages import IDLE, NEEDS_BROWSER, by_python, complaint, exported, load, running, served, shown, transcribe
+from tiny_models import tiny_model, write_onnx
 
 from couloir import web
-from couloir.inference.formats import tiers_of, write_textgrid
-from couloir.inference.recognizer import Recognizer
+from couloir.data.corpora.festvox import read_labels
 
 TESTS = Path(__file__).resolve().parents[1]
 DEMO = Path(os.environ.get("COULOIR_DEMO_RUN", TESTS.parent / "demo" / "exp" / "festvox-ru"))
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not find_chromium(), reason="needs Chromium (Debian's package chromium)"),
-    pytest.mark.skipif(not web.has_runtime(web.PAGE), reason="needs: python -m couloir.web --fetch-runtime"),
-]
-IDLE = "!document.body.classList.contains('busy')"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a model that takes samples, and its int8 version."""
-    from couloir.export.quantize import write_int8
-
-    folder = write_onnx_of_audio(tmp_path_factory.mktemp("page-model"), tiny_model())
-    write_int8(folder / "audio-model.onnx", folder / "audio-model.int8.onnx")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    """Real speech as a wave file, and 33 s of it, which are cut into windows."""
-    folder = tmp_path_factory.mktemp("recordings")
-    speech = [soundfile.read(path, dtype="int16")[0] for path in sorted((TESTS / "data").glob("ru_*.flac"))]
-    soundfile.write(folder / "short.wav", speech[0], 16000)
-    whole = np.concatenate(speech)
-    soundfile.write(folder / "long.wav", np.resize(whole, 33 * 16000), 16000)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
-def running(server):
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    return f"http://127.0.0.1:{server.server_port}/"
-
-
-@contextmanager
-def served(file):
-    """The address of the page with a model."""
-    with web.make_server(web.routes_of(web.PAGE, file)) as server:
-        yield running(server)
-        server.shutdown()
-
-
-def load(chromium, address):
-    chromium.open(address)
-    chromium.wait(f"document.querySelector('#model-facts')?.textContent && {IDLE}")
-
-
-@pytest.fixture(scope="module")
-def address(model):
-    with served(model / "audio-model.onnx") as address:
-        yield address
-
-
-@pytest.fixture
-def page(chromium, address):
-    """The page with its model loaded; in the end, with nothing to complain about."""
-    chromium.events.clear()
-    load(chromium, address)
-    yield chromium
-    # What is not there is asked for all the same: the full model's smaller brother.
-    assert [line for line in chromium.complaints() if "404" not in line] == []
-
-
-def shown(chromium, selector):
-    return chromium.run(f"document.querySelector('{selector}').textContent")
-
-
-def transcribe(chromium, path):
-    """What the page says of a recording: its text, and the TextGrid that it saves."""
-    chromium.choose("#file", path)
-    chromium.wait(f"document.querySelector('#name').textContent === '{path.name}' && {IDLE}")
-    chromium.run("document.querySelector('#save-textgrid').click()")
-    grid = chromium.downloaded(f"{path.stem}.TextGrid")
-    text = grid.read_text(encoding="utf-8")
-    grid.unlink()
-    return shown(chromium, "#text"), text
-
-
-def by_python(file, path, folder):
-    transcript = Recognizer.from_pretrained(file).transcribe([path])[0]
-    write_textgrid(folder / "python.TextGrid", tiers_of(transcript), transcript.duration)
-    return transcript, (folder / "python.TextGrid").read_text(encoding="utf-8")
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.mark.parametrize("name", ["short.wav", "long.wav"])
@@ -131,15 +36,25 @@ def test_int8_text_and_times_are_pythons(chromium, model, recordings, tmp_path):
         assert transcribe(chromium, recordings / "long.wav") == (expected.text, grid)
 
 
-@pytest.mark.skipif(not DEMO.is_dir(), reason="needs the demo's run (./demo.sh)")
+def test_int8_text_and_times_of_a_trained_model_are_pythons(chromium, trained, tmp_path):
+    """Real phones of real speech: the demo's model as it is kept for tests."""
+    with served(trained) as address:
+        load(chromium, address)
+        for path in sorted((TESTS / "data").glob("ru_*.flac")):
+            expected, grid = by_python(trained, path, tmp_path)
+            assert transcribe(chromium, path) == (expected.text, grid)
+            gold = [phone.symbol for phone in read_labels(path.with_suffix(".lab"))]
+            errors = kaldialign.edit_distance(gold, [phone.symbol for phone in expected.phones()])["total"]
+            assert errors < 0.25 * len(gold)
+
+
+@pytest.mark.skipif(not DEMO.is_dir(), reason="needs the demo's run (./demo.sh); its packed copy is tested above")
 def test_int8_text_and_times_of_the_demos_model_are_pythons(chromium, tmp_path):
-    program = TESTS.parent / "zipformer_crctc" / "export_onnx.py"
-    command = [sys.executable, program, "--exp-dir", DEMO, "--with-frontend", "True", "--out-dir", tmp_path]
-    subprocess.run(command, check=True)
-    with served(tmp_path / "audio-model.int8.onnx") as address:
+    file = exported(DEMO, tmp_path)
+    with served(file) as address:
         load(chromium, address)
         for path in sorted((TESTS.parent / "demo" / "heldout").glob("*.wav")):
-            expected, grid = by_python(tmp_path / "audio-model.int8.onnx", path, tmp_path)
+            expected, grid = by_python(file, path, tmp_path)
             assert transcribe(chromium, path) == (expected.text, grid)
 
 
@@ -156,22 +71,6 @@ def test_any_file_server_will_do(chromium, model, recordings, tmp_path):
         server.shutdown()
 
 
-def test_phones_are_stepped_through_by_keys(page, model, recordings, tmp_path):
-    expected, _ = by_python(model / "audio-model.onnx", recordings / "short.wav", tmp_path)
-    transcribe(page, recordings / "short.wav")
-    page.run("document.querySelector('#timeline').focus()")
-    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft", "+", "-"):
-        page.call("Input.dispatchKeyEvent", type="keyDown", key=key)
-    phone = expected.phones()[1]
-    times = f"{phone.symbol}  {phone.start:.3f} to {phone.end:.3f} s"
-    assert shown(page, "#point").startswith(times)
-    assert shown(page, ".marked") == phone.symbol
-    page.call("Input.dispatchKeyEvent", type="keyDown", key=" ")
-    page.wait("document.querySelector('#play').textContent === 'Pause'")
-    page.call("Input.dispatchKeyEvent", type="keyDown", key=" ")
-    page.wait("document.querySelector('#play').textContent === 'Play'")
-
-
 def test_a_narrow_screen_is_enough(page, recordings):
     size = {"width": 360, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     page.call("Emulation.setDeviceMetricsOverride", **size)
@@ -181,40 +80,20 @@ def test_a_narrow_screen_is_enough(page, recordings):
     page.call("Emulation.clearDeviceMetricsOverride")
 
 
-def test_the_microphone_is_recorded(page):
-    page.run("document.querySelector('#record').click()")
-    look = "window.loudest = Math.max(window.loudest ?? 0, document.querySelector('#level').value)"
-    page.run(f"setInterval(() => {{ {look} }}, 5)")
-    page.wait("window.loudest > 0.01")  # one of the beeps of Chromium's microphone
-    assert shown(page, "#record-label").startswith("Stop ")
-    page.run("document.querySelector('#record').click()")
-    page.wait(f"document.querySelector('#name').textContent.startsWith('recording-') && {IDLE}")
-    page.run("document.querySelector('#save-wav').click()")
-    samples, rate = soundfile.read(page.downloaded(shown(page, "#name")))
-    assert rate == 16000 and np.abs(samples).max() > 0.01
-
-
-def test_bad_input_is_one_line_and_the_page_goes_on(page, model, recordings, tmp_path):
+def test_bad_models_are_one_line_and_the_page_goes_on(page, model, recordings, tmp_path):
     features = write_onnx(tmp_path / "features", tiny_model())
     short = tmp_path / "tokens.txt"
     short.write_text("<blk> 0\na 1\n", encoding="utf-8")
-    (tmp_path / "empty.wav").touch()
-    (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "broken.onnx").write_bytes((model / "audio-model.onnx").read_bytes()[:5000])
     tokens = model / "tokens.txt"
-    for field, files, message in [
-        ("#file", [tmp_path / "empty.wav"], "empty.wav is empty"),
-        ("#file", [tmp_path / "text.wav"], "text.wav is not audio"),
-        ("#model-files", [model / "audio-model.onnx"], "tokens.txt is missing"),
-        ("#model-files", [features / "model.onnx", tokens], "--with-frontend True"),
-        ("#model-files", [tmp_path / "broken.onnx", tokens], "damaged or no model"),
-        ("#model-files", [model / "audio-model.onnx", short], "but has 2"),
+    for files, message in [
+        ([model / "audio-model.onnx"], "tokens.txt is missing"),
+        ([features / "model.onnx", tokens], "--with-frontend True"),
+        ([tmp_path / "broken.onnx", tokens], "damaged or no model"),
+        ([model / "audio-model.onnx", short], "but has 2"),
     ]:
-        page.run("document.querySelector('#error').textContent = ''")
-        page.choose(field, *files)
-        page.wait(f"document.querySelector('#error').textContent && {IDLE}")
-        assert message in shown(page, "#error") and "\n" not in shown(page, "#error")
+        line = complaint(page, "#model-files", *files)
+        assert message in line and "\n" not in line
     page.choose("#model-files", tokens, model / "audio-model.onnx")
     page.wait(f"document.querySelector('#model-name').textContent === 'audio-model.onnx' && {IDLE}")
     assert transcribe(page, recordings / "short.wav")[0]
-    assert page.run("document.querySelector('#error').hidden")

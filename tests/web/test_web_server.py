@@ -129,6 +129,25 @@ def test_the_runtime_is_the_pinned_one_or_none(page, tmp_path):
             web.fetch_runtime(page, wrong)
 
 
+def test_a_runtime_that_cannot_be_kept_is_one_line(page, tmp_path, monkeypatch):
+    package = tmp_path / "runtime.tgz"
+    with tarfile.open(package, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("package/dist/ort.min.mjs"))
+    pinned = json.loads((page / "package.json").read_text())["runtime"]
+    digest = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+    pinned["integrity"] = f"sha512-{digest}"
+    (page / "package.json").write_text(json.dumps({"runtime": pinned}))
+    # A package that pip installed keeps it in the person's cache, here a file.
+    monkeypatch.setattr(web, "_INSTALLED", page)
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="cannot be written"):
+        web.fetch_runtime(page, package)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert web.fetch_runtime(page, package) == tmp_path / "other" / "couloir" / "web-runtime"
+    assert web.has_runtime(page) and web.routes_of(page)["/vendor/ort.js"].is_file()
+
+
 def test_without_npm_the_way_around_is_told(page, monkeypatch):
     (page / "package.json").write_text('{"runtime": {"package": "runtime", "version": "1", "integrity": "sha512-x"}}')
     monkeypatch.setenv("PATH", "")

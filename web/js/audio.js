@@ -1,7 +1,12 @@
 // Any recording as mono samples at the model's rate (couloir/audio.py).
 
-import { SAMPLE_RATE } from "./constants.js";
+import { LOUDEST, MISSING_ALLOWED_S, SAMPLE_RATE } from "./constants.js";
+import { headOf } from "./heads.js";
+import { resample } from "./resample.js";
 import { parseWav } from "./wav.js";
+
+/** Where the file does not say its rate, it is decoded at the most usual one. */
+const USUAL_RATE = 48000;
 
 /**
  * @param {ArrayBuffer} bytes an encoded recording
@@ -10,27 +15,50 @@ import { parseWav } from "./wav.js";
  * @throws {Error} the recording is empty, not audio, cut short or damaged
  */
 export async function decode(bytes, name) {
-  if (!bytes.byteLength) throw new Error(`${name} is empty (0 bytes)`);
-  let wav;
   try {
-    wav = parseWav(bytes);
+    if (!bytes.byteLength) throw new Error("is empty (0 bytes)");
+    const { samples, rate } = parseWav(bytes) ?? (await decodeByBrowser(bytes));
+    check(samples, rate);
+    const resampled = await resample(samples, rate, SAMPLE_RATE);
+    if (!resampled.length) throw new Error(`is too short: ${samples.length} samples at ${rate} Hz`);
+    return resampled;
   } catch (error) {
     throw new Error(`${name} ${error.message}`);
   }
-  // An uncompressed file at the right rate gives the very samples that Python hears; browsers decode the rest.
-  const samples = wav?.rate === SAMPLE_RATE ? wav.samples : await decodeByBrowser(bytes, name);
-  if (!samples.length) throw new Error(`${name} holds no samples`);
-  const bad = samples.findIndex((sample) => !Number.isFinite(sample));
-  if (bad >= 0) throw new Error(`${name} holds NaN or infinite samples, the first at ${(bad / SAMPLE_RATE).toFixed(3)} s`);
-  return samples;
 }
 
-async function decodeByBrowser(bytes, name) {
-  const context = new OfflineAudioContext(1, 1, SAMPLE_RATE);
+function check(samples, rate) {
+  if (!samples.length) throw new Error("holds no samples");
+  let peak = 0;
+  for (let i = 0; i < samples.length; i++) {
+    const loud = Math.abs(samples[i]);
+    if (!(loud < Infinity)) throw new Error(`holds NaN or infinite samples, the first at ${(i / rate).toFixed(3)} s`);
+    if (loud > peak) peak = loud;
+  }
+  if (peak > LOUDEST) throw new Error(`must hold samples in [-1, 1], but they reach ${peak.toFixed(0)}`);
+}
+
+/** What the browser decodes at the file's own rate, whose samples are the file's: browsers resample less well. */
+async function decodeByBrowser(bytes) {
+  const head = headOf(bytes);
+  const context = contextAt(head?.rate ?? USUAL_RATE);
+  let buffer;
   try {
-    return meanOf(await context.decodeAudioData(bytes));
+    buffer = await context.decodeAudioData(bytes);
   } catch {
-    throw new Error(`${name} is not audio that this browser can read; convert it to wav, flac, mp3 or ogg`);
+    throw new Error("is not audio that this browser can read; convert it to wav, flac, mp3 or ogg");
+  }
+  if (head?.seconds - buffer.duration > MISSING_ALLOWED_S) {
+    throw new Error(`is truncated: it holds ${buffer.duration.toFixed(2)} s of ${head.seconds.toFixed(2)} s`);
+  }
+  return { samples: meanOf(buffer), rate: context.sampleRate };
+}
+
+function contextAt(rate) {
+  try {
+    return new OfflineAudioContext(1, 1, rate);
+  } catch {
+    return new OfflineAudioContext(1, 1, USUAL_RATE);
   }
 }
 
@@ -38,16 +66,4 @@ function meanOf(buffer) {
   const channels = Array.from({ length: buffer.numberOfChannels }, (_, i) => buffer.getChannelData(i));
   if (channels.length === 1) return channels[0];
   return channels[0].map((_, i) => channels.reduce((sum, channel) => sum + channel[i], 0) / channels.length);
-}
-
-/** Mono samples at another rate in Hz, resampled to SAMPLE_RATE. */
-export async function resample(samples, rate) {
-  if (rate === SAMPLE_RATE || !samples.length) return samples;
-  const context = new OfflineAudioContext(1, Math.ceil((samples.length * SAMPLE_RATE) / rate), SAMPLE_RATE);
-  const buffer = context.createBuffer(1, samples.length, rate);
-  buffer.copyToChannel(samples, 0);
-  const source = new AudioBufferSourceNode(context, { buffer });
-  source.connect(context.destination);
-  source.start();
-  return (await context.startRendering()).getChannelData(0);
 }

@@ -2,6 +2,10 @@
 // tests/web/test_modules.py fails when one differs from Python's.
 
 export const SAMPLE_RATE = 16000;
+/** A recording that lacks more than this of what its header promises is cut short. */
+export const MISSING_ALLOWED_S = 0.1;
+/** Samples are nominally in [-1, 1]; beyond this they are of another scale. */
+export const LOUDEST = 64;
 /** Audio below this many samples is padded: the front end needs 9 feature frames. */
 export const MIN_SAMPLES = 1360;
 

@@ -13,6 +13,8 @@ import { encodeWav } from "./wav.js";
 
 /** Phones that the model finds less probable than this are underlined. */
 const UNSURE = 0.5;
+/** How far the cursor moves by a key. */
+const NUDGE_S = 0.1;
 
 const element = (id) => document.getElementById(id);
 const engine = new Engine();
@@ -23,29 +25,32 @@ let model = null;
 let recording = null;
 let transcript = null;
 let phones = [];
-let isRecording = false;
+/** "off", "asked" for while the browser asks the person, or "on". */
+let microphone = "off";
 /** Whether what is played moves the mark from phone to phone; a phone that is played alone keeps it. */
 let isFollowing = false;
 
 // Messages
 
-function say(message, progress) {
-  element("message").textContent = message;
+/** @param {number | null} [progress] share that is done; null: nobody knows @param {string} [done] the same in words */
+function say(message, progress, done = "") {
+  // The same words again would be read out again.
+  if (element("message").textContent !== message) element("message").textContent = message;
+  element("done").textContent = done;
   const bar = element("progress");
   bar.hidden = progress === undefined;
   if (progress === null) bar.removeAttribute("value");
   else if (progress !== undefined) bar.value = progress;
 }
 
-function complain(error) {
-  element("error").textContent = error.message;
-  element("error").hidden = false;
-}
+const complain = (error) => (element("error").textContent = error.message);
+const forgive = () => (element("error").textContent = "");
 
 /** Run a job with the page marked as busy; an error becomes one line. One job at a time. */
 async function busy(job) {
   if (document.body.classList.contains("busy")) return complain(new Error("one thing at a time: wait until this is done"));
-  element("error").hidden = true;
+  forgive();
+  const focused = document.activeElement;
   setBusy(true);
   try {
     await job();
@@ -54,11 +59,12 @@ async function busy(job) {
     complain(error);
   }
   setBusy(false);
+  // What is disabled loses the focus, and whoever has no mouse their place.
+  if (document.activeElement === document.body) focused?.focus();
 }
 
 function setBusy(is) {
   document.body.classList.toggle("busy", is);
-  document.body.setAttribute("aria-busy", is);
   for (const id of ["file", "record", "model-files"]) element(id).disabled = is;
 }
 
@@ -97,14 +103,16 @@ async function transcribe(name, samples) {
   show([], "");
   player.load(samples);
   timeline.load(samples);
+  tellCursor();
   enableResult(false);
   say("Listening", null);
   const seconds = samples.length / SAMPLE_RATE;
   transcript = await engine.transcribe(samples, (share) => {
-    if (share) say(`Listening: ${Math.round(share * seconds)} of ${Math.round(seconds)} s`, share);
+    if (share) say("Listening", share, `${Math.round(share * seconds)} of ${Math.round(seconds)} s`);
   });
   const { tokens, duration, confidence } = transcript;
-  const found = `${phonesOf(tokens).length} phones in ${duration.toFixed(2)} s, mean confidence ${confidence.toFixed(2)}.`;
+  const count = phonesOf(tokens).length;
+  const found = `${count} phone${count === 1 ? "" : "s"} found in ${duration.toFixed(2)} s, mean confidence ${confidence.toFixed(2)}.`;
   show(tokens, tokens.length ? found : `No phones were heard in ${duration.toFixed(2)} s.`);
   enableResult(true);
   say("");
@@ -117,33 +125,45 @@ const transcribeFile = (file) =>
   });
 
 async function toggleRecording() {
-  if (!isRecording) {
-    element("error").hidden = true;
-    element("record").disabled = true;
-    try {
-      await recorder.start();
-    } catch (error) {
-      return complain(error);
-    } finally {
-      element("record").disabled = false;
-    }
+  if (microphone === "off") await startRecording();
+  else if (microphone === "on") await stopRecording();
+}
+
+async function startRecording() {
+  forgive();
+  setRecording("asked");
+  try {
+    await recorder.start();
+    setRecording("on");
+  } catch (error) {
+    setRecording("off");
+    complain(error);
   }
-  isRecording = !isRecording;
-  element("record").classList.toggle("recording", isRecording);
-  element("record-label").textContent = isRecording ? "Stop" : "Record";
-  element("level").hidden = !isRecording;
-  element("file").disabled = isRecording;
-  if (isRecording) return;
+}
+
+async function stopRecording() {
+  const now = new Date().toISOString().slice(0, 19).replace("T", "-").replaceAll(":", "");
   await busy(async () => {
-    const samples = await recorder.stop();
+    const samples = await recorder.stop().finally(() => setRecording("off"));
     if (!samples.length) throw new Error("nothing was recorded");
-    const now = new Date().toISOString().slice(0, 19).replace("T", "-").replaceAll(":", "");
     await transcribe(`recording-${now}.wav`, samples);
   });
 }
 
+function setRecording(state) {
+  microphone = state;
+  const isOn = state === "on";
+  element("record").classList.toggle("recording", isOn);
+  element("record-label").textContent = isOn ? "Stop" : "Record";
+  element("record-time").textContent = "";
+  element("level").hidden = !isOn;
+  const isTaken = state !== "off" || document.body.classList.contains("busy");
+  for (const id of ["file", "model-files"]) element(id).disabled = isTaken;
+  say(isOn ? "Recording" : "");
+}
+
 function onSound(seconds, peak) {
-  element("record-label").textContent = `Stop ${seconds.toFixed(1)} s`;
+  element("record-time").textContent = `${seconds.toFixed(1)} s`;
   element("level").value = peak;
 }
 
@@ -193,6 +213,7 @@ function playPhone(i) {
   player.play(start, end);
   timeline.moveTo(start, true);
   point(i);
+  tellCursor();
 }
 
 function playOrPause() {
@@ -212,14 +233,24 @@ function onTime(time) {
 function onStop(time) {
   timeline.moveTo(time);
   element("play").textContent = "Play";
+  if (isFollowing) tellCursor();
 }
 
 function seek(time) {
   const again = player.playing && isFollowing;
   player.stop();
-  timeline.moveTo(time);
-  point(timeline.phoneAt(time));
+  timeline.moveTo(Math.min(Math.max(time, 0), timeline.sound.duration), true);
+  point(timeline.phoneAt(timeline.cursor));
+  tellCursor();
   if (again) playOrPause();
+}
+
+/** To those who hear the page: where the cursor is, and on which phone. Not while it plays, into the sound. */
+function tellCursor() {
+  const { cursor, marked, sound } = timeline;
+  const values = { valuemax: sound.duration.toFixed(3), valuenow: cursor.toFixed(3) };
+  values.valuetext = marked < 0 ? `${cursor.toFixed(3)} s` : described(phones[marked]);
+  for (const [name, value] of Object.entries(values)) element("timeline").setAttribute(`aria-${name}`, value);
 }
 
 function step(by) {
@@ -237,6 +268,7 @@ function save(suffix, content, type) {
 }
 
 async function copy() {
+  forgive();
   try {
     await navigator.clipboard.writeText(transcript.text);
     say("Copied");
@@ -250,6 +282,8 @@ async function copy() {
 const KEYS = {
   ArrowLeft: () => step(-1),
   ArrowRight: () => step(1),
+  "Shift+ArrowLeft": () => seek(timeline.cursor - NUDGE_S),
+  "Shift+ArrowRight": () => seek(timeline.cursor + NUDGE_S),
   " ": playOrPause,
   "+": timeline.zoomIn,
   "=": timeline.zoomIn,
@@ -260,7 +294,8 @@ const KEYS = {
 };
 
 function onKey(event) {
-  const action = !event.ctrlKey && !event.metaKey && !event.altKey && KEYS[event.key];
+  const key = event.shiftKey && event.key.startsWith("Arrow") ? `Shift+${event.key}` : event.key;
+  const action = !event.ctrlKey && !event.metaKey && !event.altKey && KEYS[key];
   if (!action) return;
   event.preventDefault();
   action();
@@ -307,8 +342,9 @@ function listenForDrops() {
     event.preventDefault();
     mark(false);
     const files = [...event.dataTransfer.files];
+    if (microphone !== "off") return;
     if (files.some(({ name }) => name.endsWith(".onnx"))) busy(async () => useModel(await readModel(files)));
-    else if (files.length && !isRecording) transcribeFile(files[0]);
+    else if (files.length) transcribeFile(files[0]);
   });
 }
 

@@ -1,11 +1,12 @@
 // RIFF wave files: the samples of uncompressed ones exactly as libsndfile gives them to Python, and writing them.
 
+import { MISSING_ALLOWED_S } from "./constants.js";
+
 const PCM = 1;
 const IEEE_FLOAT = 3;
 const EXTENSIBLE = 0xfffe;
 /** Programs that write into a pipe declare this many bytes or more. */
 const UNKNOWN_SIZE = 2 ** 31 - 2 ** 16;
-const MISSING_ALLOWED_S = 0.1;
 
 const int24 = (view, at) => (view.getInt8(at + 2) << 16) | view.getUint16(at, true);
 /** Format and bits -> how a sample is read. */

@@ -5,7 +5,9 @@
         --lang-dir data/lang_lg
     python zipformer_transducer/decode.py --exp-dir exp/t --decoding-method fast_beam_search_LG --lang-dir data/lang_lg
 
-Without --lexicon a word is spelt as the tokenizer does, which for phones needs a text that is written in them.
+Without --lexicon a word is spelt as the tokenizer does, which for phones needs a text that is written in them. Of an
+n-gram that is there already, --arpa 4gram.arpa.gz --lexicon lexicon.txt makes LG of the 3-grams and keeps the whole for
+rescoring; --lm-text may then be left out.
 """
 
 from __future__ import annotations

@@ -19,7 +19,11 @@ class PlaceConfig:
     """Where data lies and how many processes work on it."""
 
     data_dir: Path = option(Path("data"), "Folder for everything that is made.")
-    nj: int = option(2, "Number of processes.")
+    nj: int = option(
+        2,
+        "Number of processes; downloading, making manifests and the tokenizer take one, whatever it is.",
+        unit="processes",
+    )
 
     def __post_init__(self) -> None:
         if self.nj < 1:
@@ -72,9 +76,9 @@ class SplitConfig:
     unseen_languages: tuple[str, ...] = option((), "Languages kept out of training altogether, comma-separated.")
     unseen_speaker_share: float = option(0.1, "Share of utterances whose speakers are kept out, at most.")
     heldout_share: float = option(0.1, "Share of utterances in test-heldout.")
-    heldout_utterances: int = option(60, "Utterances in test-heldout, at most.")
+    heldout_utterances: int = option(60, "Utterances in test-heldout, at most.", unit="utterances")
     dev_share: float = option(0.05, "Share of utterances in dev.")
-    dev_utterances: int = option(20, "Utterances in dev, at most.")
+    dev_utterances: int = option(20, "Utterances in dev, at most.", unit="utterances")
     split_seed: int = option(0, "Another seed gives another split.")
 
     def __post_init__(self) -> None:
@@ -87,7 +91,7 @@ class SplitConfig:
 class SharConfig:
     """How Shar folders are written."""
 
-    shard_size: int = option(200, "Utterances per shard.")
+    shard_size: int = option(200, "Utterances per shard.", unit="utterances")
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -108,5 +112,5 @@ class TokenizerConfig:
     """The vocabulary that is made from the training texts."""
 
     tokenizer: str = option("phones", "Pieces: whole phones, or sentencepiece's.", choices=("phones", "unigram", "bpe"))
-    vocab_size: int | None = option(None, "Number of pieces; for phones an upper limit.")
+    vocab_size: int | None = option(None, "Number of pieces; for phones an upper limit.", unit="pieces")
     remove_diacritics: bool = option(False, "Drop ZIPA's list of diacritics from the texts first.")

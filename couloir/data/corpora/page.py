@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _COLOURS = dict(zip(SPLITS, ("#4477aa", "#228833", "#ee6677", "#ccbb44", "#aa3377")))
 _MOST_PHONES = 64
+_MOST_LINES = 100
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
@@ -29,7 +30,6 @@ def as_html(statistics: Statistics, title: str) -> str:
     """The page: tables of amounts and of what was dropped, four plots, problems."""
     header, rows = part_rows(statistics)
     dropped = [[name, why, n] for name, reasons in statistics.dropped.items() for why, n in reasons.most_common()]
-    problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in statistics.problems[:100])
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
@@ -38,9 +38,16 @@ def as_html(statistics: Statistics, title: str) -> str:
 <h2>Dropped</h2>
 {_table(["corpus", "reason", "utterances"], dropped) if dropped else "<p>Nothing.</p>"}
 <h2>Problems</h2>
-{f'<ul class="problem">{problems}</ul>' if problems else "<p>None.</p>"}
+{_list(statistics.problems, "problem")}
+<h2>Warnings</h2>
+{_list(statistics.warnings, "warning")}
 </body></html>
 """
+
+
+def _list(lines: list[str], kind: str) -> str:
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines[:_MOST_LINES])
+    return f'<ul class="{kind}">{items}</ul>' if items else "<p>None.</p>"
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:

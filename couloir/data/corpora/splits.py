@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from couloir.data.corpora.base import Utterance
@@ -12,29 +12,40 @@ from couloir.data.corpora.config import DEV, HELDOUT, SPLITS, TRAIN, UNSEEN_LANG
 from couloir.errors import must_be
 
 _FEWEST_SPEAKERS = 4
+_SEEN = (HELDOUT, DEV, TRAIN)
 
 
 def assign_splits(utterances: Sequence[Utterance], config: SplitConfig) -> list[str]:
     """The split of each utterance of one corpus.
 
     In this order: languages kept out; what the corpus prescribes; speakers kept out, where a language has at least
-    four; held-out sentences; dev; the rest is train.
+    four; held-out sentences; dev; the rest is train. A speaker or a sentence of which the corpus prescribes the split
+    of some utterances is not torn apart by where the others go.
+
+    Raises:
+        UserError: a prescribed split has a name that there is not.
     """
     splits = [_prescribed(utterance, config) for utterance in utterances]
+    free = [i for i, split in enumerate(splits) if not split]
     by_language: dict[str, list[int]] = defaultdict(list)
-    for i, utterance in enumerate(utterances):
-        if not splits[i]:
-            by_language[utterance.language].append(i)
+    for i in free:
+        by_language[utterances[i].language].append(i)
+    prescribed = [utterance for utterance, split in zip(utterances, splits) if split and split == utterance.split]
+    away = {u.speaker for u in prescribed if u.split == UNSEEN_SPEAKERS} - {""}
+    bound = {u.speaker for u in prescribed if u.split in _SEEN}
+    away = _pick_speakers([utterances[i] for i in free], away - bound, bound, config)
     for language, members in by_language.items():
-        key = f"{config.split_seed} {language}"
-        speakers = _pick_speakers([utterances[i].speaker for i in members], config.unseen_speaker_share, key)
-        rest = [i for i in members if utterances[i].speaker not in speakers]
+        rest = [i for i in members if utterances[i].speaker not in away]
         for i in members:
-            splits[i] = UNSEEN_SPEAKERS if utterances[i].speaker in speakers else TRAIN
-        texts = [utterances[i].text or utterances[i].ipa for i in rest]
+            splits[i] = UNSEEN_SPEAKERS if utterances[i].speaker in away else TRAIN
+        texts = [_sentence(utterances[i]) for i in rest]
+        fixed = {
+            _sentence(u): split for split in _SEEN for u in prescribed if (u.language, u.split) == (language, split)
+        }
         heldout = min(config.heldout_utterances, round(config.heldout_share * len(rest)))
         dev = min(config.dev_utterances, math.ceil(config.dev_share * len(rest)))
-        for i, split in zip(rest, _pick_sentences(texts, {HELDOUT: heldout, DEV: dev}, key)):
+        key = f"{config.split_seed} {language}"
+        for i, split in zip(rest, _pick_sentences(texts, {HELDOUT: heldout, DEV: dev}, fixed, key)):
             splits[i] = split
     return splits
 
@@ -52,36 +63,58 @@ def _digest(*words: str) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
-def _pick_speakers(speaker_of_utterance: list[str], share: float, key: str) -> set[str]:
-    """Speakers whose utterances together are at most ``share`` of all, in the order of their digests.
+def _sentence(utterance: Utterance) -> str:
+    """What makes two utterances of a language the same sentence."""
+    return " ".join((utterance.text or utterance.ipa).lower().split())
 
-    Where each of a few speakers has more than that, it is the one with the fewest. "" is no speaker.
+
+def _pick_speakers(utterances: Sequence[Utterance], away: set[str], bound: set[str], config: SplitConfig) -> set[str]:
+    """Speakers kept out: those of ``away``, and of each language enough for its share, none of ``bound``.
+
+    They come in the order of their digests, and one who speaks several languages goes or stays with all of them. Where
+    each of a language's few speakers has more than the share, it is the one with the fewest. "" is no speaker.
     """
-    counts: dict[str, int] = defaultdict(int)
-    for speaker in filter(None, speaker_of_utterance):
-        counts[speaker] += 1
-    if len(counts) < _FEWEST_SPEAKERS or share == 0:
-        return set()
-    room = share * len(speaker_of_utterance)
-    picked = set()
-    for speaker in sorted(counts, key=lambda name: _digest(key, "speaker", name)):
-        if counts[speaker] <= room:
-            picked.add(speaker)
-            room -= counts[speaker]
-    return picked or {min(counts, key=lambda name: (counts[name], _digest(key, "speaker", name)))}
+    share, picked = config.unseen_speaker_share, set(away)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for utterance in utterances:
+        counts[utterance.language][utterance.speaker] += 1
+    enough = {language for language, spoken in counts.items() if len(spoken.keys() - {""}) >= _FEWEST_SPEAKERS}
+    room = {language: share * spoken.total() if language in enough else 0.0 for language, spoken in counts.items()}
+    for language in sorted(enough) if share else ():
+        key = f"{config.split_seed} {language}"
+        speakers = sorted(counts[language].keys() - {""}, key=lambda name: _digest(key, "speaker", name))
+        candidates = list[tuple[int, int, str]]()
+        for speaker in speakers:
+            shares = {other: spoken[speaker] for other, spoken in counts.items() if spoken[speaker]}
+            if speaker in bound | picked or not shares.keys() <= enough:
+                continue
+            if all(count <= room[other] for other, count in shares.items()):
+                picked.add(speaker)
+                for other, count in shares.items():
+                    room[other] -= count
+            candidates.append((sum(shares.values()), len(candidates), speaker))
+        if candidates and not picked & counts[language].keys():
+            picked.add(min(candidates)[2])
+    return picked
 
 
-def _pick_sentences(texts: list[str], sizes: dict[str, int], key: str) -> list[str]:
-    """A split for each text: the sizes are filled in the order of the texts' digests, equal texts together."""
+def _pick_sentences(texts: list[str], sizes: dict[str, int], fixed: dict[str, str], key: str) -> list[str]:
+    """A split for each text: that of ``fixed``, else the sizes are filled in the order of the texts' digests.
+
+    Equal texts go together.
+    """
     groups: dict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(texts):
-        groups[_digest(key, "text", " ".join(text.lower().split()))].append(i)
+        groups[_digest(key, "text", text)].append(i)
     splits = [TRAIN] * len(texts)
     room = dict(sizes)
     for _, members in sorted(groups.items()):
-        split = next((name for name, left in room.items() if len(members) <= left), None)
-        if split is not None:
+        split = fixed.get(texts[members[0]])
+        if split is None:
+            split = next((name for name, left in room.items() if len(members) <= left), None)
+            if split is None:
+                continue
             room[split] -= len(members)
-            for i in members:
-                splits[i] = split
+        for i in members:
+            splits[i] = split
     return splits

@@ -290,7 +290,11 @@ def _to_shar(utterance: Utterance, corpus: str) -> SharUtterance:
         language=utterance.language,
         speaker=f"{corpus}_{utterance.speaker}" if utterance.speaker else "",
         alignment=utterance.phones,
-        custom={"orthography": utterance.text, "corpus": corpus},
+        custom={
+            "orthography": utterance.text,
+            "corpus": corpus,
+            **({"prescribed_split": utterance.split} if utterance.split else {}),
+        },
     )
 
 

@@ -51,7 +51,8 @@ class Statistics:
     Attributes:
         amounts: (split, corpus, language) -> how much; durations: split -> seconds of each utterance;
         rates: phones per second of each utterance; phones: how often each phone occurs;
-        dropped: corpus or split -> reason -> number; problems: what validation found, empty when all is well.
+        dropped: corpus or split -> reason -> number; problems: what validation found, empty when all is well;
+        warnings: what it found that was asked for.
     """
 
     amounts: dict[tuple[str, str, str], Amount] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Statistics:
     phones: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def by_split(self) -> dict[str, Amount]:
         """Amounts summed over corpora and languages."""
@@ -83,6 +85,7 @@ class Statistics:
             "dropped": {name: dict(reasons.most_common()) for name, reasons in self.dropped.items()},
             "phones": dict(self.phones.most_common()),
             "problems": self.problems,
+            "warnings": self.warnings,
         }
 
 
@@ -115,9 +118,9 @@ def read_cuts(folder: Path) -> Iterator[dict[str, Any]]:
             raise UserError(f"{path} is damaged ({error}); remove it and run stage 3 of prepare.sh again") from None
 
 
-def collect(data_dir: Path, problems: Iterable[str] = ()) -> Statistics:
+def collect(data_dir: Path, problems: Iterable[str] = (), warnings: Iterable[str] = ()) -> Statistics:
     """Count what the Shar folders hold and what the stages dropped."""
-    statistics = Statistics(problems=list(problems))
+    statistics = Statistics(problems=list(problems), warnings=list(warnings))
     for split in shar_splits(data_dir):
         lengths = statistics.durations.setdefault(split, [])
         for cut in read_cuts(data_dir / "shar" / split):
@@ -166,4 +169,6 @@ def as_text(statistics: Statistics) -> str:
     rows = [[name, why, n] for name, reasons in statistics.dropped.items() for why, n in reasons.most_common()]
     lines.append(as_table(["corpus", "reason", "utterances"], rows) if rows else "nothing")
     lines += ["", f"problems: {len(statistics.problems) or 'none'}", *statistics.problems[:20]]
+    if statistics.warnings:
+        lines += ["", f"warnings: {len(statistics.warnings)}", *statistics.warnings[:20]]
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,16 @@ from couloir.text.tokenizer import Tokenizer, load_tokenizer
 _ROUNDING_S = 0.02
 
 
-def validate(data_dir: Path, nj: int) -> list[str]:
-    """Every problem that is found, one line each; ``nj`` threads decode the audio."""
+@dataclass
+class Findings:
+    """What validation found, a line each: ``problems`` are to be mended, ``warnings`` only to be known."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def validate(data_dir: Path, nj: int) -> Findings:
+    """Look at every utterance; ``nj`` threads decode the audio."""
     tokenizer = load_tokenizer(data_dir / "lang") if (data_dir / "lang").is_dir() else None
     cuts = {split: list(read_cuts(data_dir / "shar" / split)) for split in shar_splits(data_dir)}
     tars = [path for split in cuts for path in sorted((data_dir / "shar" / split).glob("recording.*.tar"))]
@@ -39,7 +48,8 @@ def validate(data_dir: Path, nj: int) -> list[str]:
                 problems.append(f"{split}: {cut['id']} has no audio in its shard")
             elif abs(heard - cut["duration"]) > 1 / SAMPLE_RATE:
                 problems.append(f"{split}: {cut['id']} must last {cut['duration']} s, but lasts {heard} s")
-    return [*problems, *_between_splits(cuts)]
+    between = _between_splits(cuts)
+    return Findings([*problems, *between.problems], between.warnings)
 
 
 def _audio_lengths(path: Path) -> tuple[dict[str, float], list[str]]:
@@ -82,20 +92,34 @@ def _cut(cut: dict[str, Any], split: str, tokenizer: Tokenizer | None) -> Iterat
         yield f"{where} has phones out of order"
 
 
-def _between_splits(cuts: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+def _between_splits(cuts: dict[str, list[dict[str, Any]]]) -> Findings:
     """Utterances, speakers, languages and sentences that are in two splits and must not be."""
+    findings = Findings()
     seen: dict[str, str] = {}
     values: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    prescribed: set[Any] = set()
     for split, items in cuts.items():
         for cut in items:
             supervision = cut["supervisions"][0]
             if seen.setdefault(cut["id"], split) != split:
-                yield f"{cut['id']} is in {seen[cut['id']]} and in {split}"
-            values["speaker"][split].update(filter(None, [supervision.get("speaker")]))
-            values["language"][split].add(supervision.get("language"))
-            custom = supervision.get("custom", {})
-            words = custom.get("orthography") or supervision["text"]
-            values["sentence"][split].add((custom.get("corpus"), supervision.get("language"), words))
+                findings.problems.append(f"{cut['id']} is in {seen[cut['id']]} and in {split}")
+            for what, value in _kept_apart(supervision).items():
+                values[what][split].add(value)
+                if supervision.get("custom", {}).get("prescribed_split"):
+                    prescribed.add((what, value))
     for what, split in (("speaker", UNSEEN_SPEAKERS), ("language", UNSEEN_LANGUAGES), ("sentence", HELDOUT)):
-        for shared in sorted(map(str, values[what][split] & values[what][TRAIN])):
-            yield f"{split}: the {what} {shared} is in {TRAIN} as well"
+        for shared in sorted(values[what][split] & values[what][TRAIN], key=str):
+            line = f"{split}: the {what} {shared} is in {TRAIN} as well"
+            if (what, shared) in prescribed:
+                findings.warnings.append(f"{line}, as the data itself prescribes")
+            else:
+                findings.problems.append(line)
+    return findings
+
+
+def _kept_apart(supervision: dict[str, Any]) -> dict[str, Any]:
+    """What of an utterance a split may be tested on: its speaker where known, its language, its sentence."""
+    custom = supervision.get("custom", {})
+    sentence = (custom.get("corpus"), supervision.get("language"), custom.get("orthography") or supervision["text"])
+    values = {"language": supervision.get("language"), "sentence": sentence}
+    return values | ({"speaker": supervision["speaker"]} if supervision.get("speaker") else {})

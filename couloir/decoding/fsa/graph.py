@@ -26,6 +26,7 @@ class Graph:
         moves: (G+1,), move_next, move_score (E,), move_aux (E, M'): for each state all states that it reaches
             without a token, itself included at score 0; a move takes no frame. None: every state reaches itself only.
         label 0 on an arc, as in k2: it takes a frame and pays blank's log-probability.
+        pieces: the tokens that labels number, by id; empty where that was not told.
     """
 
     splits: Tensor
@@ -37,6 +38,7 @@ class Graph:
     move_next: Tensor | None = None
     move_score: Tensor | None = None
     move_aux: Tensor | None = None
+    pieces: tuple[str, ...] = ()
 
     @property
     def num_states(self) -> int:
@@ -50,8 +52,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """The same graph on a device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
-        return replace(self, **moved)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})  # type: ignore[arg-type]
 
     def scaled(self, scale: float) -> Graph:
         """The same graph with all its log-weights multiplied (``--ngram-lm-scale``, ``--hlg-scale``)."""
@@ -78,16 +80,19 @@ class Graph:
 
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz``."""
-        arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if value is not None}
+        arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.pieces:
+            arrays["pieces"] = np.array(self.pieces)
         with atomic_path(path) as temporary, open(temporary, "wb") as out:
-            np.savez(out, **arrays)
+            np.savez(out, **arrays)  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: str | Path) -> Graph:
         """Read what `save` wrote. Raises `UserError` naming the file when it is not that."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return Graph(**{name: torch.from_numpy(arrays[name]) for name in arrays.files})
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "pieces"}
+                return Graph(**tensors, pieces=tuple(arrays["pieces"].tolist() if "pieces" in arrays.files else ()))
         except FileNotFoundError:
             raise UserError(f"decoding graph {path} does not exist; build it with prepare_lm.py") from None
         except (ValueError, TypeError, OSError):

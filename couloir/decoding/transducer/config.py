@@ -43,11 +43,11 @@ class TransducerSearchConfig(NeuralLmConfig):
     lang_dir: str = option("data/lang_bpe_500", "folder of LG.npz, words.txt and the LODR n-gram")
     context_file: str = option("", "hotwords: a phrase per line, `:score` behind it where it has its own")
     context_score: float = option(2.0, "reward per token of a hotword")
-    use_shallow_fusion: bool = option(False, "implied by the methods that use an LM", hidden=True)
+    use_shallow_fusion: bool | None = option(None, "implied by the methods that use an LM", hidden=True)
     lm_type: str = option(
         "rnn", "kind of the LM; ngram: the one of --tokens-ngram, without a neural LM", choices=(*LM_KINDS, "ngram")
     )
-    lm_scale: float = option(0.3, "scale of the LM in shallow fusion and LODR")
+    lm_scale: float = option(0.3, "scale of the LM in shallow fusion and LODR; rescoring tries scales of its own")
     tokens_ngram: int = option(2, "order of the n-gram over tokens, {n}gram.fst.txt or {n}gram.arpa in --lang-dir")
     backoff_id: int = option(500, "label of back-off arcs in {n}gram.fst.txt")
 
@@ -62,6 +62,8 @@ class TransducerSearchConfig(NeuralLmConfig):
             raise UserError(f"`--decoding-method {self.decoding_method}` needs `--lm-exp-dir`")
         if self.use_shallow_fusion and not self.uses_lm:
             raise UserError(f"`--use-shallow-fusion` has no effect with `--decoding-method {self.decoding_method}`")
+        if self.use_shallow_fusion is False and self.fuses_lm:
+            raise must_be("--use-shallow-fusion", f"True with --decoding-method {self.decoding_method}", False)
         if self.context_file and self.decoding_method in WITHOUT_HOTWORDS:
             raise UserError(
                 f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
@@ -73,6 +75,11 @@ class TransducerSearchConfig(NeuralLmConfig):
     def uses_lm(self) -> bool:
         """Whether the method takes a language model beside LODR's."""
         return "_lm_" in self.decoding_method or "LODR" in self.decoding_method
+
+    @property
+    def fuses_lm(self) -> bool:
+        """Whether that language model takes part in the search, and not in rescoring alone."""
+        return self.uses_lm and "rescore" not in self.decoding_method
 
     @property
     def uses_lg(self) -> bool:
@@ -99,9 +106,10 @@ class TransducerSearchConfig(NeuralLmConfig):
             return self._fast_limits(("nbest-scale", "num-paths"))
         if method == "greedy_search":
             return f"_context-{context_size}_max-sym-per-frame-{self.max_sym_per_frame}"
-        fusion = f"_{self.lm_type}-lm-scale-{self.lm_scale}" if self.uses_lm else ""
-        lodr = f"_LODR-{self.tokens_ngram}gram-scale-{self.ngram_lm_scale}" if "LODR" in method else ""
-        return f"__{method}__beam-size-{self.beam_size}" + self._contexts("-") + fusion + lodr
+        fusion = f"_{self.lm_type}-lm-scale-{self.lm_scale}" if self.fuses_lm else ""
+        if self.fuses_lm and "LODR" in method:
+            fusion += f"_LODR-{self.tokens_ngram}gram-scale-{self.ngram_lm_scale}"
+        return f"__{method}__beam-size-{self.beam_size}" + self._contexts("-") + fusion
 
     def _contexts(self, joint: str) -> str:
         return f"{joint}context-score-{self.context_score}" if self.context_file else ""

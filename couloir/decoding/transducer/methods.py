@@ -56,7 +56,7 @@ class TransducerSearch:
         self.words: list[str] | None = None
         self.graph: Graph | None = None
         if config.decoding_method.startswith("fast"):
-            self.graph = self._read_graph(vocab_size).to(device)
+            self.graph = self._read_graph(tokenizer).to(device)
         self.lm = self._read_lm(tokenizer).to(device) if config.uses_lm else None
         self.ngram = self._read_ngram(tokenizer).to(device) if "LODR" in config.decoding_method else None
 
@@ -119,16 +119,16 @@ class TransducerSearch:
         rescored = lm_rescore(nbest, self.lm, scales, self.ngram)
         return {f"{config.result_key()}_{key}": hypotheses for key, hypotheses in rescored.items()}
 
-    def _read_graph(self, vocab_size: int) -> Graph:
+    def _read_graph(self, tokenizer: Tokenizer) -> Graph:
         if not self.config.uses_lg:
-            return trivial_graph(vocab_size)
-        graph, self.words = read_word_graph(self.config.lang_dir, vocab_size, self.config.ngram_lm_scale)
+            return trivial_graph(tokenizer.vocab_size)
+        graph, self.words = read_word_graph(self.config.lang_dir, tokenizer, self.config.ngram_lm_scale)
         return graph
 
     def _read_lm(self, tokenizer: Tokenizer) -> NeuralLm | NgramLm:
         if self.config.lm_type == "ngram":
             return self._read_ngram(tokenizer)
-        return read_neural_lm(self.config, self.config.lm_type, tokenizer.vocab_size)
+        return read_neural_lm(self.config, self.config.lm_type, tokenizer)
 
     def _read_ngram(self, tokenizer: Tokenizer) -> NgramLm:
         config = self.config

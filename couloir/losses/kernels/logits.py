@@ -1,7 +1,8 @@
 """Log-probabilities out of a joiner's logits on CUDA, and their gradient, without a log-softmax in memory.
 
 One program reads one row of the logits once for the log-probabilities and once for the gradient; sums are in float32
-(float64 for float64 logits) whatever the logits' dtype.
+(float64 for float64 logits) whatever the logits' dtype. HAT: the blank is a sigmoid of its own logit, and the
+normalizer is that of the other symbols.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ MAX_BLOCK = 2048
 
 
 @triton.jit
+def _log_sigmoid(x: tl.tensor):
+    return tl.minimum(x, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(x)))
+
+
+@triton.jit
 def _logprobs(
     rows: tl.tensor,
     symbols: tl.tensor,
@@ -23,6 +29,7 @@ def _logprobs(
     out_normalizer: tl.tensor,
     blank: int,
     vocab: int,
+    HAT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -33,7 +40,10 @@ def _logprobs(
     top = tl.full((BLOCK,), float("-inf"), dtype)
     total = tl.zeros((BLOCK,), dtype)
     for start in range(0, vocab, BLOCK):
-        value = tl.load(rows + start + lane, mask=start + lane < vocab, other=float("-inf")).to(dtype)
+        there = start + lane < vocab
+        if HAT:
+            there = there & (start + lane != blank)
+        value = tl.load(rows + start + lane, mask=there, other=float("-inf")).to(dtype)
         new_top = tl.maximum(top, value)
         safe = tl.where(new_top == float("-inf"), 0.0, new_top)
         total = total * tl.exp(top - safe) + tl.exp(value - safe)
@@ -44,8 +54,14 @@ def _logprobs(
     # A symbol outside the vocabulary gives NaN, which a trainer notices, rather than another row's logit.
     safe = tl.minimum(tl.maximum(symbol, 0), vocab - 1)
     by_symbol = tl.load(rows + safe).to(dtype) - normalizer
+    by_blank = tl.load(rows + blank).to(dtype)
+    if HAT:
+        by_symbol = tl.where(symbol == blank, _log_sigmoid(by_blank), by_symbol + _log_sigmoid(-by_blank))
+        by_blank = _log_sigmoid(by_blank)
+    else:
+        by_blank -= normalizer
     tl.store(out_symbol + row, tl.where(symbol == safe, by_symbol, float("nan")))
-    tl.store(out_blank + row, tl.load(rows + blank).to(dtype) - normalizer)
+    tl.store(out_blank + row, by_blank)
     tl.store(out_normalizer + row, normalizer)
 
 
@@ -59,6 +75,7 @@ def _gradients(
     out: tl.tensor,
     blank: int,
     vocab: int,
+    HAT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -70,14 +87,20 @@ def _gradients(
     leaving = to_symbol + to_blank
     # Rows that no path uses (padding, above all) need not be read.
     readable = tl.where(leaving != 0, vocab, 0)
-    value = tl.load(rows + row * vocab + column, mask=column < readable, other=float("-inf"))
-    softmax = tl.exp(value.to(leaving.dtype) - tl.load(normalizer + row))
-    grad = tl.where(column == tl.load(symbols + row), to_symbol, 0.0) - leaving * softmax
+    value = tl.load(rows + row * vocab + column, mask=column < readable, other=float("-inf")).to(leaving.dtype)
+    symbol = tl.load(symbols + row)
+    weight = leaving
+    if HAT:
+        weight = tl.where(symbol == blank, 0.0, to_symbol)
+    share = weight * tl.exp(value - tl.load(normalizer + row))
+    if HAT:
+        share = tl.where(column == blank, leaving / (1.0 + tl.exp(-value)), share)
+    grad = tl.where(column == symbol, to_symbol, 0.0) - share
     grad += tl.where(column == blank, to_blank, 0.0)
     tl.store(out + row * vocab + column, grad.to(out.dtype.element_ty), mask=inside)
 
 
-def row_logprobs(rows: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
+def row_logprobs(rows: Tensor, symbols: Tensor, blank: int, hat: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """log p(symbol), log p(blank) and the normalizer, each (N,), of logits ``rows`` (N, V), ``symbols`` (N,)."""
     rows = rows.contiguous()
     dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
@@ -85,14 +108,15 @@ def row_logprobs(rows: Tensor, symbols: Tensor, blank: int) -> tuple[Tensor, Ten
     block = _block(rows.shape[1])
     _logprobs[(rows.shape[0],)](
         rows, symbols.contiguous(), by_symbol, by_blank, normalizer, blank, rows.shape[1],
-        BLOCK=block, num_warps=_warps(block),
+        HAT=hat, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     return by_symbol, by_blank, normalizer
 
 
 def row_gradients(
-    rows: Tensor, symbols: Tensor, blank: int, normalizer: Tensor, by_symbol: Tensor, by_blank: Tensor
-) -> Tensor:
+    rows: Tensor, symbols: Tensor, blank: int, normalizer: Tensor, by_symbol: Tensor, by_blank: Tensor,
+    hat: bool = False,
+) -> Tensor:  # fmt: skip
     """Gradient (N, V) of the logits, in their dtype, from the gradients (N,) of the two log-probabilities."""
     rows = rows.contiguous()
     out = torch.empty_like(rows)
@@ -100,7 +124,7 @@ def row_gradients(
     grid = (rows.shape[0], triton.cdiv(rows.shape[1], block))
     _gradients[grid](
         rows, symbols.contiguous(), normalizer, by_symbol.contiguous(), by_blank.contiguous(), out, blank,
-        rows.shape[1], BLOCK=block, num_warps=_warps(block),
+        rows.shape[1], HAT=hat, BLOCK=block, num_warps=_warps(block),
     )  # fmt: skip
     return out
 

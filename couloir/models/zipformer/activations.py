@@ -1,4 +1,7 @@
-"""SwooshL and SwooshR, alone and fused with the dropout and the linear layer behind them."""
+"""SwooshL and SwooshR, alone and fused with the dropout and the linear layer behind them.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "SwooshR and SwooshL activation functions".
+"""
 
 from __future__ import annotations
 

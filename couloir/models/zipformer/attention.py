@@ -1,4 +1,9 @@
-"""Attention whose weights are computed once per layer and shared by three modules."""
+"""Attention whose weights are computed once per layer and shared by three modules.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "Zipformer block" (the sharing) and "Non-linear attention". The weights
+by relative position follow Dai et al. 2019 (Transformer-XL, arXiv:1901.02860), section 3.3, with a query of their own
+in place of the biases.
+"""
 
 from __future__ import annotations
 

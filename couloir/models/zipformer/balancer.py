@@ -1,4 +1,7 @@
-"""Balancer: keeps each channel's sign balance and magnitude in bounds by changing gradients (Yao et al. 2023, 4.5)."""
+"""Balancer: keeps each channel's sign balance and magnitude in bounds by changing gradients.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "Activation constrainer".
+"""
 
 from __future__ import annotations
 

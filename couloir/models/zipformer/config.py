@@ -28,16 +28,20 @@ class ZipformerConfig:
     Lists have one number per stack; a list of one number holds for every stack.
     """
 
-    num_encoder_layers: Ints = option((2, 2, 3, 4, 3, 2), "Layers of each stack.")
+    num_encoder_layers: Ints = option((2, 2, 3, 4, 3, 2), "Layers of each stack.", unit="layers")
     downsampling_factor: Ints = option((1, 2, 4, 8, 4, 2), "Down-sampling of each stack, from 50 frames/s.")
-    feedforward_dim: Ints = option((512, 768, 1024, 1536, 1024, 768), "Hidden width of the second feed-forward module.")
-    num_heads: Ints = option((4, 4, 4, 8, 4, 4), "Attention heads.")
-    encoder_dim: Ints = option((192, 256, 384, 512, 384, 256), "Model width of each stack.")
-    query_head_dim: Ints = option((32,), "Width of a query head.")
-    value_head_dim: Ints = option((12,), "Width of a value head.")
-    pos_head_dim: Ints = option((4,), "Width of a positional query head.")
-    pos_dim: int = option(48, "Width of the relative positional encoding.")
-    encoder_unmasked_dim: Ints = option((192, 192, 256, 256, 256, 192), "Channels that feature masking never touches.")
+    feedforward_dim: Ints = option(
+        (512, 768, 1024, 1536, 1024, 768), "Hidden width of the second feed-forward module.", unit="channels"
+    )
+    num_heads: Ints = option((4, 4, 4, 8, 4, 4), "Attention heads.", unit="heads")
+    encoder_dim: Ints = option((192, 256, 384, 512, 384, 256), "Model width of each stack.", unit="channels")
+    query_head_dim: Ints = option((32,), "Width of a query head.", unit="channels")
+    value_head_dim: Ints = option((12,), "Width of a value head.", unit="channels")
+    pos_head_dim: Ints = option((4,), "Width of a positional query head.", unit="channels")
+    pos_dim: int = option(48, "Width of the relative positional encoding.", unit="channels")
+    encoder_unmasked_dim: Ints = option(
+        (192, 192, 256, 256, 256, 192), "Channels that feature masking never touches.", unit="channels"
+    )
     cnn_module_kernel: Ints = option((31, 31, 15, 15, 15, 31), "Kernel of the convolution modules.", unit="frames")
     causal: bool = option(False, "Chunk-causal convolutions and attention, for streaming.")
     chunk_size: Ints = option(
@@ -47,8 +51,10 @@ class ZipformerConfig:
         (64, 128, 256, -1), "Left contexts, one drawn per batch; -1: unlimited.", unit="50 Hz frames"
     )
     output_downsampling_factor: int = option(2, "Output down-sampling: 2 gives 25 frames/s, 1 gives 50.")
-    frontend_channels: Ints = option((8, 32, 128), "Channels of the three convolutions of the front end.")
-    feature_dim: int = option(80, "Mel bins of the input.")
+    frontend_channels: Ints = option(
+        (8, 32, 128), "Channels of the three convolutions of the front end.", unit="channels"
+    )
+    feature_dim: int = option(80, "Mel bins of the input.", unit="mel bins")
 
     def __post_init__(self) -> None:
         stacks = len(self.downsampling_factor)

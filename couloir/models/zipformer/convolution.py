@@ -1,4 +1,8 @@
-"""Convolution modules: gated depth-wise convolution, symmetric or chunk-causal."""
+"""Convolution modules: gated depth-wise convolution, symmetric or chunk-causal.
+
+Source: the convolution module of Gulati et al. 2020 (Conformer, arXiv:2005.08100), section 2.2, with the activation of
+Yao et al. 2024 (arXiv:2310.11230), "SwooshR and SwooshL activation functions"; the chunk-causal form is icefall's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The Zipformer encoder: stacks at different frame rates."""
+"""The Zipformer encoder: stacks at different frame rates.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "Downsampled encoder structure".
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def build_stack(config: ZipformerConfig, index: int) -> nn.Module:
 
 
 class Zipformer2(nn.Module):
-    """Zipformer encoder of embedded frames (Yao et al. 2023). Works on (T, B, D).
+    """Zipformer encoder of embedded frames. Works on (T, B, D).
 
     Args:
         config: its sizes.

@@ -1,4 +1,8 @@
-"""Convolutional front end: 100 feature frames per second in, 50 out."""
+"""Convolutional front end: 100 feature frames per second in, 50 out.
+
+Source: the "Conv-Embed" of Yao et al. 2024 (arXiv:2310.11230), "Downsampled encoder structure"; its last block is a
+ConvNeXt layer (Liu et al. 2022, arXiv:2201.03545).
+"""
 
 from __future__ import annotations
 

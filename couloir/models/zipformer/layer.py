@@ -1,4 +1,7 @@
-"""One Zipformer layer, and the bypass that it shares with the stacks."""
+"""One Zipformer layer, and the bypass that it shares with the stacks.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "Zipformer block" and "Bypass".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""BiasNorm, and the soft bounds that training puts on single parameters."""
+"""BiasNorm, and the soft bounds that training puts on single parameters.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "BiasNorm".
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class _BiasNorm(torch.autograd.Function):
 
 
 class BiasNorm(nn.Module):
-    """y = x * mean_c((x - bias)^2)^(-1/2) * exp(log_scale) (Yao et al. 2023, 4.2): keeps length information.
+    """y = x * mean_c((x - bias)^2)^(-1/2) * exp(log_scale): keeps length information.
 
     Args:
         num_channels: channels, the last axis.

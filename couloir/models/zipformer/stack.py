@@ -1,4 +1,7 @@
-"""Stacks of layers, each at a frame rate and width of its own."""
+"""Stacks of layers, each at a frame rate and width of its own.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "Downsampled encoder structure".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whiten: keeps a module's output covariance near a multiple of the identity by changing gradients."""
+"""Whiten: keeps a module's output covariance near a multiple of the identity by changing gradients.
+
+Source: Yao et al. 2024, arXiv:2310.11230, "Activation constrainer".
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Reading and writing checkpoints. Nothing that is read may execute code.
 
 Read are this project's files, icefall's (whose pickles hold paths, dtypes and numpy scalars), bare state dicts such as
-ZIPA's ``.pth``, and ``{"model": state_dict}``.
+ZIPA's ``.pth``, ``{"model": state_dict}``, and safetensors.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import zipfile
@@ -48,13 +49,17 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Args:
-        path: the file. mmap: map it instead of reading it, to look at a few entries.
+        path: the file; of one that ends in ``.safetensors`` the tensors are the entry ``model``, and the configuration
+            in its metadata, if any, is ``config``.
+        mmap: map it instead of reading it, to look at a few entries.
 
     Raises:
         UserError: the file is missing, cut off, no checkpoint, or would run code.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     try:
         # Old files are not in zip form and cannot be mapped.
         mmap = mmap and zipfile.is_zipfile(path)
@@ -63,11 +68,31 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, str(error)) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).split(". ")[0].split("\n")[0] or "it is empty"
-        raise UserError(f"checkpoint {path} is damaged or cut off ({reason}); fetch it again or use another") from None
+        raise _damaged(path, error) from None
     if not isinstance(loaded, dict):
         raise must_be(str(path), "a checkpoint", f"a pickled {type(loaded).__name__}")
     return loaded
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Iterating over the file itself is not possible.
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            config = (file.metadata() or {}).get("config", "")
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    try:
+        return {"model": weights, "config": json.loads(config)}
+    except ValueError:
+        return {"model": weights}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).split(". ")[0].split("\n")[0] or "it is empty"
+    return UserError(f"checkpoint {path} is damaged or cut off ({reason}); fetch it again or use another")
 
 
 def _unpickling_error(path: Path, text: str) -> UserError:
@@ -94,8 +119,9 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         try:
             torch.save(dict(content), out)
         except RuntimeError as error:
-            # torch's writer reports a failed write as a RuntimeError.
-            raise OSError(str(error).splitlines()[0]) from error
+            # torch's writer reports a failed write as a RuntimeError, which may tell of its own state alone.
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else OSError(str(error).splitlines()[0]) from error
 
 
 def model_weights(checkpoint: Mapping[str, Any], origin: str, entry: str = "model") -> Weights:

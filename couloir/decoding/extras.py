@@ -1,0 +1,19 @@
+"""Packages that only graphs and n-grams need, found when they are."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from couloir.errors import UserError
+
+
+def graph_package(name: str) -> ModuleType:
+    """A package of the extra ``graph``. Raises `UserError`, saying how it is installed, where it is not there."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"graphs and n-grams need the package {name} ({error}): pip install 'couloir[graph]', "
+            "or choose a method without --lang-dir and n-gram"
+        ) from None

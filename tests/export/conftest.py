@@ -1,0 +1,45 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from small_models import FBANK, SUFFIX, make_model, short_waves, write_tokens
+
+from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig
+from couloir.export.onnx import export_ctc, export_streaming, export_transducer
+
+
+@pytest.fixture(scope="session")
+def waves():
+    """Real speech for the exporters' check, short so that tests are."""
+    return short_waves()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_tokens(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, waves):
+    """(kind, streaming) -> the model, the folder of its ONNX files in all precisions, and their agreement."""
+    made = {}
+
+    def get(kind, streaming=False):
+        if (kind, streaming) not in made:
+            folder, model = tmp_path_factory.mktemp(kind), make_model(kind, causal=streaming)
+            write_tokens(folder)
+            if streaming:
+                config = StreamingOnnxConfig(fp16=True)
+                done = export_streaming(model, kind, FBANK, config, folder, waves, SUFFIX)
+            elif kind == "ctc":
+                done = export_ctc(model, FBANK, CtcOnnxConfig(fp16=True), folder, waves)
+            else:
+                done = export_transducer(model, FBANK, OnnxConfig(fp16=True), folder, waves, SUFFIX)
+            made[kind, streaming] = model, folder, done
+        return made[kind, streaming]
+
+    return get

@@ -1,0 +1,115 @@
+"""prepare_lm.py: graphs and n-grams from a text, or from n-grams that are there already."""
+
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from programs import assert_one_line, run_program
+
+from couloir.decoding.fsa.graph import Graph
+from couloir.decoding.resources import read_token_ngram, read_word_graph, read_word_ngram, read_words
+from couloir.errors import UserError
+from couloir.text.tokenizer import TokenTable, load_tokenizer
+
+PROGRAM = "zipformer_transducer/local/prepare_lm.py"
+PIECES = ["<blk>", "<sos/eos>", "<unk>", *"abcd"]
+TEXT = "ab cd ab\ncd ab ab cd\nad ab cd\nab ad cd ab\nba cd\n" * 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A text, its vocabulary, and what is made of both with 4-grams."""
+    folder = tmp_path_factory.mktemp("lm")
+    (folder / "text").write_text(TEXT)
+    TokenTable(PIECES).save_tokens(folder / "tokens.txt")
+    run_program(folder, PROGRAM, "--lm-text text --bpe-model tokens.txt --lang-dir made --ngram-order 4")
+    arpa = (folder / "made/words.4gram.arpa").read_bytes()
+    (folder / "four.arpa.gz").write_bytes(gzip.compress(arpa))
+    return folder
+
+
+def arrays(path):
+    with np.load(path) as stored:
+        return {name: stored[name].tolist() for name in stored.files}
+
+
+def test_an_ngram_that_is_there_makes_the_graph_without_a_text(folder):
+    flags = "--bpe-model tokens.txt --arpa four.arpa.gz"
+    run_program(folder, PROGRAM, f"{flags} --lang-dir given --ngram-order 4")
+    assert sorted(path.name for path in (folder / "given").iterdir()) == [
+        "LG.npz", "lexicon.txt", "tokens.txt", "words.4gram.arpa", "words.txt",
+    ]  # fmt: skip
+    for name in ("words.4gram.arpa", "words.txt", "lexicon.txt", "tokens.txt"):
+        assert (folder / "given" / name).read_bytes() == (folder / "made" / name).read_bytes(), name
+    assert arrays(folder / "given/LG.npz") == arrays(folder / "made/LG.npz")
+
+
+def test_the_graph_takes_lower_orders_and_rescoring_the_whole(folder):
+    flags = "--bpe-model tokens.txt --arpa four.arpa.gz --lexicon made/lexicon.txt --tokens-arpa made/2gram.arpa"
+    run_program(folder, PROGRAM, f"{flags} --lang-dir lower --ngram-order 1")
+    assert Graph.load(folder / "lower/LG.npz").num_arcs < Graph.load(folder / "made/LG.npz").num_arcs
+    words, tokenizer = read_words(folder / "lower/words.txt"), load_tokenizer(folder / "tokens.txt")
+    whole, made = (read_word_ngram(folder / name, words) for name in ("lower", "made"))
+    ids = [[words.index(word) for word in ["ab", "ad", "cd", "ab"]]]
+    assert whole.num_states == made.num_states > 5 and whole.sequence_scores(ids) == made.sequence_scores(ids)
+    pair = [read_token_ngram(folder / name, 2, tokenizer, 0).sequence_scores([[3, 4]]) for name in ("lower", "made")]
+    assert torch.equal(*pair)
+
+
+@pytest.mark.parametrize("order", [2, 5])
+def test_rescoring_finds_an_ngram_of_any_order(folder, order):
+    lang = f"--lang-dir order-{order} --ngram-order {order}"
+    run_program(folder, PROGRAM, f"--lm-text text --bpe-model tokens.txt {lang}")
+    words = read_words(folder / f"order-{order}/words.txt")
+    assert read_word_ngram(folder / f"order-{order}", words).num_states > 1
+
+
+def test_the_highest_order_is_rescored_with(folder, tmp_path):
+    words = read_words(folder / "made/words.txt")
+    for order in (2, 10):
+        flags = f"--lm-text text --bpe-model tokens.txt --lang-dir {tmp_path} --ngram-order {order}"
+        run_program(folder, PROGRAM, flags)
+    (tmp_path / "words.bestgram.arpa").write_text("no number")
+    sequence = [[words.index(word) for word in ["ab", "ab", "ab", "cd"]]]
+    ten = read_word_ngram(tmp_path, words).sequence_scores(sequence)
+    (tmp_path / "words.10gram.arpa").unlink()
+    assert ten != read_word_ngram(tmp_path, words).sequence_scores(sequence)
+
+
+def test_a_graph_of_other_tokens_is_refused(folder):
+    """The same number of tokens, of which two have changed places."""
+    read_word_graph(folder / "made", TokenTable(PIECES), 1.0)
+    with pytest.raises(UserError, match="tokens of .*LG.npz.*token 3 is `a`, not `b`"):
+        read_word_graph(folder / "made", TokenTable([*PIECES[:3], *"bacd"]), 1.0)
+    (folder / "made/2gram.fst.txt").write_text("0 1 3 3 0.5\n1 0.2\n")
+    with pytest.raises(UserError, match="tokens of .*tokens.txt.*token 3"):
+        read_token_ngram(folder / "made", 2, TokenTable([*PIECES[:3], *"bacd"]), 500)
+    (folder / "made/2gram.fst.txt").unlink()
+
+
+@pytest.mark.parametrize("package", ["kaldilm", "kaldifst"])
+def test_a_missing_package_is_named(folder, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    flags = "--bpe-model tokens.txt --arpa four.arpa.gz --lang-dir never"
+    assert_one_line(run_program(folder, PROGRAM, flags, check=False), package, "pip install 'couloir[graph]'")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("", ["--lm-text"]),
+        ("--arpa none.arpa", ["--arpa", "none.arpa"]),
+        ("--arpa tokens.txt", ["tokens.txt", "an ARPA language model"]),
+        ("--arpa four.arpa.gz --tokens-arpa made/words.4gram.arpa", ["symbols of the tokenizer"]),
+        ("--arpa made/words.4gram.arpa --bpe-model other.txt", ["no word of", "--lexicon"]),
+    ],
+)
+def test_mistakes_end_with_one_line(folder, flags, words):
+    TokenTable([*PIECES[:3], "x"]).save_tokens(folder / "other.txt")
+    done = run_program(folder, PROGRAM, f"--bpe-model tokens.txt --lang-dir wrong {flags}", check=False)
+    assert_one_line(done, *words)

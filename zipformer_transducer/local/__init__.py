@@ -1,0 +1,1 @@
+"""Programs of the transducer recipe that run before its training or decoding."""
