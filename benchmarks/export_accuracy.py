@@ -23,8 +23,8 @@ from result_file import write_result
 from couloir.audio import SAMPLE_RATE
 from couloir.config import as_plain
 from couloir.export.config import CtcOnnxConfig, OnnxConfig
-from couloir.export.graph import Agreements
 from couloir.export.onnx import export_ctc, export_transducer
+from couloir.export.publish import Agreements
 from couloir.export.selfcheck import check_waves
 from couloir.features.fbank import Fbank
 from couloir.inference.onnx_backend import OnnxBackend, ctc_file, transducer_files
@@ -101,13 +101,13 @@ def measure(run: LoadedRun, data: Path) -> dict[str, Any]:
     waves, references = utterances(data)
     fbank, vocabulary = Fbank(run.config.fbank), Vocabulary(run.tokenizer.pieces)
     backend = TorchBackend(run.model, fbank, vocabulary, torch.device("cpu"), kind=kind)
-    expected = Recognizer(backend).transcribe(waves, log_probs=True)
+    expected = Recognizer(backend).transcribe(waves, log_probs=kind == "ctc")
     rows = [{"takes": "", "precision": "PyTorch", "couloir": error_rate(references, [t.text for t in expected])}]
     print(json.dumps(rows[0]))
     with TemporaryDirectory() as folder:
         for form, (place, agreements) in export(run, kind, Path(folder)).items():
             for precision, suffix in SUFFIXES.items():
-                found = Recognizer(OnnxBackend(place, suffix=suffix, threads=1)).transcribe(waves, log_probs=True)
+                found = Recognizer(OnnxBackend(place, suffix=suffix, threads=1)).transcribe(waves, log_probs=kind == "ctc")
                 files = [file for file in agreements if (_precision(file) == precision)]
                 far = max(agreements[file].max_difference for file in files)
                 row: dict[str, Any] = {

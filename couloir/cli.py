@@ -113,7 +113,8 @@ def _align(flags: argparse.Namespace) -> None:
     aligned = align(recognizer, recording, words)
     output = flags.output or recording.with_suffix(".TextGrid")
     write_textgrid(output, aligned.tiers(), aligned.duration)
-    print(f"{len(aligned.phones)} phones in {len(aligned.words)} words, {aligned.score:.2f} per frame: {output}")
+    words_found = f"{len(aligned.words)} word" + "s" * (len(aligned.words) != 1)
+    print(f"{len(aligned.phones)} phones in {words_found}, {aligned.score:.2f} per frame: {output}")
 
 
 def _info(flags: argparse.Namespace) -> None:

@@ -19,7 +19,6 @@ from couloir.errors import UserError
 from couloir.export.config import PrecisionConfig
 from couloir.export.modules import Int32Inputs, as_integers
 from couloir.export.publish import DATA_SUFFIX, Draft, Pair
-from couloir.export.publish import Agreements as Agreements  # benchmarks/export_accuracy.py has it from here
 from couloir.export.quantize import write_fp16, write_int8
 from couloir.export.selfcheck import Probe
 

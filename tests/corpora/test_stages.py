@@ -234,6 +234,7 @@ def test_speakers_of_two_languages_are_kept_out_of_both(tmp_path):
     assert findings.problems == [] and findings.warnings == []
 
 
+@pytest.mark.slow
 def test_a_split_that_the_data_prescribes_may_repeat_sentences_and_is_warned_of(tmp_path):
     rows = [("a", "one", "ru", "train"), ("a", "one", "ru", "test-heldout"), ("b", "two", "ru", "train")]
     rows += [("c", "two", "ru", "test-unseen-speakers"), ("d", "three", "ru", "")]

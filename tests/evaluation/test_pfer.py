@@ -53,6 +53,7 @@ def test_batches_do_not_change_a_distance():
     assert pfer.feature_edit_distances(hyps, refs).tolist() == alone
 
 
+@pytest.mark.slow
 def test_conventions_against_panphons_own_rates(panphon_distance):
     refs, hyps = ["pata", "t͡sikɡ", "", "ma"], ["bat", "siko", "a", ""]
     rates = pfer.pfer(refs, [*hyps])

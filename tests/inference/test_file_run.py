@@ -73,6 +73,7 @@ def test_a_checkpoint_is_known_by_its_files(models, speech, tmp_path, call, one_
     one_line("couloir", command, "file epoch-1.pt of", ".ipa.tsv.journal to begin anew")
 
 
+@pytest.mark.slow
 def test_a_recording_that_was_replaced_is_heard_again(exported, speech, tmp_path, call):
     folder, out = tmp_path / "audio", tmp_path / "ipa.jsonl"
     folder.mkdir()
@@ -89,6 +90,7 @@ def test_a_recording_that_was_replaced_is_heard_again(exported, speech, tmp_path
     assert "0 transcribed, 2 were done before" in call("batch_inference.py", *command).err
 
 
+@pytest.mark.slow
 def test_textgrids_of_one_name_keep_their_folders(exported, speech, tmp_path, call):
     places = [tmp_path / "in" / name for name in ("one", "two", "three")]
     for place, source in zip(places, speech):

@@ -67,6 +67,7 @@ def test_8_khz_and_192_khz_and_24_bit(models, speech, tmp_path, call):
     assert len(texts) == 4 and all(texts.values())
 
 
+@pytest.mark.slow
 def test_batch_goes_on_after_bad_files_and_after_a_stop(models, speech, tmp_path, call, one_line):
     audio, out = tmp_path / "audio", tmp_path / "out" / "ipa.jsonl"
     (audio / "deep").mkdir(parents=True)

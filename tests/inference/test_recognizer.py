@@ -272,6 +272,7 @@ def test_a_runtime_that_computes_int8_wrongly_is_refused(models, int8_model, mon
         OnnxBackend(int8_model, suffix=".int8.onnx")
 
 
+@pytest.mark.slow
 def test_int8_models_hear_each_recording_alone_too(models, waves, tmp_path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

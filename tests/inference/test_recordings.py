@@ -90,6 +90,7 @@ def _write_m4a(path, samples):
         pytest.skip(f"this PyAV cannot write AAC ({error})")
 
 
+@pytest.mark.slow
 def test_batch_inference_reads_every_container(models, speech, tmp_path, call):
     samples = load_audio(speech[0])
     for suffix in ("wav", "flac", "mp3", "ogg"):

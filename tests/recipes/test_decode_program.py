@@ -75,6 +75,7 @@ def test_a_causal_model_takes_the_short_ones_too(folder):
     assert found(folder, "causal").keys() == {"empty", "tiny", "shortest"} and "too short" not in done.stderr
 
 
+@pytest.mark.slow
 def test_padding_changes_a_result_under_decode_padding_reference_alone(folder):
     # A fresh front end hardly looks at its neighbours, which is where padding comes in.
     path = random_run(folder, "padded", "zipformer_crctc", "--use-transducer False --use-ctc True") / "checkpoint-1.pt"

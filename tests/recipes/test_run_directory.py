@@ -126,6 +126,7 @@ def test_scoring_is_skipped_on_request(prepared):
     assert len(names) == 1 and names[0].startswith("recogs-test-heldout")
 
 
+@pytest.mark.slow
 def test_what_the_loss_leaves_out_is_reported_and_judged(prepared):
     """With thrice the phones they fit at their own speed, and spoken twice as fast most of them do not."""
     crowded = [dataclasses.replace(one, id=f"{one.id}-{i}", text=one.text * 3) for one in utterances() for i in (1, 2)]
@@ -143,6 +144,7 @@ def test_what_the_loss_leaves_out_is_reported_and_judged(prepared):
     assert any(f"skipped {name}: has no CTC path" in done.stderr for name in shortened)
 
 
+@pytest.mark.slow
 def test_other_batches_than_a_run_was_stopped_in_begin_their_epoch_anew(prepared):
     flags = f"{SHORT} --exp-dir changed --bpe-model data/lang --num-epochs 1 --log-interval 1 --final-decay 0"
     run_program(prepared, TRAIN, f"{flags} --max-duration 6 --max-steps 2")

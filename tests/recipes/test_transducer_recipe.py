@@ -78,6 +78,7 @@ def test_decoding_writes_icefalls_files(trained, method, flags, name, key):
     assert f"INFO test-heldout: {key} " in log.read_text() and f"--decoding-method {method}" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses(trained):
     """Everything after the fourth batch is lost but the log; the same command makes it again, to the last bit."""
     parts = trained / "parts"
@@ -125,6 +126,7 @@ def test_the_whole_model_is_taken_where_nothing_is_said(trained):
 UNSIZED = SHORT.removeprefix(MODEL)
 
 
+@pytest.mark.slow
 def test_finetuning_starts_where_schedules_are_over(trained, monkeypatch):
     """icefall's finetune.py adds 100000 to the batch count; of the model nothing need be said."""
     pushed = []

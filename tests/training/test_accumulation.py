@@ -52,6 +52,7 @@ def logged(exp_dir):
     return {row["step"]: (row["loss"], row["grad_norm"], row["lr"]) for row in rows if row["kind"] == "train"}
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_a_window_goes_on_from_the_one_before(tmp_path):
     """26 batches of an epoch are windows of 3 and a last one of 2; batch 23 is the second of its window."""
     settings = {"max_steps": 40, "log_interval": 1, "save_every_n": 5, "average_period": 7, "grad_accumulation": 3}
