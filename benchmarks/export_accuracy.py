@@ -107,7 +107,9 @@ def measure(run: LoadedRun, data: Path) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         for form, (place, agreements) in export(run, kind, Path(folder)).items():
             for precision, suffix in SUFFIXES.items():
-                found = Recognizer(OnnxBackend(place, suffix=suffix, threads=1)).transcribe(waves, log_probs=kind == "ctc")
+                found = Recognizer(OnnxBackend(place, suffix=suffix, threads=1)).transcribe(
+                    waves, log_probs=kind == "ctc"
+                )
                 files = [file for file in agreements if (_precision(file) == precision)]
                 far = max(agreements[file].max_difference for file in files)
                 row: dict[str, Any] = {

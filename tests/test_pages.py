@@ -58,7 +58,7 @@ def show(folder, needle):
 
 def test_couloir_transcribes_aligns_and_says_what_a_model_is(after_the_demo):
     assert "confidence" in show(after_the_demo, "couloir transcribe")
-    assert "2 phones in 1 words" in show(after_the_demo, "couloir align")
+    assert "2 phones in 1 word," in show(after_the_demo, "couloir align")
     assert (after_the_demo / "a.TextGrid").is_file()
     facts = show(after_the_demo, "couloir info")
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("$ couloir info")[1].split("\n```")[0]
