@@ -25,7 +25,7 @@ from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
 from couloir.recipes.run_config import Overrides, RunConfig, TextConfig, build_config, lay_over_saved
 from couloir.recipes.source import KEPT_TOKENIZER, find_source, refuse_other_kind, tokenizer_of
 from couloir.text.ipa import remove_diacritics
-from couloir.text.tokenizer import Tokenizer, load_tokenizer
+from couloir.text.tokenizer import Tokenizer, first_other, load_tokenizer
 from couloir.training.averaging import load_averaged
 from couloir.training.config import AveragingConfig
 
@@ -88,15 +88,14 @@ def check_vocabulary(tokenizer: Tokenizer, origin: str, exp_dir: Path) -> None:
     kept = exp_dir / KEPT_TOKENIZER
     if not kept.is_dir():
         return
-    # The name of the blank differs between the programs of the field.
-    ours, former = tokenizer.pieces[1:], load_tokenizer(kept).pieces[1:]
-    if ours == former:
-        return
+    ours, former = tokenizer.pieces, load_tokenizer(kept).pieces
+    place = first_other(ours, former)
     if len(ours) != len(former):
-        found = f"which has {len(ours) + 1} tokens, not {len(former) + 1}"
+        found = f"which has {len(ours)} tokens, not {len(former)}"
+    elif place is not None:
+        found = f"whose token {place} is `{ours[place]}`, not `{former[place]}`"
     else:
-        place = next(i for i, (one, other) in enumerate(zip(ours, former)) if one != other)
-        found = f"whose token {place + 1} is `{ours[place]}`, not `{former[place]}`"
+        return
     expected = f"the tokenizer that {exp_dir} was trained with, as {kept} is"
     raise must_be("--bpe-model", expected, f"{origin}, {found}", "give that one, or another --exp-dir")
 

@@ -170,8 +170,13 @@ def read_tokens(path: str | Path) -> list[str]:
     return [by_id[i] for i in range(len(by_id))]
 
 
+def first_other(theirs: Sequence[str], ours: Sequence[str]) -> int | None:
+    """The first id at which pieces differ, as far as both go; the blank's name, at 0, differs between programs."""
+    return next((i for i, (one, other) in enumerate(zip(theirs, ours)) if i and one != other), None)
+
+
 def check_same_pieces(theirs: Sequence[str], ours: Sequence[str], origin: str) -> None:
-    """Refuse what was made for another vocabulary, of the same size or not; the blank may have another name.
+    """Refuse what was made for another vocabulary, of the same size or not.
 
     Args:
         theirs: pieces by id of what ``origin`` names. ours: those of the tokenizer in use.
@@ -179,7 +184,7 @@ def check_same_pieces(theirs: Sequence[str], ours: Sequence[str], origin: str) -
     Raises:
         UserError: naming the first token that is another.
     """
-    other = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if i and a != b), None)
+    other = first_other(theirs, ours)
     if other is not None:
         found = f"others: token {other} is `{theirs[other]}`, not `{ours[other]}`"
     elif len(theirs) != len(ours):
