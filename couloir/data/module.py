@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import signal
@@ -31,6 +32,7 @@ _UTTERANCES_TO_JUDGE = 200
 _TEXTS_TO_CHECK = 2000
 # A launcher's SIGTERM reaches loader processes too; the trainer may be in a long step or validation before it saves.
 _WORKER_GRACE_S = 240
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # What decides an epoch's batches beside the seed, the number of ranks and the utterances.
 _ORDER_FIELDS = (
     "max_duration", "max_utterances", "bucketing_sampler", "num_buckets", "shuffle", "shuffle_shards", "drop_last",
@@ -315,7 +317,9 @@ class BatchLoader(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         self.num_seen = self.num_skipped = 0
         try:
-            for batch in self._loader:
+            with _stop_signals_held():
+                batches = iter(self._loader)
+            for batch in batches:
                 unusable = len(batch.skipped)
                 self._count(len(batch) + unusable, batch.skipped)
                 yield batch
@@ -363,9 +367,23 @@ class _PlanItems(Sampler):
             yield position, self.plan.batch(self.batches[position])
 
 
+@contextlib.contextmanager
+def _stop_signals_held() -> Iterator[None]:
+    """Signals that ask a run to stop wait meanwhile, here and in the processes started, up to `_start_worker`.
+
+    In between, a loader process answers SIGTERM by leaving, which would end the run before it is saved.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(_: int) -> None:
     """Signals that stop a run are the trainer's to act on: it still needs batches, or time to save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_WORKER_GRACE_S))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)

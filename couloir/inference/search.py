@@ -46,9 +46,9 @@ def collapsed(ids: np.ndarray, scores: np.ndarray, blank: int = 0) -> Spans:
     """
     edges = np.flatnonzero(np.diff(ids)) + 1
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(ids)]])
-    best = np.exp(np.maximum.reduceat(scores, starts)).astype(float)
     kept = ids[starts] != blank
-    return Spans(*(values[kept].tolist() for values in (ids[starts], starts, ends, best)))
+    best = np.exp(np.maximum.reduceat(scores, starts)[kept]).astype(float)
+    return Spans(ids[starts][kept].tolist(), starts[kept].tolist(), ends[kept].tolist(), best.tolist())
 
 
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shar_tools import module, noise, num_output_frames, utterances
+from torch.utils.data._utils import signal_handling
 
 from couloir.data.config import DataConfig
 from couloir.data.dataset import BatchDataset, Preparation, utterance_generator
@@ -127,6 +128,22 @@ def test_signals_that_stop_a_run_leave_the_loader_processes_to_the_trainer(flat_
             os.kill(worker.pid, number)
     assert same(expected, contents([*found, *batches]))
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_signals_that_reach_a_loader_process_while_it_starts_do_not_end_it(flat_folder, monkeypatch):
+    """torch's own handler, which comes before ours, leaves on SIGTERM; the run would end before it is saved."""
+    set_handlers = signal_handling._set_worker_signal_handlers
+
+    def signalled():
+        set_handlers()
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    batches = contents(module(flat_folder, num_workers=2, prefetch=1).train_loader(1))
+    assert same(contents(module(flat_folder).train_loader(1)), batches)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == held
 
 
 def test_the_dataset_can_be_handed_to_a_spawned_process(flat_folder, tokenizer):
