@@ -3,7 +3,8 @@
 # checkpoints, decode speech that was held out, and transcribe a recording to IPA.
 #   ./demo.sh            at most 20 minutes on two CPU cores (a GPU is used when there is one)
 #   ./demo.sh --quick    about 3 minutes: the same steps, a weaker model
-#   ./demo.sh --all      about an hour: a transducer, and one with a CTC head too; then a table of every decoding method
+#   ./demo.sh --all      an hour and a half: a transducer, one with a CTC head, and CTC with an attention decoder too;
+#                        then a table of every decoding method
 # Stop it at any point and start it again: what is done stays done. Everything it makes lies in demo/.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -12,7 +13,7 @@ case "$mode" in
     "" | --all) minutes=15.5 exp=demo/exp flags=() ;;
     # Too short for CR-CTC, whose two views cost two passes.
     --quick) minutes=1.5 exp=demo/exp-quick flags=(--use-cr-ctc False --save-every-n 20) ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$0"; [ "$mode" = --help ] || [ "$mode" = -h ] && exit 0; exit 2 ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "$0"; [ "$mode" = --help ] || [ "$mode" = -h ] && exit 0; exit 2 ;;
 esac
 . ./setup.sh
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
@@ -58,10 +59,11 @@ echo "The report with plots:     $run/ctc-greedy-search/report.html"
 echo "Training curves:           .venv/bin/tensorboard --logdir $run/tensorboard"
 [ "$mode" = --all ] || exit 0
 
-say "5. Train a transducer, and one with a CTC head (settings: egs/festvox_ru/transducer.yaml)"
+say "5. Train a transducer, one with a CTC head, and CTC with an attention decoder (settings: egs/festvox_ru)"
 train zipformer_transducer transducer.yaml "$run-transducer"
 train zipformer_transducer transducer.yaml "$run-transducer-ctc" --use-ctc True
+train zipformer_crctc attention.yaml "$run-attention"
 
 say "6. Decode held-out speech with every method"
-"$PYTHON" benchmarks/method_table.py --exp-dir "$run" "$run-transducer" "$run-transducer-ctc" --name "$corpus" \
-    --lm-dir "$exp/lm"
+"$PYTHON" benchmarks/method_table.py --exp-dir "$run" "$run-transducer" "$run-transducer-ctc" \
+    "$run-attention" --name "$corpus" --lm-dir "$exp/lm"

@@ -34,6 +34,7 @@ ENCODER = "features and encoder"
 LM_EPOCHS = 12
 LM_SIZES: dict[str, Any] = {"rnn_lm_embedding_dim": 128, "rnn_lm_hidden_dim": 128, "rnn_lm_num_layers": 1}
 SAMPLED = {"num_paths": 50}
+HOTWORDS, HOTWORD_TOKENS = "hotwords", 8
 WITHOUT_FAST_NEED = ("beam_search",)  # endless where the weights are random
 Flags = dict[str, Any]
 
@@ -88,6 +89,25 @@ def prepare_language(run: LoadedRun, folder: Path) -> None:
     train_neural_lm(lm, NeuralLmConfig(**LM_SIZES))
 
 
+def prepare_hotwords(run: LoadedRun, folder: Path, test_set: str) -> None:
+    """A phrase of each utterance of the test set, and as many of training that none of them holds.
+
+    A phrase is eight tokens from a third of the way into the transcript.
+    """
+    data, tokenizer = build_data(run.config, run.tokenizer), run.tokenizer
+    here = [text for batch in data.test_loader(test_set) for text in batch.texts]
+    phrases: list[str] = []
+    for texts, wanted in ((here, len(here)), (data.train_texts(), 2 * len(here))):
+        for text in texts:
+            ids = tokenizer.encode(text)
+            phrase = "".join(tokenizer.pieces[i] for i in ids[len(ids) // 3 :][:HOTWORD_TOKENS]).replace("▁", " ")
+            ours = texts is here or not any(phrase in other for other in here)
+            if len(ids) >= 2 * HOTWORD_TOKENS and ours and len(phrases) < wanted:
+                phrases.append(phrase.strip())
+    with atomic_write(folder / HOTWORDS, "w") as out:
+        out.write("\n".join(phrases) + "\n")
+
+
 def transducer_methods(folder: Path) -> dict[str, Flags]:
     """Name -> flags of each of decode.py's methods, with what `prepare_language` made."""
     lang = {"lang_dir": str(folder)}
@@ -104,6 +124,9 @@ def transducer_methods(folder: Path) -> dict[str, Flags]:
             flags[method] |= lang
     flags["modified_beam_search_LODR"] |= {"ngram_lm_scale": -0.1}
     flags["modified_beam_search_lm_shallow_fusion, n-gram"] = {**lang, "lm_type": "ngram", "lm_scale": 0.2}
+    if (folder / HOTWORDS).is_file():
+        for method in ("modified_beam_search", "fast_beam_search"):
+            flags[f"{method}, {HOTWORDS}"] = {"context_file": str(folder / HOTWORDS), "context_score": 1.0}
     return flags
 
 
@@ -115,8 +138,11 @@ def ctc_methods(folder: Path, attention: bool) -> dict[str, Flags]:
     neural = {"nnlm_scale": 0.2, "lm_exp_dir": str(folder), "lm_epoch": LM_EPOCHS, **LM_SIZES}
     ngram = {"lodr_ngram": str(folder / "2gram.arpa"), "lodr_lm_scale": 0.2}
     lodr = {"lodr_ngram": str(folder / "2gram.arpa"), "lodr_lm_scale": -0.1}
-    for name, given in (("RNN", neural), ("n-gram", ngram), ("RNN and LODR", neural | lodr)):
-        flags[f"{FUSIONS[0]}, {name}"] = given
+    given = {"RNN": neural, "n-gram": ngram, "RNN and LODR": neural | lodr}
+    if (folder / HOTWORDS).is_file():
+        given[HOTWORDS] = {"context_file": str(folder / HOTWORDS), "context_score": 1.0}
+    for name, fusion in given.items():
+        flags[f"{FUSIONS[0]}, {name}"] = fusion
     return flags
 
 

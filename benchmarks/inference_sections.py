@@ -39,6 +39,31 @@ def listening(results: list[dict[str, Any]], table: Table) -> list[str]:
     return lines[:-1]
 
 
+def long_recordings(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """Recordings in windows beside uncut, and each utterance by itself."""
+    lines = ["## Long recordings", ""] if results else []
+    header = ["minutes", "PER %, each utterance alone", "PER %, uncut", "PER %, windows",
+              "edits between the two, of tokens", "peak memory, uncut, MB", "windows, MB",
+              "RTF, uncut", "windows"]  # fmt: skip
+    for result in results:
+        rows = []
+        for row in result["rows"]:
+            windows, uncut = row["windows"], row.get("uncut")
+            rows.append([
+                f"{row['minutes']:g}", f"{row['alone']['per']:.2f}", f"{uncut['per']:.2f}" if uncut else "",
+                f"**{windows['per']:.2f}**",
+                f"{windows['edits_from_uncut']} of {uncut['tokens']}" if uncut else "",
+                f"{uncut['peak_mb']}" if uncut else "", f"{windows['peak_mb']}",
+                f"{uncut['rtf']:.4f}" if uncut else "", f"{windows['rtf']:.4f}",
+            ])  # fmt: skip
+        lines += [
+            f"Run {result['run']}, PyTorch on {result['threads']} CPU thread, windows of 30 s that share 4 s; one file "
+            "of all utterances in turn, the test set's first, then dev's and training's: compare along a row "
+            f"(`benchmarks/long_recording.py`, {result['date']}).", "", *table(header, rows), "",
+        ]  # fmt: skip
+    return lines[:-1]
+
+
 def onnx_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
     """Speed and memory of exported models beside sherpa-onnx."""
     rows = []

@@ -4,8 +4,9 @@
         --lm-dir demo/exp/lm --write
 
 The graph, the n-grams and the RNN LM are made from the training transcripts of the first run (runs share a vocabulary)
-into --lm-dir, if they are not there. Of a method with a result for each scale, the best on the test set is shown with
-the number of results it was chosen from. Times are of searches on speech that was encoded once.
+into --lm-dir, if they are not there. Of a method with a result for each scale, the scale that is best on --dev-set is
+shown, with the number of scales. Hotwords are stretches of the test set's own references with as many of training: they
+show that the bias works, not what a user would gain. Times are of searches on speech that was encoded once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoding_methods import ENCODER, Measured, measure, prepare_language, searches, speech_of, trained_run
+from decoding_methods import (
+    ENCODER,
+    Measured,
+    measure,
+    prepare_hotwords,
+    prepare_language,
+    searches,
+    speech_of,
+    trained_run,
+)
 from result_file import write_result
 
 from couloir.errors import must_be, one_line_errors
@@ -32,13 +42,17 @@ def heads_of(run: LoadedRun) -> str:
     return " + ".join(name for there, name in known if there)
 
 
-def best_result(by_key: dict[str, list[Result]]) -> dict[str, Any]:
-    """The error rate of the result with the fewest errors, by the rate's own name."""
+def best_key(by_key: dict[str, list[Result]]) -> str:
+    """The result with the fewest errors."""
     errors = {
         key: sum(count(align(units_of(row.ref, "phone"), units_of(row.hyp, "phone"))).errors for row in rows)
         for key, rows in by_key.items()
     }
-    key = min(errors, key=lambda name: errors[name])
+    return min(errors, key=lambda name: errors[name])
+
+
+def chosen_result(by_key: dict[str, list[Result]], key: str) -> dict[str, Any]:
+    """The error rate of one of a method's results."""
     overall = evaluate(by_key[key]).overall
     return {
         "per": round(overall.counts.rate, 2),
@@ -49,12 +63,12 @@ def best_result(by_key: dict[str, list[Result]]) -> dict[str, Any]:
     }
 
 
-def summary(run: LoadedRun, found: Measured) -> dict[str, Any]:
-    """A run's part of the result file."""
+def summary(run: LoadedRun, found: Measured, keys: dict[str, str]) -> dict[str, Any]:
+    """A run's part of the result file; ``keys`` names the result of each method that has several."""
     rows = {}
     for method, by_key in found.results.items():
         rtf = {"rtf_search": round(found.seconds[method] / found.speech_s, 5)}
-        rows[method] = best_result(by_key) | rtf
+        rows[method] = chosen_result(by_key, keys.get(method) or next(iter(by_key))) | rtf
     return {
         "exp_dir": str(run.exp_dir),
         "recipe": run.config.recipe,
@@ -74,6 +88,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="what to call the result, such as the corpus")
     parser.add_argument("--lm-dir", type=Path, required=True, help="where language models are, or are made")
     parser.add_argument("--test-set", default="test-heldout")
+    parser.add_argument("--dev-set", default="dev", help="where the scales of language models are chosen")
     parser.add_argument("--methods", default="", help="names, separated by `;`; empty: all")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of speech in a batch")
@@ -90,9 +105,12 @@ def main() -> None:
             raise must_be(f"the vocabulary of {exp_dir}", f"that of {args.exp_dir[0]}", "another")
         pieces = run.tokenizer.pieces
         prepare_language(run, args.lm_dir)
-        methods = dict(searches(run, args.lm_dir, chosen))
-        loader = speech_of(run, args.max_duration).test_loader(args.test_set)
-        parts.append(summary(run, measure(run, methods, loader, args.test_set)))
+        prepare_hotwords(run, args.lm_dir, args.test_set)
+        methods, speech = dict(searches(run, args.lm_dir, chosen)), speech_of(run, args.max_duration)
+        found = measure(run, methods, speech.test_loader(args.test_set), args.test_set)
+        tuned = {name: search for name, search in methods.items() if len(found.results[name]) > 1}
+        tuning = measure(run, tuned, speech.test_loader(args.dev_set), args.dev_set).results
+        parts.append(summary(run, found, {name: best_key(by_key) for name, by_key in tuning.items()}))
         for name, row in parts[-1]["methods"].items():
             print(f"{parts[-1]['heads']:20} {name:55} PER {row['per']:6.2f}  search RTF {row['rtf_search']:.5f}")
     if args.write:

@@ -18,9 +18,9 @@ def methods_section(results: Results, table: Table) -> list[str]:
         rows = [[method, *(_rate(run["methods"].get(method)) for run in runs)] for method in methods]
         lines += [
             f"PER % on {result['name']}, {result['test_set']} (`benchmarks/method_table.py`, {result['date']}); in "
-            "brackets the number of settings (scales of language models) that the best was chosen from, on this very "
-            "test set: a bound, not a result. Methods with `nbest` sample paths from a posterior that "
-            "`--nbest-scale` flattens; icefall's 0.5 is too flat for utterances of a hundred phones.", "",
+            "brackets the number of scales of language models that one was chosen from, on the dev set. Hotwords are "
+            "stretches of the test set's references and as many of training. Methods with `nbest` sample paths from a "
+            "posterior that `--nbest-scale` flattens; icefall's 0.5 is too flat for a hundred phones.", "",
             *table(["method", *(run["heads"] for run in runs)], rows), "",
         ]  # fmt: skip
     return lines

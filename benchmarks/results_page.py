@@ -160,6 +160,11 @@ def listening() -> list[str]:
     return inference_sections.listening(newest(BENCHMARKS, "listening-"), table)
 
 
+def long_recordings() -> list[str]:
+    """Long recordings in windows and uncut."""
+    return inference_sections.long_recordings(newest(BENCHMARKS, "long_recording-"), table)
+
+
 def onnx_speed() -> list[str]:
     """Speed of exported files beside sherpa-onnx."""
     return inference_sections.onnx_speed(newest(BENCHMARKS, "onnx_inference-"), table)
@@ -187,8 +192,8 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, exported_models, onnx_speed, torch_speed, startup, alignment, confidence,
-    training_step, filterbank, shar_reading, feature_errors, transducer_loss,
+    phone_recognition, decoding, listening, long_recordings, exported_models, onnx_speed, torch_speed, startup,
+    alignment, confidence, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
 

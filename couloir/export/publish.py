@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ Pair = tuple[Tensor, Tensor]
 """What PyTorch gives and what a file gives, (..., D) each."""
 
 TESTED_TORCH = ("2.13",)
+_SUFFIX = re.compile(r"(\.fp16|\.int8)?\.onnx$")
 DATA_SUFFIX = ".data"
 """What the name of a file ends in that holds the weights of another."""
 
@@ -99,7 +101,20 @@ def publish(drafts: Sequence[Draft], out_dir: Path) -> Agreements:
         path, found = out_dir / draft.name, done[draft.name]
         text = f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest difference from PyTorch {found.max_difference:.2g}"
         logging.info(text + (f", same best token in {found.same_best:.1%} of the frames" if draft.scores else ""))
+    older = [name for name in _other_precisions(done) if (out_dir / name).exists()]
+    if older:
+        logging.warning(
+            "left from an earlier export, perhaps of other weights: %s in %s; export those too, or remove them",
+            ", ".join(older),
+            out_dir,
+        )
     return done
+
+
+def _other_precisions(names: Collection[str]) -> list[str]:
+    """Files of the same models that were not written with those of ``names``."""
+    stems = dict.fromkeys(_SUFFIX.sub("", name) for name in names)
+    return [name for stem in stems for name in (f"{stem}.fp16.onnx", f"{stem}.int8.onnx") if name not in names]
 
 
 @contextmanager

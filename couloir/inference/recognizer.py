@@ -83,6 +83,8 @@ class Recognizer:
         batch_size: int | None = None,
         blank_penalty: float = 0.0,
         passes: int = 1,
+        window_s: float = 30.0,
+        overlap_s: float = 4.0,
         **options: Any,
     ) -> Recognizer:
         """Open a model.
@@ -91,7 +93,7 @@ class Recognizer:
             source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
                 such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
             inventory: phones that may be emitted: a file, or a language's code (see `inventory.restriction_to`).
-            batch_size, blank_penalty, passes: as of the class.
+            batch_size, blank_penalty, passes, window_s, overlap_s: as of the class.
             options: as of `pretrained.open_model`.
 
         Raises:
@@ -101,7 +103,15 @@ class Recognizer:
 
         backend = open_model(source, **options)
         restriction = restriction_to(inventory, backend.vocabulary) if inventory else None
-        return cls(backend, restriction, batch_size=batch_size, blank_penalty=blank_penalty, passes=passes)
+        return cls(
+            backend,
+            restriction,
+            batch_size=batch_size,
+            blank_penalty=blank_penalty,
+            passes=passes,
+            window_s=window_s,
+            overlap_s=overlap_s,
+        )
 
     def transcribe(self, items: Sequence[Source], log_probs: bool = False) -> list[Transcript]:
         """Transcribe recordings.

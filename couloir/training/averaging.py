@@ -141,13 +141,12 @@ def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]
     """
     exp_dir = Path(exp_dir)
     if exp_dir.is_file():
-        return model_weights(load_checkpoint(exp_dir), str(exp_dir)), exp_dir.stem
+        return _alone(exp_dir, config)
     if not exp_dir.is_dir():
         raise UserError(f"`--exp-dir` must be a run directory, but {exp_dir} does not exist")
     kind, end = _kind_and_end(exp_dir, config)
     if kind == "single":
-        path = single_file(exp_dir)
-        return model_weights(load_checkpoint(path), str(path)), path.stem
+        return _alone(single_file(exp_dir), config)
     span = _span(exp_dir, kind, end, config.avg)
     if config.use_averaged_model:
         if _can_subtract(span) and (config.avg or _holds_a_snapshot(span)):
@@ -166,6 +165,14 @@ def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]
             raise UserError(f"{path} does not exist; give a smaller `--avg`")
     logging.info("plain mean of %s", ", ".join(path.name for path in span.paths))
     return mean_of_files(span.paths), span.suffix
+
+
+def _alone(path: Path, config: AveragingConfig) -> tuple[Weights, str]:
+    given = [f"`--{name} {getattr(config, name)}`" for name in ("epoch", "iter") if getattr(config, name)]
+    given += [f"`--avg {config.avg}`"] if config.avg > 1 else []
+    if given:
+        logging.warning("%s: no effect, %s is the only checkpoint", ", ".join(given), path)
+    return model_weights(load_checkpoint(path), str(path)), path.stem
 
 
 def averaged_files(exp_dir: Path, config: AveragingConfig) -> list[Path]:

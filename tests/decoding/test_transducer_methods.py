@@ -76,6 +76,7 @@ def test_names_of_results_are_icefalls():
     assert key("greedy_search") == "greedy_search"
     assert key("fast_beam_search") == "fast_beam_search" + limits
     assert key("modified_beam_search", context_file="f") == "modified_beam_search_beam-size-4_context-score-2.0"
+    assert key("fast_beam_search", context_file="f") == f"fast_beam_search{limits}_context-score-2.0"
     assert suffix("greedy_search") == "_context-2_max-sym-per-frame-1"
     assert suffix("fast_beam_search_nbest_LG") == limits + "_nbest-scale-0.5_num-paths-200_ngram-lm-scale-0.01"
     assert suffix("modified_beam_search") == "__modified_beam_search__beam-size-4"

@@ -198,6 +198,21 @@ def test_a_file_that_disagrees_is_not_left_behind_nor_an_older_one_taken_for_it(
     assert {path.read_text() for path in tmp_path.iterdir()} == {"older"}
 
 
+def test_files_of_a_precision_that_is_not_written_now_are_named(tmp_path, caplog):
+    """Else a model.fp16.onnx of last month's weights lies beside today's model.onnx."""
+    same = torch.tensor([0.0, -1.0])
+    for name in ("model.fp16.onnx", "model.int8.onnx", "model-b.fp16.onnx", "tokens.txt"):
+        (tmp_path / name).write_text("older")
+
+    def draft(name, precision):
+        return Draft(name, precision, lambda path: path.write_text("new"), lambda path: [(same, same)], scores=True)
+
+    publish.publish([draft("model.onnx", "fp32"), draft("model.int8.onnx", "int8")], tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "earlier export" in warning and warning.count(".onnx") == 1 and "model.fp16.onnx" in warning
+    assert (tmp_path / "model.int8.onnx").read_text() == "new"
+
+
 def test_a_file_that_its_runtime_refuses_is_named(tmp_path):
     def check(path):
         return onnx_graph.run_onnx(path, lambda run: [])

@@ -57,7 +57,7 @@ OPTIONS = [
     ),
     (
         TRANSDUCER, "fast_beam_search", "--context-file hot --beam 9 --max-contexts 4 --max-states 8",
-        "_beam-9.0_max-contexts-4_max-states-8",
+        "_beam-9.0_max-contexts-4_max-states-8_context-score-2.0",
     ),
     (
         TRANSDUCER, "modified_beam_search_lm_shallow_fusion",
@@ -294,7 +294,7 @@ def test_the_tables_of_methods(monkeypatch, capsys, decoding_folder, program, fl
     monkeypatch.setattr(result_file, "RESULTS", decoding_folder)
     chosen = (
         "greedy_search;fast_beam_search_LG;ctc-greedy-search;1best;whole-lattice-rescoring;"
-        "ctc-prefix-beam-search-shallow-fusion, RNN"
+        "ctc-prefix-beam-search-shallow-fusion, RNN;fast_beam_search, hotwords"
     )
     monkeypatch.setattr(sys, "argv", [program, *flags.split(), "--lm-dir", "lm", "--write", "--methods", chosen])
     monkeypatch.chdir(decoding_folder)
@@ -303,8 +303,8 @@ def test_the_tables_of_methods(monkeypatch, capsys, decoding_folder, program, fl
     if program == "method_table":
         assert [list(run["methods"]) for run in result["runs"]] == [
             ["ctc-greedy-search", "1best", "whole-lattice-rescoring", "ctc-prefix-beam-search-shallow-fusion, RNN"],
-            ["greedy_search", "fast_beam_search_LG", "ctc-greedy-search", "1best", "whole-lattice-rescoring",
-             "ctc-prefix-beam-search-shallow-fusion, RNN"],
+            ["greedy_search", "fast_beam_search_LG", "fast_beam_search, hotwords", "ctc-greedy-search", "1best",
+             "whole-lattice-rescoring", "ctc-prefix-beam-search-shallow-fusion, RNN"],
         ]  # fmt: skip
         lines = results_decoding.methods_section([result], results_page.table)
         assert "| method | CTC | transducer + CTC + attention |" in lines

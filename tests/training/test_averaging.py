@@ -109,12 +109,17 @@ def test_more_than_there_are_is_refused_with_what_there_is(exp_dir):
         load_averaged(exp_dir, AveragingConfig(epoch=9, avg=1))
 
 
-def test_a_published_file_or_its_folder_is_enough(tmp_path):
+def test_a_published_file_or_its_folder_is_enough(tmp_path, caplog):
     torch.save(weights(5), tmp_path / "zipa_small_crctc.pth")
     for place in (tmp_path, tmp_path / "zipa_small_crctc.pth"):
         loaded, name = load_averaged(place, AveragingConfig())
         assert name == "zipa_small_crctc"
         assert torch.equal(loaded["w"], weights(5)["w"])
+        assert not caplog.records
+        load_averaged(place, AveragingConfig(avg=10))
+        (warning,) = caplog.messages
+        assert "`--avg 10`" in warning and "zipa_small_crctc.pth is the only checkpoint" in warning
+        caplog.clear()
     with pytest.raises(UserError, match="holds none"):
         (tmp_path / "empty").mkdir()
         load_averaged(tmp_path / "empty", AveragingConfig())

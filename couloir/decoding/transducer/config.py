@@ -92,7 +92,7 @@ class TransducerSearchConfig(NeuralLmConfig):
         if method == "greedy_search":
             return method
         if method.startswith("fast"):
-            return method + self._fast_limits(("num-paths", "nbest-scale"))
+            return method + self._fast_limits(("num-paths", "nbest-scale")) + self._contexts("_")
         return f"{method}_beam-size-{self.beam_size}" + self._contexts("_")
 
     def suffix(self, context_size: int) -> str:
@@ -103,7 +103,7 @@ class TransducerSearchConfig(NeuralLmConfig):
     def _method_suffix(self, context_size: int) -> str:
         method = self.decoding_method
         if method.startswith("fast"):
-            return self._fast_limits(("nbest-scale", "num-paths"))
+            return self._fast_limits(("nbest-scale", "num-paths")) + self._contexts("_")
         if method == "greedy_search":
             return f"_context-{context_size}_max-sym-per-frame-{self.max_sym_per_frame}"
         fusion = f"_{self.lm_type}-lm-scale-{self.lm_scale}" if self.fuses_lm else ""
