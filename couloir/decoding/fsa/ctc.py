@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from couloir.decoding.fsa.graph import Graph
-from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, follow, make_lattice, prune, sample_paths
+from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, follow, make_lattice, sample_paths
 from couloir.decoding.fsa.nbest import oracle
 from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, read_followed, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
@@ -77,7 +77,7 @@ def ctc_graph_search(
 def ctc_lattice(log_probs: Tensor, lens: Tensor, graph: Graph, limits: SearchLimits) -> tuple[Lattice, Tensor]:
     """The lattice of what came within `OUTPUT_BEAM` of the best, and its utterances' positions (B,) in the batch."""
     result, order = _search(log_probs, lens, graph, limits, True)
-    return prune(make_lattice(result), OUTPUT_BEAM), order
+    return make_lattice(result, OUTPUT_BEAM), order
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from couloir.decoding.fsa.history import History
 from couloir.decoding.fsa.ragged import expand, group_first_best, group_logsumexp, group_max, splits_of, unique
-from couloir.decoding.fsa.search import SearchResult, joined, output_labels
+from couloir.decoding.fsa.search import Arcs, SearchResult, joined, output_labels, where
 
 HASH_FACTOR = 6364136223846793005
 Reduce = Callable[[Tensor, Tensor, int], Tensor]
@@ -66,56 +66,44 @@ class Lattice:
         return torch.where(self.start >= 0, self.backward_scores()[self.start], -torch.inf)
 
 
-def make_lattice(result: SearchResult) -> Lattice:
-    """The lattice of a search that kept its arcs."""
+def make_lattice(result: SearchResult, beam: float = torch.inf) -> Lattice:
+    """The lattice of a search that kept its arcs, without those whose best path is more than ``beam`` worse.
+
+    All rows stay. Whatever ``beam``, arcs that lead nowhere are dropped. Frames are pruned one by one from the last on,
+    so that the arcs of all are never held together.
+    """
     begin = [0]
     for utterances in result.utterances:
         begin.append(begin[-1] + len(utterances))
     rows, device = begin[-1], result.score.device
-    parts = [
-        replace(arcs, source=arcs.source + begin[i], target=arcs.target + begin[i + 1], label=arcs.label.clamp(min=0))
-        for i, arcs in enumerate(result.frames)
-    ]
-    parts += [
-        replace(arcs, source=arcs.source + begin[level], target=arcs.target + rows) for level, arcs in result.finals
-    ]
+    bar, onward, kept = result.score - beam, torch.zeros_like(result.score), list[Arcs]()
+    for level in reversed(range(len(result.utterances))):
+        so_far, enough = result.scores[level], bar[result.utterances[level]]
+        # What leaves this frame's rows: the way on to those of the next, and to the ends.
+        leaving = [
+            (replace(arcs, label=arcs.label.clamp(min=0)), onward[arcs.target], begin[level + 1])
+            for arcs in result.frames[level : level + 1]
+        ]
+        leaving += [(arcs, onward.new_zeros(len(arcs.score)), rows) for at, arcs in result.finals if at == level]
+        onward = torch.full_like(so_far, -torch.inf)
+        for arcs, rest, shift in leaving:
+            through = arcs.score + rest
+            onward = torch.maximum(onward, group_max(through, arcs.source, len(so_far)))
+            total = so_far[arcs.source] + through
+            arcs = arcs.select(where(total.isfinite() & (total >= enough[arcs.source])))
+            kept.append(replace(arcs, source=arcs.source + begin[level], target=arcs.target + shift))
     start = torch.full_like(result.row, -1)
     start[result.utterances[0]] = torch.arange(begin[1], device=device)
-    if not parts:
+    if not kept:
         none, nothing = start[:0], result.score[:0]
         aux = none.new_zeros((0, 1))
         return Lattice(begin, start, none.new_zeros(1 + rows + len(start)), none, none, nothing, nothing, aux)
-    arcs = joined(parts)
+    arcs = joined(kept)
     arcs = arcs.select(torch.sort(arcs.source, stable=True).indices)
     return Lattice(
         begin, start, splits_of(arcs.source, rows + len(start)), arcs.target, arcs.label,
         arcs.score.double(), arcs.log_prob.double(), output_labels(result.graph, arcs.arc, arcs.move),
     )  # fmt: skip
-
-
-def prune(lattice: Lattice, beam: float) -> Lattice:
-    """Without the arcs whose best path is more than ``beam`` worse than their utterance's best; rows all stay.
-
-    An infinite ``beam`` drops only what leads nowhere.
-    """
-    source = torch.repeat_interleave(lattice.splits[1:] - lattice.splits[:-1])
-    rows, ends = lattice.num_rows, len(lattice.start)
-    onward = lattice.backward_scores(reduce=group_max)
-    so_far = torch.full_like(onward, -torch.inf)
-    so_far[lattice.start[lattice.start >= 0]] = 0.0
-    owner = torch.zeros(rows + ends, dtype=torch.int64, device=source.device)
-    owner[lattice.start[lattice.start >= 0]] = torch.nonzero(lattice.start >= 0).squeeze(1)
-    for arcs in lattice.arcs_by_level():
-        so_far.scatter_reduce_(0, lattice.target[arcs], so_far[source[arcs]] + lattice.score[arcs], "amax")
-        owner[lattice.target[arcs]] = owner[source[arcs]]
-    best = torch.where(lattice.start >= 0, onward[lattice.start], 0.0)
-    total = so_far[source] + lattice.score + onward[lattice.target]
-    keep = total.isfinite() & (total >= best[owner[source]] - beam)
-    return replace(
-        lattice,
-        splits=splits_of(source[keep], rows + ends),
-        **{name: getattr(lattice, name)[keep] for name in ("target", "label", "score", "log_prob", "aux")},
-    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, Paths, follow, make_lattice, prune, sample_paths
+from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, Paths, follow, make_lattice, sample_paths
 from couloir.decoding.fsa.ragged import group_first_best, group_max
 from couloir.decoding.fsa.result import WordHypothesis, read_followed
 from couloir.decoding.fsa.search import SearchResult
@@ -18,7 +18,7 @@ def choose(result: SearchResult, num_paths: int, nbest_scale: float, log_sum: bo
 
     ``log_sum``: score a sequence by the sum over its paths, else by the best of them.
     """
-    lattice = prune(make_lattice(result), torch.inf)
+    lattice = make_lattice(result)
     paths = sample_paths(lattice, num_paths, nbest_scale)
     totals = follow(lattice, paths.utterance, PathAutomaton(paths), lattice.score, log_sum).total
     return take_best(result, lattice, paths, totals)
@@ -30,7 +30,7 @@ def oracle(
     """For each sorted utterance the sampled sequence with the fewest errors; of equals the first."""
     from kaldialign import edit_distance
 
-    lattice = prune(make_lattice(result), torch.inf)
+    lattice = make_lattice(result)
     paths = sample_paths(lattice, num_paths, nbest_scale)
     errors = [
         edit_distance(list(references[utterance]), labels)["total"]

@@ -123,7 +123,7 @@ class SearchResult:
         score: (B,) float64, -inf without a path; row, step: (B,) where the best path ends in ``history``.
         last_arc, last_move: (B,) the final arc it takes and the epsilon move before that, or -1.
         frames: the arcs that lead into surviving rows, by frame.
-        utterances: utterance of each row, before the first frame and after each.
+        utterances, scores: utterance and best score of each row, before the first frame and after each.
         finals: (frames consumed, final arcs whose target is the utterance) of the paths that end.
     """
 
@@ -136,6 +136,7 @@ class SearchResult:
     last_move: Tensor
     frames: list[Arcs] = field(default_factory=list)
     utterances: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
     finals: list[tuple[int, Arcs]] = field(default_factory=list)
 
 
@@ -209,6 +210,7 @@ class GraphSearch:
             none.clone(),
             none.clone(),
             utterances=[self.table.utterance],
+            scores=[self.table.score],
         )
 
     def run(self) -> SearchResult:
@@ -237,6 +239,7 @@ class GraphSearch:
         if self.keep_arcs:
             result.frames.append(arcs)
             result.utterances.append(after.utterance)
+            result.scores.append(after.score)
         if some_end and not self.emissions.ends_on_last_frame:
             self._end(after, frame, self._final_weights(after, rows))
             after = after.select(slice(rows))
