@@ -49,9 +49,10 @@ PEAK = 6.0
 
 
 def random_run(preset: str, data: Path, lang: Path, device: str) -> LoadedRun:
-    """A model with random weights and both heads."""
-    flags = f"--preset {preset} --use-ctc True --manifest-dir {data} --bpe-model {lang} --num-workers 0".split()
-    config = build_config(make_parser("").parse_args(flags), RECIPE, DEFAULTS)
+    """A model with random weights and all heads."""
+    flags = f"--preset {preset} --use-ctc True --use-attention-decoder True"
+    flags += f" --manifest-dir {data} --bpe-model {lang} --num-workers 0"
+    config = build_config(make_parser("").parse_args(flags.split()), RECIPE, DEFAULTS)
     tokenizer, target = load_tokenizer(lang), pick_device(device)
     config = dataclasses.replace(config, heads=dataclasses.replace(config.heads, vocab_size=tokenizer.vocab_size))
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -226,15 +227,19 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
 
 
 def _suffix(run: LoadedRun, search: Search) -> str:
-    """icefall's order: epoch and average, the chunks, the search's settings, whether the averaged model was used."""
+    """icefall's names: epoch and average, the chunks, the search's settings, whether the averaged model was used.
+
+    ZIPA's are those of the exported files, with a dash in place of some underscores.
+    """
     zipformer = run.config.zipformer
     chunks = (
         f"_chunk-{zipformer.chunk_size[0]}_left-context-{zipformer.left_context_frames[0]}" if zipformer.causal else ""
     )
-    if not chunks + search.suffix:
+    if run.config.recipe == "zipformer_crctc" and not chunks + search.suffix:
         return run.suffix
     start = run.suffix.removesuffix(AVERAGED)
-    return start + chunks + search.suffix + ("_" + AVERAGED[1:] if start != run.suffix else "")
+    averaged = "_" + AVERAGED[1:] if start != run.suffix else ""
+    return re.sub(r"^((?:epoch|iter)-\d+)-(avg-\d+)$", r"\1_\2", start) + chunks + search.suffix + averaged
 
 
 def _check_chunks(config: ZipformerConfig) -> None:

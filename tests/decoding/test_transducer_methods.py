@@ -80,6 +80,7 @@ def test_names_of_results_are_icefalls():
     assert suffix("greedy_search") == "_context-2_max-sym-per-frame-1"
     assert suffix("fast_beam_search_nbest_LG") == limits + "_nbest-scale-0.5_num-paths-200_ngram-lm-scale-0.01"
     assert suffix("modified_beam_search") == "__modified_beam_search__beam-size-4"
+    assert suffix("modified_beam_search", temperature=2.0) == "__modified_beam_search__beam-size-4_temperature-2.0"
     assert suffix("modified_beam_search_LODR", ngram_lm_scale=-0.16) == (
         "__modified_beam_search_LODR__beam-size-4_rnn-lm-scale-0.3_LODR-2gram-scale--0.16"
     )
@@ -93,6 +94,8 @@ def test_names_of_results_are_icefalls():
     [
         ({"decoding_method": "modified_beam_search_lm_rescore"}, "--lm-exp-dir"),
         ({"decoding_method": "greedy_search", "context_file": "hot.txt"}, "--context-file"),
+        ({"decoding_method": "fast_beam_search", "context_file": "hot.txt", "context_score": 0.0}, "--context-score"),
+        ({"nbest_scale": 0.0}, "--nbest-scale"),
         ({"decoding_method": "fast_beam_search_nbest_oracle", "context_file": "hot.txt"}, "--context-file"),
         ({"decoding_method": "greedy_search", "use_shallow_fusion": True}, "--use-shallow-fusion"),
         ({"decoding_method": "modified_beam_search_LODR", "lm_exp_dir": "x"}, "--ngram-lm-scale"),

@@ -49,7 +49,7 @@ def test_prefix_beam_search_writes_beside_greedy(trained):
         trained, DECODE, "--exp-dir exp --iter 12 --avg 2 --decoding-method ctc-prefix-beam-search --device cpu"
     )
     names = [path.name for path in (trained / "exp" / "ctc-prefix-beam-search").iterdir()]
-    assert any(name.startswith("errs-test-heldout-iter-12-avg-2_beam-4_use-averaged-model") for name in names)
+    assert any(name.startswith("errs-test-heldout-iter-12_avg-2_beam-4_use-averaged-model") for name in names)
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ CHEAP = ("greedy_search", "ctc-prefix-beam-search-shallow-fussion")
 )
 def test_every_method_decodes_a_test_set(decoding_folder, program, method):
     rows, name = decode(decoding_folder, program, method, NEEDS.get(method, ""))
-    assert len(rows) == KEYS.get(method, 1) and name.startswith("test-heldout-iter-1-avg-1")
+    assert len(rows) == KEYS.get(method, 1) and name.startswith("test-heldout-iter-1_avg-1")
     assert all(0 <= float(rate) < 1000 for rate in rows.values())
 
 
@@ -143,7 +143,7 @@ def test_every_method_decodes_a_test_set(decoding_folder, program, method):
 @pytest.mark.parametrize(("program", "method", "flags", "suffix"), OPTIONS)
 def test_every_option_decodes_a_test_set(decoding_folder, program, method, flags, suffix):
     rows, name = decode(decoding_folder, program, method, flags)
-    assert len(rows) == 1 and name == f"test-heldout-iter-1-avg-1{suffix}"
+    assert len(rows) == 1 and name == f"test-heldout-iter-1_avg-1{suffix}"
 
 
 @pytest.mark.parametrize("method", ["ctc-prefix-beam-search"])
@@ -163,7 +163,7 @@ def test_one_at_a_time_gives_the_same_text(decoding_folder, program, method):
     for seconds in (100, 0.1):
         shutil.rmtree(decoding_folder / "exp" / method, ignore_errors=True)
         decode(decoding_folder, program, method, f"--max-duration {seconds}")
-        (recogs,) = (decoding_folder / "exp" / method).glob("recogs-test-heldout-iter-1-avg-1*.txt")
+        (recogs,) = (decoding_folder / "exp" / method).glob("recogs-test-heldout-iter-1_avg-1*.txt")
         texts.append(recogs.read_text())
     assert texts[0] == texts[1] and "hyp=['" in texts[0]
 
@@ -250,7 +250,7 @@ class TestCausal:
     def test_files_name_the_chunks(self, causal):
         chunks = "--chunk-size 16 --left-context-frames 16"
         rows, name = decode(causal, CRCTC, "ctc-greedy-search", chunks, "causal")
-        assert name == "test-heldout-iter-1-avg-1_chunk-16_left-context-16"
+        assert name == "test-heldout-iter-1_avg-1_chunk-16_left-context-16"
 
     def test_thirty_frames_follow_the_recording(self, monkeypatch, causal):
         """As icefall's decoding: each utterance is encoded with 30 more frames of silence."""

@@ -69,12 +69,12 @@ def trained(tmp_path_factory):
 def test_decoding_writes_icefalls_files(trained, method, flags, name, key):
     done = run_program(trained, DECODE, f"--exp-dir exp --iter 6 --avg 2 --decoding-method {method} {flags}")
     assert "PER %" in done.stdout
-    out, tail = trained / "exp" / method, f"test-heldout-iter-6-avg-2{name}_use-averaged-model.txt"
+    out, tail = trained / "exp" / method, f"test-heldout-iter-6_avg-2{name}_use-averaged-model.txt"
     assert len((out / f"recogs-{tail}").read_text().splitlines()) == 8
     assert (out / f"errs-{tail}").read_text().startswith("%WER")
     assert (out / f"wer-summary-{tail}").read_text().splitlines()[1].split("\t")[0] == key
     assert (out / "report.html").is_file()
-    (log,) = out.glob(f"log-decode-iter-6-avg-2{name}_use-averaged-model-20??-??-??-??-??-??")
+    (log,) = out.glob(f"log-decode-iter-6_avg-2{name}_use-averaged-model-20??-??-??-??-??-??")
     assert f"INFO test-heldout: {key} " in log.read_text() and f"--decoding-method {method}" in log.read_text()
 
 

@@ -125,4 +125,5 @@ def ctc_graph_nbest_oracle(
 ) -> list[WordHypothesis]:
     """The sampled sequence with the fewest errors against ``references`` (icefall's ``nbest-oracle``)."""
     result, order = _search(log_probs, lens, graph, limits, True)
-    return unsorted(oracle(result, [references[i] for i in order.tolist()], num_paths, nbest_scale), order)
+    sorted_references = [references[i] for i in order.tolist()]
+    return unsorted(oracle(result, sorted_references, num_paths, nbest_scale, OUTPUT_BEAM), order)

@@ -25,12 +25,19 @@ def choose(result: SearchResult, num_paths: int, nbest_scale: float, log_sum: bo
 
 
 def oracle(
-    result: SearchResult, references: Sequence[Sequence[int]], num_paths: int, nbest_scale: float
+    result: SearchResult,
+    references: Sequence[Sequence[int]],
+    num_paths: int,
+    nbest_scale: float,
+    beam: float = torch.inf,
 ) -> list[WordHypothesis]:
-    """For each sorted utterance the sampled sequence with the fewest errors; of equals the first."""
+    """For each sorted utterance the sampled sequence with the fewest errors; of equals the first.
+
+    ``beam``: of the lattice (see `make_lattice`).
+    """
     from kaldialign import edit_distance
 
-    lattice = make_lattice(result)
+    lattice = make_lattice(result, beam)
     paths = sample_paths(lattice, num_paths, nbest_scale)
     errors = [
         edit_distance(list(references[utterance]), labels)["total"]

@@ -202,7 +202,7 @@ class GraphSearch:
         score = torch.where(lens > 0, -torch.inf, nothing)
         none = zeros - 1
         self.result = SearchResult(
-            graph,
+            self.graph,
             History(),
             score,
             zeros.clone(),

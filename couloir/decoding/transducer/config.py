@@ -52,7 +52,9 @@ class TransducerSearchConfig(NeuralLmConfig):
     backoff_id: int = option(500, "label of back-off arcs in {n}gram.fst.txt")
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "beam", "max_contexts", "max_states", "max_sym_per_frame", "num_paths"):
+        for name in (
+            "beam_size", "beam", "max_contexts", "max_states", "max_sym_per_frame", "num_paths", "nbest_scale",
+        ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
         if self.lm_type == "ngram" and "LODR" in self.decoding_method:
@@ -68,6 +70,8 @@ class TransducerSearchConfig(NeuralLmConfig):
             raise UserError(
                 f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
             )
+        if self.context_file and not self.context_score:
+            raise must_be("--context-score", "above 0 with --context-file", self.context_score)
         if self.decoding_method == "modified_beam_search_LODR" and self.ngram_lm_scale > 0:
             raise must_be("--ngram-lm-scale", "below 0 for modified_beam_search_LODR", self.ngram_lm_scale)
 
@@ -98,7 +102,8 @@ class TransducerSearchConfig(NeuralLmConfig):
     def suffix(self, context_size: int) -> str:
         """icefall's part of the names of result files: after epoch and average, before ``_use-averaged-model``."""
         penalty = f"_blank-penalty-{self.blank_penalty}" if self.blank_penalty else ""
-        return self._method_suffix(context_size) + penalty
+        temperature = f"_temperature-{self.temperature}" if self.temperature != 1.0 else ""
+        return self._method_suffix(context_size) + penalty + temperature
 
     def _method_suffix(self, context_size: int) -> str:
         method = self.decoding_method
