@@ -99,6 +99,21 @@ def startup(results: list[dict[str, Any]], table: Table) -> list[str]:
     return ["## Start-up", "", text, "", *table(["what", "s, median", "s, best", "at most, s", "load", "date"], rows)]
 
 
+def two_commands(results: list[dict[str, Any]], table: Table) -> list[str]:
+    """The README's commands, from a fresh clone and an empty home."""
+    rows = []
+    for command, row in (results[-1]["rows"] if results else {}).items():
+        came_out = "; ".join(f"{name}: {rate:.2f} %" for name, rate in row["per"].items()) or row["tests"]
+        tests = f", {row['tests_s']} of them the tests" if row["tests_s"] else ""
+        rows.append([f"`{command}`", f"**{row['wall_s']}**{tests}", str(row["limit_s"] or ""),
+                     str(row["largest_process_mb"]), came_out, row["commit"], row["date"]])  # fmt: skip
+    header = ["command", "s with set-up", "asked, s", "largest process, MB", "what came out (PER)", "commit", "date"]
+    text = (
+        "From a fresh clone with an empty home and nothing installed, set-up included (`benchmarks/two_commands.py`)."
+    )
+    return ["## The commands", "", text, "", *table(header, rows)] if rows else []
+
+
 def torch_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
     """Speed of inference in PyTorch, by mode and batch."""
     rows = [

@@ -175,6 +175,11 @@ def torch_speed() -> list[str]:
     return inference_sections.torch_speed(newest(BENCHMARKS, "torch_inference-"), table)
 
 
+def two_commands() -> list[str]:
+    """The README's commands as a newcomer runs them."""
+    return inference_sections.two_commands(newest(BENCHMARKS, "two_commands-"), table)
+
+
 def startup() -> list[str]:
     """How long programs take to start."""
     return inference_sections.startup(newest(BENCHMARKS, "startup-"), table)
@@ -192,8 +197,8 @@ def decoding() -> list[str]:
 
 
 SECTIONS: tuple[Callable[[], list[str]], ...] = (
-    phone_recognition, decoding, listening, long_recordings, exported_models, onnx_speed, torch_speed, startup,
-    alignment, confidence, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
+    phone_recognition, two_commands, decoding, listening, long_recordings, exported_models, onnx_speed, torch_speed,
+    startup, alignment, confidence, training_step, filterbank, shar_reading, feature_errors, transducer_loss,
 )  # fmt: skip
 
 
