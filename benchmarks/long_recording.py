@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -52,7 +51,9 @@ def transcribe(model: str, file: Path, mode: str, threads: int) -> dict[str, Any
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which begins with that of the parent.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def by_utterance(tokens: list[tuple[str, float]], waves: list[np.ndarray]) -> list[str]:

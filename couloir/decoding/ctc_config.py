@@ -39,7 +39,9 @@ class CtcSearchConfig(NeuralLmConfig):
     hlg_scale: float = option(0.6, "scale of the graph's scores")
     num_paths: int = option(100, "nbest*, attention-decoder-rescoring*: paths sampled from the lattice")
     nbest_scale: float = option(1.0, "nbest*, attention-decoder-rescoring*: flattens the posterior that is sampled")
-    lm_dir: str = option("data/lm", "*-rescoring, *-with-ngram: folder of G_4_gram.fst.txt, or of a word n-gram's ARPA")
+    lm_dir: str = option(
+        "data/lm", "*-rescoring, *-with-ngram: folder of G_4_gram.fst.txt and words.txt, or of a word n-gram's ARPA"
+    )
     nnlm_type: str = option("rnn", "shallow fusion: kind of the neural LM", choices=LM_KINDS)
     nnlm_scale: float = option(0.0, "shallow fusion: scale of the neural LM; 0: none")
     lodr_ngram: str = option("", "shallow fusion: n-gram over tokens, an ARPA file or kaldilm's .fst.txt")

@@ -23,10 +23,10 @@ from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fusion import TokenScorer
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.ngram import NgramLm
-from couloir.decoding.resources import read_neural_lm, read_word_graph, read_word_ngram
+from couloir.decoding.resources import open_token_ngram, read_neural_lm, read_word_graph, read_word_ngram
 from couloir.errors import UserError, must_be
 from couloir.models.asr import AsrModel
-from couloir.text.tokenizer import SOS_EOS, Tokenizer
+from couloir.text.tokenizer import Tokenizer, check_sentence_mark
 
 RESCORED_BEAM = 8  # icefall's, for the n-best list of prefix beam search that the attention decoder rescores
 Results = dict[str, list[Hypothesis]]
@@ -153,7 +153,7 @@ class CtcSearch:
             lm = read_neural_lm(config, config.nnlm_type, self.tokenizer)
             scorers.append((config.nnlm_scale, lm.to(device)))
         if config.lodr_lm_scale:
-            ngram = NgramLm(config.lodr_ngram, self.tokenizer.pieces, backoff_id=config.backoff_id)
+            ngram = open_token_ngram(config.lodr_ngram, self.tokenizer, config.backoff_id)
             scorers.append((config.lodr_lm_scale, ngram.to(device)))
         if config.context_file:
             hotwords = read_context_file(config.context_file, self.tokenizer, config.context_score)
@@ -167,9 +167,4 @@ def _check_attention(config: CtcSearchConfig, model: AsrModel, tokenizer: Tokeni
             f"`--decoding-method {config.decoding_method}` needs a model with an attention decoder; train with "
             "--use-attention-decoder True"
         )
-    used = model.attention_decoder.sos_eos_id
-    if SOS_EOS in tokenizer.pieces and tokenizer.pieces.index(SOS_EOS) != used:
-        raise must_be(
-            f"{SOS_EOS} of the tokenizer", f"token {used}, as the attention decoder has it",
-            tokenizer.pieces.index(SOS_EOS), "give the tokenizer that the model was trained with",
-        )  # fmt: skip
+    check_sentence_mark(tokenizer.pieces, model.attention_decoder.sos_eos_id, "an attention decoder")

@@ -16,13 +16,12 @@ from torch import Tensor
 from couloir.decoding.extras import graph_package
 from couloir.decoding.fsa.graph import FINAL, Graph, make_graph
 from couloir.decoding.fsa.ragged import expand, splits_of
-from couloir.decoding.ngram import ArpaFst, read_arpa
+from couloir.decoding.ngram import ArpaFst, read_arpa, read_lines
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.text.tokenizer import Tokenizer
 
 EPSILON_WORD = "<eps>"
-MAX_EPSILON_DEPTH = 64
 _FINAL_LINE = re.compile(r"^\d+[ \t]+\S+$", re.MULTILINE)  # of OpenFst's text form: state, weight
 
 
@@ -63,7 +62,7 @@ def read_lexicon(path: str | Path, pieces: Sequence[str]) -> Lexicon:
         raise UserError(f"lexicon {path} does not exist; make it with prepare_lm.py")
     number = {piece: i for i, piece in enumerate(pieces)}
     spellings = []
-    for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for at, line in enumerate(read_lines(path), 1):
         word, *tokens = line.split() or [""]
         if not word:
             continue
@@ -80,9 +79,10 @@ def read_lexicon(path: str | Path, pieces: Sequence[str]) -> Lexicon:
 
 
 def spell_words(words: Iterable[str], tokenizer: Tokenizer) -> Lexicon:
-    """The lexicon of words as a tokenizer spells them; words that it cannot spell are left out."""
+    """The lexicon of words as a tokenizer spells them; words that it cannot spell, or by nothing, are left out."""
     distinct = sorted(set(words))
-    return make_lexicon((word, tokenizer.encode(word)) for word in distinct if not tokenizer.unknown_symbols(word))
+    spelt = ((word, tokenizer.encode(word)) for word in distinct if not tokenizer.unknown_symbols(word))
+    return make_lexicon((word, tokens) for word, tokens in spelt if any(tokens))
 
 
 def build_lg(lexicon: Lexicon, arpa: str | Path, vocab_size: int, max_order: int = -1) -> Graph:
@@ -98,7 +98,7 @@ def build_lg(lexicon: Lexicon, arpa: str | Path, vocab_size: int, max_order: int
         UserError: when lexicon and LM share no path, or as `read_arpa`.
     """
     kaldifst = graph_package("kaldifst")
-    language_model = read_arpa(arpa, lexicon.words, max_order)
+    language_model = read_arpa(arpa, lexicon.words, max_order, partial=True)
     spelt = _lexicon_fst(lexicon, vocab_size, language_model.backoff)
     kaldifst.arcsort(spelt, sort_type="olabel")
     grammar = _grammar_fst(language_model)
@@ -195,27 +195,38 @@ def _epsilon_moves(
     """
     if not len(source):
         return None
+    if _has_loop(source, target, states):
+        raise UserError("the decoding graph has a loop of epsilons; check the lexicon for empty spellings")
     order = torch.sort(source, stable=True).indices
     splits, target, score, aux = splits_of(source[order], states + 1), target[order], score[order], aux[order]
     here = torch.arange(states + 1)
     paths = [
         (here, here, torch.zeros(states + 1, dtype=torch.float64), torch.zeros((states + 1, 1), dtype=torch.int64))
     ]
-    for _ in range(MAX_EPSILON_DEPTH):
+    while len(paths[-1][0]):
         begin, end, total, outputs = paths[-1]
         owner, arc = expand(splits, end)
-        if not len(owner):
-            break
         paths.append(
             (begin[owner], target[arc], total[owner] + score[arc], torch.cat([outputs[owner], aux[arc, None]], dim=1))
         )
-    else:
-        raise UserError("the decoding graph has a loop of epsilons; check the lexicon for empty spellings")
+    paths.pop()
     width = max(int((outputs > 0).sum(1).max()) for _, _, _, outputs in paths)
     begin, end, total = (torch.cat([path[i] for path in paths]) for i in range(3))  # type: ignore[misc]
     outputs = torch.cat([_packed(path[3], width) for path in paths])
     order = torch.sort(begin, stable=True).indices
     return splits_of(begin[order], states + 1), end[order], total[order].float(), outputs[order]
+
+
+def _has_loop(source: Tensor, target: Tensor, states: int) -> bool:
+    """Whether arcs form a loop: those of states that none enters are taken away, until none is left (Kahn 1962)."""
+    while len(source):
+        entered = torch.zeros(states, dtype=torch.bool)
+        entered[target] = True
+        kept = entered[source]
+        if bool(kept.all()):
+            return True
+        source, target = source[kept], target[kept]
+    return False
 
 
 def _packed(outputs: Tensor, width: int) -> Tensor:

@@ -16,6 +16,7 @@ from couloir.checkpoint import load_checkpoint
 from couloir.decoding.lm import NeuralLm
 from couloir.decoding.lm_checkpoint import lm_entry, save_lm
 from couloir.errors import UserError, must_be
+from couloir.text.tokenizer import check_sentence_mark
 
 log = logging.getLogger(__name__)
 Sentences = Sequence[Sequence[int]]
@@ -89,9 +90,10 @@ def train_lm(
         The validation perplexity of each epoch.
 
     Raises:
-        UserError: when there is no sentence, or one has a token outside the vocabulary or a blank; when ``exp_dir``
-            holds a run of another model, of other sentences or of other settings.
+        UserError: when there is no sentence, or one has a token outside the vocabulary or a blank; when ``pieces`` have
+            no sentence mark; when ``exp_dir`` holds a run of another model, of other sentences or of other settings.
     """
+    check_sentence_mark(pieces, lm.sos_eos_id, "a language model")
     for name, part in (("training", sentences), ("validation", valid)):
         _check(lm, name, part)
     exp_dir, optimizer = Path(exp_dir), torch.optim.Adam(lm.parameters(), learning_rate)

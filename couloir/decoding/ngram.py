@@ -8,10 +8,11 @@ import os
 import re
 import sys
 import tempfile
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -23,10 +24,12 @@ from couloir.decoding.extras import graph_package
 from couloir.decoding.fsa.ragged import find
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
+from couloir.text.tokenizer import BLANK, SENTENCE_MARKS, UNK
 
 BACKOFF = "#0"
 BOS, EOS = "<s>", "</s>"
-SPECIAL = (BOS, EOS, "<unk>", "<UNK>", "<sos/eos>", "<blk>", "<eps>")
+SPECIAL = (*SENTENCE_MARKS, UNK, "<UNK>", BLANK, "<eps>")
+COMPILED = ".fst.txt"
 Gram = tuple[str, ...]
 
 
@@ -46,21 +49,26 @@ class ArpaFst:
     backoff: int
 
 
-def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1) -> ArpaFst:
+def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1, partial: bool = False) -> ArpaFst:
     """Read an ARPA file (``.gz`` too); a symbol's number is its position in ``symbols``, 0 being blank or epsilon.
 
+    Args:
+        max_order: n-grams up to this order; -1 for all. partial: leave out n-grams of other symbols, as one does with
+            words; tokens must all be known.
+
     Raises:
-        UserError: when the file is missing, is no ARPA file, or has no word in common with ``symbols``.
+        UserError: when the file is missing, is no ARPA file, or has a symbol that ``symbols`` lack; with ``partial``,
+            none in common with them.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
-    _check(path, symbols)
+    _check(path, symbols, partial)
     kaldilm = graph_package("kaldilm")
     with tempfile.TemporaryDirectory() as folder:
         arpa, table = Path(folder) / "lm.arpa", Path(folder) / "symbols.txt"
         with open(arpa, "w", encoding="utf-8") as out:
-            out.writelines(_up_to_order(_open_text(path), max_order))
+            out.writelines(_up_to_order(read_lines(path), max_order))
         known = [*symbols, BACKOFF] if BACKOFF not in symbols else list(symbols)
         table.write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(known)), encoding="utf-8")
         with _quiet():
@@ -74,7 +82,7 @@ def arpa_words(path: str | Path) -> tuple[list[str], int]:
     if not path.is_file():
         raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
     section = ""
-    for line in _open_text(path):
+    for line in read_lines(path):
         fields = line.split()
         if line.startswith("\\"):
             section = line.strip()
@@ -89,35 +97,48 @@ def arpa_words(path: str | Path) -> tuple[list[str], int]:
 
 def copy_arpa(source: str | Path, target: Path) -> None:
     """The same ARPA file as ``target``, no longer packed."""
-    lines = _open_text(Path(source))
     with atomic_write(target, "w") as out:
-        out.writelines(lines)
+        out.writelines(read_lines(source))
 
 
-def _open_text(path: Path) -> Iterable[str]:
-    opener: Callable[..., IO[str]] = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        yield from lines
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a text, a packed one (``.gz``) too. Raises `UserError` naming the file when it is not that."""
+    packed = Path(path).suffix == ".gz"
+    opener: Callable[..., IO[str]] = gzip.open if packed else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            yield from lines
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error):
+        raise must_be(str(path), "a UTF-8 text" + " packed by gzip" * packed, "another file, or damaged") from None
 
 
-def read_fst_text(path: str | Path, vocab_size: int, backoff: int) -> ArpaFst:
-    """Read what kaldilm printed (icefall's ``2gram.fst.txt``).
+def read_fst_text(path: str | Path, labels: Mapping[int, str], symbols: Sequence[str]) -> ArpaFst:
+    """Read what kaldilm printed (icefall's ``2gram.fst.txt``); arcs of other symbols are left out.
+
+    Args:
+        labels: what the file's labels stand for, ``#0`` among them. symbols: by the numbers that they are to have.
 
     Raises:
-        UserError: when the file is missing or no such text, or has labels that are neither tokens nor ``backoff``.
+        UserError: when the file is missing or no such text, has labels without a symbol, or has no symbol in common
+            with ``symbols``.
     """
+    number = {symbol: i for i, symbol in enumerate(symbols)}
+    backoff = number.setdefault(BACKOFF, len(symbols))
     try:
         fst = _parse_fst(Path(path).read_text(encoding="utf-8"), backoff)
     except FileNotFoundError:
         raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another") from None
-    except ValueError:
+    except (ValueError, IndexError):
         raise must_be(str(path), "an acceptor in OpenFst's text form", "something else") from None
-    strange = fst.label[(fst.label >= vocab_size) & (fst.label != backoff)]
-    if len(strange):
-        raise must_be(
-            f"labels of {path}", f"below the vocabulary size {vocab_size} or --backoff-id {backoff}", int(strange[0])
-        )
-    return fst
+    used, place = np.unique(fst.label, return_inverse=True)
+    strange = next((label for label in used.tolist() if label not in labels), None)
+    if strange is not None:
+        raise must_be(f"labels of {path}", f"of the table beside it, or {BACKOFF}", strange)
+    label = np.array([number.get(labels[label], -1) for label in used.tolist()])[place]
+    kept = label >= 0
+    if not (kept & (label != backoff)).any():
+        raise _other_symbols(path, [labels[label] for label in used.tolist()])
+    return replace(fst, source=fst.source[kept], target=fst.target[kept], label=label[kept], score=fst.score[kept])
 
 
 def _up_to_order(lines: Iterable[str], max_order: int) -> Iterator[str]:
@@ -136,13 +157,13 @@ def _up_to_order(lines: Iterable[str], max_order: int) -> Iterator[str]:
         yield line
 
 
-def _check(path: Path, symbols: Sequence[str]) -> None:
+def _check(path: Path, symbols: Sequence[str], partial: bool) -> None:
     """Refuse what kaldilm would end the process on, and a model of other units than ``symbols``."""
-    known, strange, words = set(symbols), [], 0
+    known, strange, words = {*symbols, *SPECIAL}, [], 0
     promised: dict[str, int] = {}
     found: Counter[str] = Counter()
     section = ""
-    for line in _open_text(path):
+    for line in read_lines(path):
         line = line.strip()
         if line.startswith("\\"):
             section = line
@@ -154,15 +175,18 @@ def _check(path: Path, symbols: Sequence[str]) -> None:
             if section == "\\1-grams:":
                 word = [*line.split(), ""][1]
                 words += word not in SPECIAL
-                if word not in known and word not in SPECIAL:
+                if word not in known:
                     strange.append(word)
     if not promised or section != "\\end\\" or promised != {name: found[name] for name in promised}:
         raise must_be(str(path), "an ARPA language model", "another file, or one that was cut off")
-    if len(strange) * 2 > words:
-        raise must_be(
-            f"words of {path}", "symbols of the tokenizer or lexicon", f"others, such as `{strange[0]}`",
-            "use the LM that was trained on these units",
-        )  # fmt: skip
+    if strange and (len(strange) == words or not partial):
+        raise _other_symbols(path, strange)
+
+
+def _other_symbols(path: str | Path, strange: Sequence[str]) -> UserError:
+    some = ", ".join(f"`{symbol}`" for symbol in strange[:3])
+    expected, remedy = "symbols of the tokenizer or lexicon", "use the LM that was trained on these units"
+    return must_be(f"words of {path}", expected, f"others, such as {some}", remedy)
 
 
 @contextmanager
@@ -202,18 +226,19 @@ class NgramLm:
 
     Args:
         path: ARPA file, or kaldilm's ``.fst.txt`` of one. pieces: the tokenizer's pieces, by id.
-        max_order: use n-grams up to this order; -1 for all. backoff_id: label of back-off arcs in a ``.fst.txt``.
+        max_order, partial: as `read_arpa` takes them. labels: as `read_fst_text` takes them; None: the pieces, then #0.
 
     A token that the model lacks costs as much as its rarest unigram. Raises `UserError` as `read_arpa`.
     """
 
     def __init__(
-        self, path: str | Path, pieces: Sequence[str], max_order: int = -1, backoff_id: int | None = None
-    ) -> None:
-        if str(path).endswith(".fst.txt"):
-            fst = read_fst_text(path, len(pieces), len(pieces) if backoff_id is None else backoff_id)
+        self, path: str | Path, pieces: Sequence[str], max_order: int = -1, partial: bool = False,
+        labels: Mapping[int, str] | None = None,
+    ) -> None:  # fmt: skip
+        if str(path).endswith(COMPILED):
+            fst = read_fst_text(path, labels or dict(enumerate([*pieces, BACKOFF])), pieces)
         else:
-            fst = read_arpa(path, pieces, max_order)
+            fst = read_arpa(path, pieces, max_order, partial)
         self.vocab_size = len(pieces)
         backs = fst.label == fst.backoff
         order = np.lexsort((fst.label[~backs], fst.source[~backs]))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from couloir.decoding.fsa.graph import Graph, reaches_end
+from couloir.decoding.fsa.graph import Graph, digest_of, reaches_end
 from couloir.decoding.lm import NeuralLm
 from couloir.decoding.lm_checkpoint import load_lm
 from couloir.decoding.lm_config import NeuralLmConfig
-from couloir.decoding.ngram import NgramLm
+from couloir.decoding.ngram import BACKOFF, COMPILED, NgramLm, read_lines
 from couloir.errors import UserError, must_be
-from couloir.text.tokenizer import TABLE_NAME, Tokenizer, check_same_pieces, read_tokens
+from couloir.files import atomic_write
+from couloir.text.tokenizer import TABLE_NAME, Tokenizer, check_same_pieces, check_sentence_mark, read_tokens
 
 WORD_NGRAMS = ("G_{}_gram.fst.txt", "G_{}_gram.arpa", "words.{}gram.arpa")
 GRAPH, WORDS = "LG.npz", "words.txt"
@@ -22,12 +24,21 @@ def read_words(path: str | Path) -> list[str]:
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist; make it with the graph, by prepare_lm.py")
     table: dict[int, str] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(map(str.rstrip, read_lines(path)), 1):
         word, _, index = line.rpartition(" ")
-        if not index.isdigit():
+        if not line:
+            continue
+        if not index.isdecimal():
             raise must_be(f"line {number} of {path}", "`word id`", repr(line))
         table[int(index)] = word
     return [table.get(i, "") for i in range(max(table, default=-1) + 1)]
+
+
+def write_word_graph(folder: Path, graph: Graph, words: Sequence[str], pieces: Sequence[str]) -> None:
+    """Write ``words.txt`` and, with what tells its words and tokens, ``LG.npz``."""
+    with atomic_write(folder / WORDS, "w") as out:
+        out.writelines(f"{word} {i}\n" for i, word in enumerate(words))
+    replace(graph, pieces=tuple(pieces), words_digest=digest_of(words)).save(folder / GRAPH)
 
 
 def read_word_graph(folder: str | Path, tokenizer: Tokenizer, scale: float) -> tuple[Graph, list[str]]:
@@ -41,8 +52,9 @@ def read_word_graph(folder: str | Path, tokenizer: Tokenizer, scale: float) -> t
     if graph.pieces:
         check_same_pieces(graph.pieces, tokenizer.pieces, str(path))
     graph.check_vocabulary(tokenizer.vocab_size, str(path))
-    if graph.highest_output() >= len(words):
-        raise must_be(str(path.with_name(WORDS)), f"the word table of {GRAPH} beside it", "shorter")
+    if graph.highest_output() >= len(words) or graph.words_digest not in ("", digest_of(words)):
+        expected, remedy = f"the word table of {GRAPH} beside it", "make both anew with prepare_lm.py"
+        raise must_be(str(path.with_name(WORDS)), expected, "another", remedy)
     if not reaches_end(graph):
         raise UserError(f"{path} has no path from its start to its end; make it anew with prepare_lm.py")
     return graph, words
@@ -56,33 +68,69 @@ def read_neural_lm(config: NeuralLmConfig, kind: str, tokenizer: Tokenizer) -> N
     checkpoints = config.lm_checkpoints(kind)
     lms = [load_lm(kind, path, tokenizer.pieces, **config.lm_sizes(kind)) for path in checkpoints]
     average = lms[0]
+    check_sentence_mark(tokenizer.pieces, average.sos_eos_id, "a language model")
     for others in zip(*(lm.parameters() for lm in lms)):
         others[0].data = sum(other.data for other in others) / len(others)
     return average
 
 
 def read_token_ngram(folder: str | Path, order: int, tokenizer: Tokenizer, backoff_id: int) -> NgramLm:
-    """The n-gram over tokens of ``folder``: icefall's ``2gram.fst.txt``, or ``2gram.arpa``. Raises `UserError`."""
-    compiled, table = Path(folder) / f"{order}gram.fst.txt", Path(folder) / TABLE_NAME
-    if compiled.is_file():
-        if table.is_file():  # its labels are numbers alone
-            check_same_pieces(read_tokens(table), tokenizer.pieces, str(table))
-        return NgramLm(compiled, tokenizer.pieces, backoff_id=backoff_id)
-    return NgramLm(Path(folder) / f"{order}gram.arpa", tokenizer.pieces)
+    """The n-gram over tokens of ``folder``: icefall's ``2gram.fst.txt``, or ``2gram.arpa``.
+
+    Raises:
+        UserError: as `open_token_ngram`.
+    """
+    compiled, arpa = (Path(folder) / f"{order}gram{suffix}" for suffix in (COMPILED, ".arpa"))
+    return open_token_ngram(compiled if compiled.is_file() else arpa, tokenizer, backoff_id)
+
+
+def open_token_ngram(path: str | Path, tokenizer: Tokenizer, backoff_id: int) -> NgramLm:
+    """An n-gram over tokens: an ARPA file, or a ``.fst.txt`` with the ``tokens.txt`` that its labels number beside it.
+
+    ``backoff_id`` is the label of back-off arcs where that table does not tell it.
+
+    Raises:
+        UserError: when it, or the table, is missing or damaged, or is over other tokens than the tokenizer's.
+    """
+    if not str(path).endswith(COMPILED):
+        return NgramLm(path, tokenizer.pieces)
+    table = _table_of(Path(path), TABLE_NAME)
+    check_same_pieces(read_tokens(table), tokenizer.pieces, str(table))
+    symbols = read_words(table)
+    backoff = symbols.index(BACKOFF) if BACKOFF in symbols else backoff_id
+    if backoff < tokenizer.vocab_size:
+        raise must_be("--backoff-id", f"at least the vocabulary size {tokenizer.vocab_size}", backoff)
+    return NgramLm(path, tokenizer.pieces, labels={**dict(enumerate(tokenizer.pieces)), backoff: BACKOFF})
 
 
 def read_word_ngram(folder: str | Path, words: Sequence[str]) -> NgramLm:
     """The word n-gram of the highest order in ``folder``: icefall's ``G_4_gram.fst.txt``, or an ARPA file.
 
     Raises:
-        UserError: when there is none, or it is over other words than the graph's.
+        UserError: when there is none, it is over other words than the graph's, or the ``words.txt`` that a ``.fst.txt``
+            numbers is not beside it.
     """
     path = _highest_order(Path(folder))
     if path is None:
         names = ", ".join(name.format("N") for name in WORD_NGRAMS)
         raise UserError(f"--lm-dir {folder} has none of {names}; make one with prepare_lm.py")
-    backoff = words.index("#0") if "#0" in words else len(words)
-    return NgramLm(path, words, backoff_id=backoff)
+    if not path.name.endswith(COMPILED):
+        return NgramLm(path, words, partial=True)
+    table = _table_of(path, WORDS)
+    symbols = read_words(table)
+    if BACKOFF not in symbols:
+        raise must_be(str(table), f"the word table of {path.name} beside it, with {BACKOFF}", "another")
+    return NgramLm(path, words, labels=dict(enumerate(symbols)))
+
+
+def _table_of(compiled: Path, name: str) -> Path:
+    """The table that tells what a ``.fst.txt``, which holds numbers alone, is about."""
+    table = compiled.with_name(name)
+    if not (compiled.is_file() and table.is_file()):
+        found = "without it" if compiled.is_file() else "not there"
+        remedy = f"copy icefall's {name} there, or use the ARPA file"
+        raise must_be(str(compiled), f"beside the {name} that it was made with", found, remedy)
+    return table
 
 
 def _highest_order(folder: Path) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,9 +11,9 @@ from couloir.decoding.graph import build_lg, read_lexicon, spell_words
 from couloir.decoding.lm_checkpoint import KINDS
 from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.lm_training import train_lm
-from couloir.decoding.ngram import NgramLm, arpa_words, copy_arpa, estimate_arpa
+from couloir.decoding.ngram import NgramLm, arpa_words, copy_arpa, estimate_arpa, read_lines
+from couloir.decoding.resources import write_word_graph
 from couloir.errors import UserError
-from couloir.files import atomic_write
 from couloir.inference.checkpoints import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, load_tokenizer
@@ -26,7 +25,7 @@ def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
     Raises:
         UserError: none is left, naming a symbol that the vocabulary lacks.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(path) if tokenizer.prepare(line).strip()]
     unknown = [tokenizer.unknown_symbols(line) for line in lines]
     kept = [line for line, symbols in zip(lines, unknown) if not symbols]
     if not kept:
@@ -64,24 +63,24 @@ def prepare_graphs(config: GraphConfig) -> None:
     lexicon = read_lexicon(config.lexicon, tokenizer.pieces) if config.lexicon else spell_words(listed, tokenizer)
     if len(lexicon.words) < 2:
         raise UserError(f"no word of {config.arpa} can be spelt by --bpe-model; give a --lexicon")
-    if missing := set(listed) - set(lexicon.words):
+    known = set(lexicon.words)
+    if missing := set(listed) - known:
         logging.warning("%d words, such as `%s`, are not in the lexicon and left out of LG", len(missing), min(missing))
     grammar = folder / f"words.{order or config.ngram_order}gram.arpa"
     if config.arpa:
         copy_arpa(config.arpa, grammar)
     else:
-        known = set(lexicon.words)
-        covered = [sentence for sentence in words if known.issuperset(sentence)]
+        silent = {word for word in missing if not tokenizer.encode(word)}  # punctuation between phones
+        spoken = ([word for word in sentence if word not in silent] for sentence in words)
+        covered = [sentence for sentence in spoken if known.issuperset(sentence)]
         if not covered:
             raise UserError(f"no sentence of {config.lm_text} has all its words in the lexicon {config.lexicon}")
         estimate_arpa(covered, config.ngram_order, grammar)
     _prepare_token_ngram(config, tokenizer, sentences)
     lexicon.save(folder / "lexicon.txt", tokenizer.pieces)
     tokenizer.save_tokens(folder / TABLE_NAME)
-    with atomic_write(folder / "words.txt", "w") as out:
-        out.writelines(f"{word} {i}\n" for i, word in enumerate(lexicon.words))
     graph = build_lg(lexicon, grammar, tokenizer.vocab_size, config.ngram_order)
-    replace(graph, pieces=tuple(tokenizer.pieces)).save(folder / "LG.npz")
+    write_word_graph(folder, graph, lexicon.words, tokenizer.pieces)
     print(f"{folder}: {len(lexicon.words) - 1} words, LG of {graph.num_arcs} arcs")
 
 

@@ -10,7 +10,7 @@ from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.objective import AsrObjective
 from couloir.recipes.run import build_data, build_fbank, check_vocabulary, keep_tokenizer, with_vocabulary
 from couloir.recipes.run_config import RunConfig, check_going_on, saved_config
-from couloir.text.tokenizer import load_tokenizer
+from couloir.text.tokenizer import check_sentence_mark, load_tokenizer
 from couloir.training.run_dir import check_recipe, holds_checkpoints, newest_first
 from couloir.training.trainer import Trainer
 
@@ -35,6 +35,8 @@ def train(config: RunConfig, finetune: FinetuneConfig | None = None) -> None:
         if saved := saved_config(exp_dir):
             check_going_on(saved, config)
     model = build_model(config.zipformer, config.heads)
+    if config.heads.use_attention_decoder:
+        check_sentence_mark(tokenizer.pieces, model.attention_decoder.sos_eos_id, "an attention decoder")
     if finetune is not None and next(newest_first(exp_dir), None) is None:
         initialise(model, tokenizer, finetune)
     objective = AsrObjective(model, build_fbank(config), config.augment, config.loss)

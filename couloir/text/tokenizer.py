@@ -20,6 +20,7 @@ from couloir.text.ipa import TIE, normalize, segment
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 BOUNDARY = "▁"
 UNK_SURFACE = "⁇"
+SENTENCE_MARKS = (SOS_EOS, "<sos>", "<eos>", "<s>", "</s>")
 KINDS = ("phones", "unigram", "bpe")
 MODEL_NAME, TABLE_NAME = "bpe.model", "tokens.txt"
 
@@ -33,9 +34,7 @@ class Tokenizer(ABC):
         self.unk_id = pieces.index(UNK) if UNK in pieces else -1
         self.has_boundary = any(BOUNDARY in piece for piece in pieces)
         self._has_tie = any(TIE in piece for piece in pieces)
-        self._special = {
-            i for i, piece in enumerate(pieces) if piece in (BLANK, SOS_EOS, "<eps>", "<sos>", "<eos>", "<s>", "</s>")
-        }
+        self._special = {i for i, piece in enumerate(pieces) if piece in (BLANK, "<eps>", *SENTENCE_MARKS)}
         if not pieces or pieces[0] not in (BLANK, "<eps>"):
             raise must_be(f"piece 0 of {origin}", BLANK, repr(pieces[0]) if pieces else "missing")
 
@@ -54,8 +53,8 @@ class Tokenizer(ABC):
         return text if self._has_tie else text.replace(TIE, "")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; what the vocabulary lacks becomes ``unk_id`` (see `unknown_symbols`)."""
-        return [token for token, _ in self._tokens(self.prepare(text))]
+        """Token ids of a text; what the vocabulary lacks becomes ``<unk>`` if it has that (see `unknown_symbols`)."""
+        return [token for token, _ in self._tokens(self.prepare(text)) if token >= 0]
 
     def unknown_symbols(self, text: str) -> set[str]:
         """The parts of a text that the vocabulary lacks."""
@@ -72,7 +71,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _tokens(self, text: str) -> list[tuple[int, str]]:
-        """(id, surface) pairs of a prepared text."""
+        """(id, surface) pairs of a prepared text; what the vocabulary lacks has ``unk_id``."""
 
     @abstractmethod
     def _join(self, ids: list[int]) -> str:
@@ -137,8 +136,6 @@ class TokenTable(Tokenizer):
             ):  # a run of unknown letters is one token, as in sentencepiece
                 piece = found.pop()[1] + piece
             found.append((token, piece))
-        if self.unk_id < 0:
-            return [pair for pair in found if pair[0] >= 0]
         return found
 
     def _join(self, ids: list[int]) -> str:
@@ -160,7 +157,7 @@ def read_tokens(path: str | Path) -> list[str]:
         piece, _, index = line.rstrip().rpartition(" ")
         if not line.strip() or (piece.startswith("#") and piece[1:].isdigit()):
             continue
-        if not index.isdigit() or not piece.strip():
+        if not index.isdecimal() or not piece.strip():
             raise must_be(f"line {number} of {path}", "`piece id`", repr(line))
         if by_id.setdefault(int(index), piece.strip()) != piece.strip():
             raise must_be(f"line {number} of {path}", f"a new id ({index} is taken)", repr(line))
@@ -192,6 +189,18 @@ def check_same_pieces(theirs: Sequence[str], ours: Sequence[str], origin: str) -
     else:
         return
     raise must_be(f"tokens of {origin}", f"the {len(ours)} of the tokenizer", found, "make it with this --bpe-model")
+
+
+def check_sentence_mark(pieces: Sequence[str], token: int, use: str) -> None:
+    """Refuse a vocabulary whose ``token`` is a sound or a letter, where ``use`` begins and ends sentences with it.
+
+    Raises:
+        UserError: naming what the token is.
+    """
+    found = f"`{pieces[token]}`" if token < len(pieces) else "missing"
+    if found.strip("`") not in SENTENCE_MARKS:
+        expected = f"a sentence mark such as `{SOS_EOS}` for {use}"
+        raise must_be(f"token {token} of the tokenizer", expected, found, "make the tokenizer with prepare.sh")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

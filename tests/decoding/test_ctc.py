@@ -12,11 +12,13 @@ import torch
 from couloir.decoding.context_graph import ContextGraph
 from couloir.decoding.ctc import ctc_greedy_search, ctc_nbest, ctc_prefix_beam_search
 from couloir.decoding.ctc_alignment import ctc_align
-from couloir.decoding.ctc_config import CtcSearchConfig
+from couloir.decoding.ctc_config import FUSIONS, CtcSearchConfig
 from couloir.decoding.ctc_methods import CtcSearch
 from couloir.decoding.lm import RnnLm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
+from couloir.errors import UserError
 from couloir.models.config import HeadsConfig
+from couloir.text.tokenizer import TokenTable
 
 
 def random_log_probs(seed: int, batch: int, frames: int, vocabulary: int, sharpness: float = 1.5) -> torch.Tensor:
@@ -199,6 +201,20 @@ class TestShallowFusion:
         plain, fused = (ctc_prefix_beam_search(log_probs, lens, 8, scorers=s) for s in ((), [(2.0, lm)]))
         score = lambda found: sum(lm.sequence_scores([h.tokens]).item() / len(h.tokens) for h in found)  # noqa: E731
         assert score(fused) > score(plain) and [h.tokens for h in fused] != [h.tokens for h in plain]
+
+
+def test_fusion_and_attention_check_the_tokens(tmp_path):
+    """Numbers in a compiled n-gram need their table; an attention decoder needs a sentence mark."""
+    heads = HeadsConfig(use_transducer=False, use_ctc=True, use_attention_decoder=True, vocab_size=4)
+    model = SimpleNamespace(heads_config=heads, attention_decoder=SimpleNamespace(sos_eos_id=1))
+    (tmp_path / "2gram.fst.txt").write_text("0 1 2 2 0.5\n1 0.2\n")
+    TokenTable(["<blk>", "a", "c", "b"]).save_tokens(tmp_path / "tokens.txt")
+    fusion = {"decoding_method": FUSIONS[0], "lodr_lm_scale": 0.1, "lodr_ngram": str(tmp_path / "2gram.fst.txt")}
+    rescoring = {"decoding_method": "attention-decoder-rescoring-no-ngram"}
+    for settings, problem in ((fusion, "token 2 is `c`, not `b`"), (rescoring, "for an attention decoder, .*`a`")):
+        with pytest.raises(UserError, match=problem):
+            CtcSearch(CtcSearchConfig(**settings), model, TokenTable(["<blk>", "a", "b", "c"]), torch.device("cpu"))
+    CtcSearch(CtcSearchConfig(**rescoring), model, TokenTable(["<blk>", "<s>", "b", "c"]), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", ["ctc-greedy-search", "ctc-prefix-beam-search"])

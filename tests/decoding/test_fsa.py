@@ -21,7 +21,7 @@ from couloir.decoding.fsa.rescoring import (
 )
 from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fsa.search import SearchLimits
-from couloir.decoding.graph import build_lg, make_lexicon, read_lexicon, spell_words
+from couloir.decoding.graph import build_lg, graph_from_fst, make_lexicon, read_lexicon, spell_words
 from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
 from couloir.errors import UserError
@@ -205,19 +205,30 @@ class TestGraphs:
         assert int(lg.label.max()) < len(PIECES) and int(lg.aux.max()) < len(LEXICON.words)
 
     def test_a_graph_reads_back(self, lg, tmp_path):
-        for graph in (lg, replace(lg, pieces=tuple(PIECES))):
+        for graph in (lg, replace(lg, pieces=tuple(PIECES), words_digest="12ab")):
             graph.save(tmp_path / "LG.npz")
             again = Graph.load(tmp_path / "LG.npz")
-            assert again.pieces == graph.pieces
-            tensors = {name: value for name, value in vars(graph).items() if name != "pieces"}
+            assert (again.pieces, again.words_digest) == (graph.pieces, graph.words_digest)
+            tensors = {name: value for name, value in vars(graph).items() if isinstance(value, torch.Tensor)}
             assert all(torch.equal(getattr(again, name), value) for name, value in tensors.items())
 
-    def test_files_that_are_no_graph_are_refused(self, tmp_path):
+    def test_files_that_are_no_graph_are_refused(self, lg, tmp_path):
         with pytest.raises(UserError, match="does not exist"):
             Graph.load(tmp_path / "LG.npz")
-        (tmp_path / "LG.npz").write_bytes(b"PK nothing")
-        with pytest.raises(UserError, match="decoding graph"):
-            Graph.load(tmp_path / "LG.npz")
+        lg.save(tmp_path / "LG.npz")
+        whole = (tmp_path / "LG.npz").read_bytes()
+        for content in (b"PK nothing", b"", whole[:200], whole[:-30]):
+            (tmp_path / "LG.npz").write_bytes(content)
+            with pytest.raises(UserError, match="decoding graph"):
+                Graph.load(tmp_path / "LG.npz")
+
+    def test_loops_of_epsilons_are_refused_before_their_paths_are_counted(self):
+        import kaldifst
+
+        with pytest.raises(UserError, match="loop of epsilons"):
+            graph_from_fst(kaldifst.compile("0 0 9 9\n" * 3 + "0 1 1 1\n1\n"), 9, 9)
+        steps = "".join(f"{i} {i + 1} 9 9\n" for i in range(70))
+        assert graph_from_fst(kaldifst.compile(steps + "70 71 1 1\n71\n"), 9, 9).num_arcs == 2
 
     def test_a_graph_without_a_path_is_refused(self):
         none = torch.zeros(1, dtype=torch.int64)
@@ -227,8 +238,10 @@ class TestGraphs:
 
     def test_an_lm_of_other_words_is_refused(self, tmp_path):
         estimate_arpa([["x", "y"]], 2, tmp_path / "lm.arpa")
-        with pytest.raises(UserError, match="such as `x`"):
+        with pytest.raises(UserError, match="such as `x`, `y`"):
             build_lg(LEXICON, tmp_path / "lm.arpa", len(PIECES))
+        estimate_arpa([["x", "y", "a"]], 2, tmp_path / "lm.arpa")
+        assert build_lg(LEXICON, tmp_path / "lm.arpa", len(PIECES)).num_arcs
 
     def test_lexicon_files(self, tmp_path):
         LEXICON.save(tmp_path / "lexicon.txt", PIECES)
@@ -239,9 +252,12 @@ class TestGraphs:
                 read_lexicon(tmp_path / "bad.txt", PIECES)
         with pytest.raises(UserError, match="does not exist"):
             read_lexicon(tmp_path / "none.txt", PIECES)
+        (tmp_path / "bad.txt").write_text("caf\xe9 a\n", encoding="latin-1")
+        with pytest.raises(UserError, match="bad.txt` must be a UTF-8 text"):
+            read_lexicon(tmp_path / "bad.txt", PIECES)
 
     def test_words_spelt_by_a_tokenizer(self):
-        lexicon = spell_words(["ab", "xa", "b"], TokenTable(["<blk>", "<sos/eos>", "<unk>", "a", "b"]))
+        lexicon = spell_words(["ab", "xa", ",", "b"], TokenTable(["<blk>", "<sos/eos>", "<unk>", "a", "b"]))
         assert lexicon.words == ["<eps>", "ab", "b"]
         assert lexicon.entries == [(1, [3, 4]), (2, [4])]
 

@@ -10,8 +10,10 @@ from couloir.decoding.lm import RnnLm, TransformerLm, lm_rescore
 from couloir.decoding.lm_checkpoint import load_lm, save_lm
 from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.lm_training import batches, perplexity, train_lm
-from couloir.decoding.ngram import NgramLm, estimate_arpa
+from couloir.decoding.ngram import NgramLm, arpa_words, estimate_arpa
+from couloir.decoding.resources import read_neural_lm
 from couloir.errors import UserError
+from couloir.text.tokenizer import TokenTable
 
 PIECES = ["<blk>", "a", "b", "c"]
 ARPA = """
@@ -91,6 +93,29 @@ def test_an_lm_of_other_units_is_refused(arpa, tmp_path):
         NgramLm(arpa, ["<blk>", "x", "y"])
     with pytest.raises(UserError, match="does not exist"):
         NgramLm(tmp_path / "none.arpa", PIECES)
+
+
+def test_tokens_must_all_be_known_and_of_words_some(arpa):
+    with pytest.raises(UserError, match="such as `c`;"):
+        NgramLm(arpa, PIECES[:3])
+    some = NgramLm(arpa, ["<eps>", "c", "d"], partial=True)
+    assert some.sequence_scores([[1]]).item() == pytest.approx((-0.3 - 0.9 - 0.7) * LN10, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.arpa", ARPA.replace("c", "\xe9").encode("latin-1")),
+        ("x.arpa.gz", gzip.compress(ARPA.encode())[:-40]),
+        ("x.arpa.gz", gzip.compress(ARPA.encode())[:12] + b"\xff" * 40),
+        ("x.arpa.gz", ARPA.encode()),
+    ],
+)
+def test_damaged_arpa_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    for read in (lambda path: NgramLm(path, PIECES), arpa_words):
+        with pytest.raises(UserError, match=f"{name}` must be a UTF-8 text"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -186,7 +211,7 @@ def test_training_goes_on_as_if_it_had_not_been_stopped(tmp_path, kind):
     with pytest.raises(UserError, match="--lm-exp-dir.*of another --lm-text"):
         train("parts", 5)
     with pytest.raises(UserError, match="other tokens"):
-        train_lm(neural(kind), TOKENS[::-1], sentences, sentences, tmp_path / "parts")
+        train_lm(neural(kind), [*TOKENS[:3], *TOKENS[:2:-1]], sentences, sentences, tmp_path / "parts")
 
 
 @pytest.mark.parametrize("kind", ["rnn", "transformer"])
@@ -261,3 +286,13 @@ def test_batches_hold_every_sentence_once_within_the_limit():
 def test_texts_that_do_not_fit_are_refused(tmp_path, text, problem):
     with pytest.raises(UserError, match=problem):
         train_lm(neural("rnn"), TOKENS, text, [[3]], tmp_path)
+
+
+def test_a_vocabulary_without_a_sentence_mark_is_refused(tmp_path):
+    """Its token 1 would stand for the sentence's begin and end."""
+    pieces = ["<blk>", *"abcdefgh"]
+    with pytest.raises(UserError, match="token 1 of the tokenizer` must be a sentence mark .*, but is `a`"):
+        train_lm(neural("rnn"), pieces, [[3]], [[3]], tmp_path)
+    save_lm(tmp_path / "epoch-1.pt", neural("rnn"), pieces)
+    with pytest.raises(UserError, match="for a language model, but is `a`"):
+        read_neural_lm(NeuralLmConfig(lm_exp_dir=str(tmp_path)), "rnn", TokenTable(pieces))

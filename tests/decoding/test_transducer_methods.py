@@ -5,6 +5,7 @@ from stub_transducer import StubTransducer, batch
 from couloir.decoding.graph import build_lg, make_lexicon
 from couloir.decoding.lm import RnnLm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
+from couloir.decoding.resources import open_token_ngram
 from couloir.decoding.transducer.config import METHODS, TransducerSearchConfig
 from couloir.decoding.transducer.methods import TransducerSearch
 from couloir.errors import UserError
@@ -131,9 +132,18 @@ def test_an_ngram_in_kaldilms_text_form_equals_its_arpa(lang, tmp_path):
     table = tmp_path / "tokens.txt"
     table.write_text("".join(f"{piece} {i}\n" for i, piece in enumerate([*TOKENIZER.pieces, "#0"])))
     text = kaldilm.arpa2fst(str(lang / "2gram.arpa"), "", disambig_symbol="#0", read_symbol_table=str(table))
-    (tmp_path / "2gram.fst.txt").write_text(text)
+    path = tmp_path / "2gram.fst.txt"
+    path.write_text(text)
     sequences = [[3, 4, 5], [11, 10], []]
-    compiled = NgramLm(tmp_path / "2gram.fst.txt", TOKENIZER.pieces, backoff_id=12).sequence_scores(sequences)
-    torch.testing.assert_close(compiled, NgramLm(lang / "2gram.arpa", TOKENIZER.pieces).sequence_scores(sequences))
-    with pytest.raises(UserError, match="--backoff-id 500"):
-        NgramLm(tmp_path / "2gram.fst.txt", TOKENIZER.pieces, backoff_id=500)
+    arpa = NgramLm(lang / "2gram.arpa", TOKENIZER.pieces).sequence_scores(sequences)
+    torch.testing.assert_close(open_token_ngram(path, TOKENIZER, 500).sequence_scores(sequences), arpa)
+    TOKENIZER.save_tokens(table)  # which does not tell #0
+    torch.testing.assert_close(open_token_ngram(path, TOKENIZER, 12).sequence_scores(sequences), arpa)
+    for backoff, problem in ((500, "labels of .*but is 12"), (11, "--backoff-id` must be at least .* 12, but is 11")):
+        with pytest.raises(UserError, match=problem):
+            open_token_ngram(path, TOKENIZER, backoff)
+    with pytest.raises(UserError, match="token 3 is `a`, not `i`"):
+        open_token_ngram(path, TokenTable([*TOKENIZER.pieces[:3], *LETTERS[::-1]]), 12)
+    table.unlink()
+    with pytest.raises(UserError, match="2gram.fst.txt` must be beside the tokens.txt"):
+        open_token_ngram(path, TOKENIZER, 12)

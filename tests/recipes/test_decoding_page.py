@@ -39,7 +39,7 @@ def home(tmp_path_factory):
     (folder / "data/lang").symlink_to(folder / "data/mine/lang")
     (folder / "exp").mkdir()
     random_run(folder, "exp/mine-transducer", flags=SIZES)
-    shutil.copy(folder / "exp/mine-transducer/checkpoint-1.pt", folder / "exp/mine-transducer/epoch-30.pt")
+    shutil.copy(folder / "exp/mine-transducer/checkpoint-1.pt", folder / "exp/mine-transducer/best-valid-loss.pt")
     pieces = [piece for piece in load_tokenizer(folder / "data/lang").pieces[3:] if piece.isalpha()]
     (folder / "data/mine/text").write_text("\n".join(" ".join(pieces[i:] + pieces[:i]) for i in range(9)) + "\n")
     (folder / "data/mine/hotwords.txt").write_text(f"{pieces[0]}{pieces[1]}\n{pieces[2]} :3.5\n")

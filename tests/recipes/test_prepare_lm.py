@@ -1,9 +1,11 @@
 """prepare_lm.py: graphs and n-grams from a text, or from n-grams that are there already."""
 
 import gzip
+import shutil
 import sys
 from pathlib import Path
 
+import kaldilm
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from programs import assert_one_line, run_program
 
 from couloir.decoding.fsa.graph import Graph
+from couloir.decoding.ngram import NgramLm
 from couloir.decoding.resources import read_token_ngram, read_word_graph, read_word_ngram, read_words
 from couloir.errors import UserError
+from couloir.recipes import lm
+from couloir.recipes.lm import prepare_graphs
+from couloir.recipes.lm_config import GraphConfig
 from couloir.text.tokenizer import TokenTable, load_tokenizer
 
 PROGRAM = "zipformer_transducer/local/prepare_lm.py"
@@ -31,6 +37,10 @@ def folder(tmp_path_factory):
     arpa = (folder / "made/words.4gram.arpa").read_bytes()
     (folder / "four.arpa.gz").write_bytes(gzip.compress(arpa))
     return folder
+
+
+def write_words(folder, words):
+    (folder / "words.txt").write_text("".join(f"{word} {i}\n" for i, word in enumerate(words)))
 
 
 def arrays(path):
@@ -90,6 +100,62 @@ def test_a_graph_of_other_tokens_is_refused(folder):
     with pytest.raises(UserError, match="tokens of .*tokens.txt.*token 3"):
         read_token_ngram(folder / "made", 2, TokenTable([*PIECES[:3], *"bacd"]), 500)
     (folder / "made/2gram.fst.txt").unlink()
+
+
+def test_punctuation_is_left_out(folder, tmp_path, caplog):
+    """Between phones it is spelt as nothing; the sentences that have it stay."""
+    texts = {"plain": TEXT, "dotted": TEXT.replace(" ", " , ").replace("\n", " . —\n") + ",\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        prepare_graphs(GraphConfig(tmp_path / name, str(folder / "tokens.txt"), tmp_path / f"lang-{name}"))
+    for name in ("LG.npz", "words.txt", "words.3gram.arpa", "2gram.arpa"):
+        plain, dotted = ((tmp_path / f"lang-{text}" / name).read_bytes() for text in texts)
+        assert plain == dotted, name
+    assert "3 words, such as `,`, are not in the lexicon" in caplog.text
+
+
+def test_an_interrupted_build_leaves_no_mixture(folder, tmp_path, monkeypatch):
+    """Of the graph of one text and the words of another, whose numbers are in the same range."""
+    shutil.copytree(folder / "made", tmp_path / "made")
+    (tmp_path / "text").write_text(TEXT.replace("b", "d"))
+    config = GraphConfig(tmp_path / "text", str(folder / "tokens.txt"), tmp_path / "made")
+    monkeypatch.setattr(lm, "build_lg", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare_graphs(config)
+    tokenizer = TokenTable(PIECES)
+    assert read_word_graph(tmp_path / "made", tokenizer, 1.0)[1] == read_words(folder / "made/words.txt")
+    write_words(tmp_path / "made", ["<eps>", "cd", "ab", "ad", "ba"])
+    with pytest.raises(UserError, match="words.txt` must be the word table of LG.npz .*anew"):
+        read_word_graph(tmp_path / "made", tokenizer, 1.0)
+
+
+def test_a_compiled_word_ngram_is_read_through_its_own_table(folder, tmp_path):
+    """icefall's has the numbers of its own words.txt, which has words that the graph lacks, #0 and more."""
+    words = read_words(folder / "made/words.txt")
+    theirs = ["<eps>", "zz", *reversed(words[1:]), "#0", "<s>", "</s>"]
+    write_words(tmp_path, theirs)
+    arpa = str(folder / "made/words.4gram.arpa")
+    table = {"disambig_symbol": "#0", "read_symbol_table": str(tmp_path / "words.txt")}
+    (tmp_path / "G_4_gram.fst.txt").write_text(kaldilm.arpa2fst(arpa, "", **table))
+    sequences = [[words.index(word) for word in line.split()] for line in ("ab cd ab", "ba ba", "")]
+    expected = NgramLm(arpa, words).sequence_scores(sequences)
+    torch.testing.assert_close(read_word_ngram(tmp_path, words).sequence_scores(sequences), expected)
+    with pytest.raises(UserError, match="others, such as `"):
+        read_word_ngram(tmp_path, ["<eps>", "other"])
+    write_words(tmp_path, [word for word in theirs if word != "#0"])
+    with pytest.raises(UserError, match="words.txt` must be the word table of G_4_gram.fst.txt .*#0"):
+        read_word_ngram(tmp_path, words)
+    (tmp_path / "words.txt").unlink()
+    with pytest.raises(UserError, match="G_4_gram.fst.txt` must be beside the words.txt"):
+        read_word_ngram(tmp_path, words)
+
+
+@pytest.mark.parametrize("name", ["text", "words.txt"])
+def test_texts_that_are_no_utf8_are_named(folder, tmp_path, name):
+    (tmp_path / name).write_text("ab\xe9 1\n", encoding="latin-1")
+    read = {"text": lambda path: lm.read_sentences(path, TokenTable(PIECES)), "words.txt": read_words}[name]
+    with pytest.raises(UserError, match=f"{name}` must be a UTF-8 text"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("package", ["kaldilm", "kaldifst"])

@@ -73,6 +73,11 @@ def test_unknown_symbols_are_named_and_shown(phones):
         assert one.decode([0, 2, 1, 3, 0]).replace(" ", "") == "⁇a"
 
 
+def test_a_table_without_unk_names_what_it_lacks():
+    table = TokenTable(["<blk>", "a", "b"])
+    assert table.unknown_symbols("azqb") == {"zq"} and table.encode("azqb") == [1, 2]
+
+
 def test_phone_limit_keeps_the_most_frequent(tmp_path):
     assert train_tokenizer(["a a a b b c"], tmp_path, 5, "phones").pieces[3:] == ["a", "b"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from couloir.errors import UserError, must_be
 from couloir.files import atomic_path
 
 FINAL = -1
+NAMES = ("pieces", "words_digest")
+"""The fields of `Graph` that are no tensors."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Graph:
             without a token, itself included at score 0; a move takes no frame. None: every state reaches itself only.
         label 0 on an arc, as in k2: it takes a frame and pays blank's log-probability.
         pieces: the tokens that labels number, by id; empty where that was not told.
+        words_digest: `digest_of` the words that output labels number; empty where that was not told.
     """
 
     splits: Tensor
@@ -39,6 +45,7 @@ class Graph:
     move_score: Tensor | None = None
     move_aux: Tensor | None = None
     pieces: tuple[str, ...] = ()
+    words_digest: str = ""
 
     @property
     def num_states(self) -> int:
@@ -81,8 +88,7 @@ class Graph:
     def save(self, path: str | Path) -> None:
         """Write a compressed ``.npz``."""
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        if self.pieces:
-            arrays["pieces"] = np.array(self.pieces)
+        arrays |= {name: np.array(getattr(self, name)) for name in NAMES if getattr(self, name)}
         with atomic_path(path) as temporary, open(temporary, "wb") as out:
             np.savez(out, **arrays)  # type: ignore[arg-type]
 
@@ -91,12 +97,18 @@ class Graph:
         """Read what `save` wrote. Raises `UserError` naming the file when it is not that."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "pieces"}
-                return Graph(**tensors, pieces=tuple(arrays["pieces"].tolist() if "pieces" in arrays.files else ()))
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name not in NAMES}
+                pieces, digest = (arrays[name].tolist() if name in arrays.files else "" for name in NAMES)
+                return Graph(**tensors, pieces=tuple(pieces), words_digest=digest)
         except FileNotFoundError:
             raise UserError(f"decoding graph {path} does not exist; build it with prepare_lm.py") from None
-        except (ValueError, TypeError, OSError):
+        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile):
             raise must_be(str(path), "a decoding graph (.npz) written by this program", "something else") from None
+
+
+def digest_of(words: Sequence[str]) -> str:
+    """What tells a word table from another, whatever their sizes."""
+    return hashlib.blake2b("\n".join(words).encode(), digest_size=16).hexdigest()
 
 
 def make_graph(
