@@ -50,8 +50,8 @@ def load_audio(
     Args:
         source: a path (wav, flac, ogg, opus, mp3, aiff, sph... by libsndfile; g722, m4a, webm... by PyAV where it
             is installed), the bytes of such a file, samples at ``sample_rate``, or (samples, their rate in Hz).
-            Samples are (N,) or two-dimensional with the channels on the shorter axis; integers are scaled by
-            their type's range.
+            Samples are (N,) or two-dimensional with the channels on the shorter axis; integers of up to 32 bits
+            are scaled by their type's range.
         sample_rate: wanted rate in Hz.
         name: what to call the source in errors; for bytes its suffix also tells what libsndfile cannot see.
 
@@ -121,7 +121,7 @@ def _decode_pyav(content: bytes, container: str, name: str) -> tuple[np.ndarray,
     except ImportError:
         raise AudioError(f"{name} needs PyAV to be read; pip install av, or convert it to wav or flac") from None
     try:
-        with av.open(io.BytesIO(content), "r", format=container) as file:
+        with av.open(io.BytesIO(content), "r", format=container, metadata_errors="replace") as file:
             stream = file.streams.audio[0]
             to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
             frames = [part.to_ndarray() for frame in file.decode(stream) for part in to_float.resample(frame)]
@@ -136,6 +136,8 @@ def _scaled(samples: np.ndarray, name: str) -> np.ndarray:
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(samples.dtype, np.signedinteger):
+        if samples.dtype.itemsize > 4:  # a list of whole numbers, whose range says nothing of the recording's
+            raise _out_of_range(name, f"are of type {samples.dtype}")
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
     if not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"{name} must hold float or integer samples, but its type is {samples.dtype}")
@@ -165,10 +167,12 @@ def _checked(samples: np.ndarray, rate: int, name: str) -> np.ndarray:
         )
     peak = float(np.abs(samples).max())
     if peak > _LOUDEST:
-        raise AudioError(
-            f"samples of {name} must lie in [-1, 1], but reach {peak:.0f}; 16-bit values are to be divided by 32768"
-        )
+        raise _out_of_range(name, f"reach {peak:.0f}")
     return samples.astype(np.float32, copy=False)
+
+
+def _out_of_range(name: str, found: str) -> AudioError:
+    return AudioError(f"samples of {name} must lie in [-1, 1], but {found}; 16-bit values are to be divided by 32768")
 
 
 def _resample(samples: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:

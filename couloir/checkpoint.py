@@ -60,6 +60,8 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
+    if is_torchscript(path):  # torch says so in a warning of several lines
+        raise must_be(str(path), "a checkpoint", "TorchScript", "give the one that it was exported from")
     try:
         # Old files are not in zip form and cannot be mapped.
         mmap = mmap and zipfile.is_zipfile(path)
@@ -72,6 +74,16 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise must_be(str(path), "a checkpoint", f"a pickled {type(loaded).__name__}")
     return loaded
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript program, which holds code beside its weights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name.partition("/")[2].partition("/")[0] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return {"constants.pkl", "code"} <= parts
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:

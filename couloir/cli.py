@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     align.add_argument("inputs", nargs="+", metavar="[MODEL] FILE TRANSCRIPT", help="transcript: IPA, or its file")
     _add_model_flags(align)
     align.add_argument("--language", help="the transcript is words in this language (espeak-ng pronounces them)")
-    align.add_argument("--output", type=Path, help="TextGrid to write (default: beside the recording)")
+    align.add_argument("--output", type=Path, help="TextGrid to write (default: beside the recording, where none is)")
     align.set_defaults(run=_align)
     info = commands.add_parser("info", help="what a checkpoint or ONNX file is")
     info.add_argument("model", help="run directory, checkpoint, ONNX file or folder, or hub id")
@@ -53,7 +53,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", help="tokens.txt or bpe.model, if it is not beside the model")
     parser.add_argument("--model-type", choices=("ctc", "transducer"), help="for a model that is both")
     parser.add_argument("--runtime", default="auto", choices=("auto", "torch", "onnx"), help="where files for both are")
-    parser.add_argument("--suffix", default=".onnx", help="of ONNX files in a folder, such as .int8.onnx")
+    parser.add_argument("--suffix", default=".onnx", help="of ONNX files, such as .int8.onnx, which are then preferred")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add_flags(parser, AveragingConfig)
@@ -103,15 +103,17 @@ def _transcribe(flags: argparse.Namespace) -> int:
 
 def _align(flags: argparse.Namespace) -> None:
     from couloir.inference.align import align, read_transcript, words_of_ipa, words_of_text
-    from couloir.inference.formats import write_textgrid
+    from couloir.inference.formats import refuse_taken, write_textgrid
 
     recognizer, inputs = _open(flags)
     if len(inputs) != 2:
         raise must_be("the command line", "MODEL FILE TRANSCRIPT", f"{len(inputs)} arguments after the model")
     recording, text = Path(inputs[0]), read_transcript(inputs[1])
+    output = flags.output or recording.with_suffix(".TextGrid")
+    if flags.output is None:
+        refuse_taken(output)
     words = words_of_text(text, flags.language) if flags.language else words_of_ipa(text)
     aligned = align(recognizer, recording, words)
-    output = flags.output or recording.with_suffix(".TextGrid")
     write_textgrid(output, aligned.tiers(), aligned.duration)
     words_found = f"{len(aligned.words)} word" + "s" * (len(aligned.words) != 1)
     print(f"{len(aligned.phones)} phones in {words_found}, {aligned.score:.2f} per frame: {output}")

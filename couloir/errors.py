@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -28,10 +29,15 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
 
 
 def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Decorate a program's ``main``: a `UserError` becomes one line on stderr and exit code 2."""
+    """Decorate a program's ``main``: a `UserError` becomes one line on stderr and exit code 2.
+
+    IPA, and names of files in any code, are printed whatever the code of the terminal is.
+    """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:

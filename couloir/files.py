@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from couloir.errors import UserError
+
+ANY_NAME = "surrogateescape"
+"""How a text that holds names of files is coded: one that is no UTF-8 keeps its bytes."""
 
 
 @contextmanager
@@ -26,7 +30,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it is moved to ``path`` on success and removed on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several machines may have one number.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -35,10 +40,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "wb", errors: str | None = None) -> Iterator[IO[Any]]:
     """Open ``path`` for writing; its content appears all at once, flushed to disk, or not at all."""
     encoding = None if "b" in mode else "utf-8"
-    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding) as out:
+    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding, errors=errors) as out:
         yield out
         out.flush()
         os.fsync(out.fileno())

@@ -17,7 +17,7 @@ def weight_files(folder: Path) -> list[Path]:
         for path in folder.glob("*")
         if path.suffix in WEIGHT_SUFFIXES
         and "jit" not in path.stem.split("_")
-        and not path.name.startswith(("bad-", "batch-"))
+        and not path.name.startswith(("aside-", "bad-", "batch-"))
     )
 
 

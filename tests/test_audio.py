@@ -154,6 +154,7 @@ def test_bad_arrays_are_refused(speech):
         (np.zeros((2, 3, 4), np.float32), "one or two dimensions"),
         (np.array(["a"]), "float or integer"),
         (speech * 32768, "divided by 32768"),
+        ([0, 12000, -12000] * 1000, r"\[-1, 1\], but are of type int64; .* divided by 32768"),
     ):
         with pytest.raises(AudioError, match=reason):
             load_audio(samples)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,14 @@ from couloir.evaluation.pfer import feature_edit_distances
 from couloir.inference.formats import Tiers
 from couloir.inference.recognizer import Recognizer, Source
 from couloir.inference.transcript import Spans, Token, timed_tokens
+from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import normalize, segment
 from couloir.text.tokenizer import BOUNDARY, TokenTable
 
 LONGEST_CELLS = 400_000_000
 """Frames times states of one alignment; each takes a byte (an hour against 1,000 phones is within)."""
+_TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid")
+_PATH = re.compile(r"\S[/\\]\S")  # /tat/ is a transcript, too
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,7 @@ def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> Alig
     backend = recognizer.backend
     if backend.kind != "ctc":
         raise must_be("the model", "one with a CTC head", f"{backend.origin}, a transducer")
-    table = TokenTable(backend.vocabulary.pieces, backend.origin)
-    tokens, owners = _spelt(table, words)
+    tokens, owners = _spelt(backend.vocabulary, words)
     transcript = recognizer.transcribe([source], log_probs=True)[0]
     assert transcript.log_probs is not None
     frames = torch.from_numpy(transcript.log_probs)
@@ -103,17 +107,25 @@ def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> Alig
     return AlignedWords(of_word, phones, transcript.duration, path.score / max(len(frames), 1))
 
 
-def _spelt(table: TokenTable, words: Sequence[Word]) -> tuple[list[int], list[tuple[int, int]]]:
+def _spelt(vocabulary: Vocabulary, words: Sequence[Word]) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids, and the (word, phone) that each belongs to, both counted from the transcript's beginning."""
+    table = TokenTable(vocabulary.pieces)
+
+    def spell(phone: str, first: bool) -> list[int]:
+        phone = table.prepare(phone)
+        forms = (BOUNDARY + phone, phone) if first else (phone, BOUNDARY + phone)
+        found = next(filter(None, map(vocabulary.spell, forms)), [])
+        return [i for i in found if vocabulary.pieces[i] != BOUNDARY]
+
     tokens: list[int] = []
     owners: list[tuple[int, int]] = []
-    phones = [(w, phone) for w, word in enumerate(words) for phone in word.phones]
-    stand_ins = {phone: nearest(table, phone) for phone in {p for _, p in phones} if table.unknown_symbols(phone)}
+    phones = [(w, phone, not at) for w, word in enumerate(words) for at, phone in enumerate(word.phones)]
+    stand_ins = {phone: nearest(table, phone) for phone in {p for _, p, _ in phones} if not spell(phone, False)}
     if stand_ins:
         shown = ", ".join(f"{phone} as {other}" for phone, other in sorted(stand_ins.items()))
         logging.warning("the model has no symbol for some phones, which are aligned as the nearest ones: %s", shown)
-    for number, (word, phone) in enumerate(phones):
-        spelt = [i for i in table.encode(stand_ins.get(phone, phone)) if table.pieces[i] != BOUNDARY]
+    for number, (word, phone, first) in enumerate(phones):
+        spelt = spell(stand_ins.get(phone, phone), first)
         tokens += spelt
         owners += [(word, number)] * len(spelt)
     return tokens, owners
@@ -141,12 +153,18 @@ def _grouped(timed: Sequence[Token], owners: Sequence[int], labels: Sequence[str
 
 
 def read_transcript(text_or_path: str) -> str:
-    """A transcript: the content of the file of that name, or the text itself. Raises `UserError` for an empty one."""
+    """A transcript: the content of the file of that name, or the text itself.
+
+    Raises `UserError` for an empty one, and for what looks like a file's name where there is none.
+    """
     path = Path(text_or_path)
     try:
-        text = path.read_text(encoding="utf-8") if len(text_or_path) < 1000 and path.is_file() else text_or_path
+        found = os.path.isfile(path)  # unlike Path.is_file, it takes a text that is too long for a name
+        text = path.read_text(encoding="utf-8") if found else text_or_path
     except (UnicodeDecodeError, OSError):
         raise must_be(str(path), "a UTF-8 text", "something else") from None
     if not text.strip():
         raise UserError(f"transcript {text_or_path or 'text'} is empty")
+    if not found and (path.suffix.lower() in _TEXT_SUFFIXES or _PATH.search(text)):
+        raise UserError(f"transcript {text_or_path} does not exist")
     return text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import IO, Any
 
 from couloir.audio import AudioError
 from couloir.errors import UserError, must_be
-from couloir.inference.formats import format_of, from_json, to_json, write_transcripts
+from couloir.files import ANY_NAME, writing_to
+from couloir.inference.formats import format_of, from_json, refuse_taken, textgrid_targets, to_json, write_transcripts
 from couloir.inference.progress import ProgressBar
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.transcript import Transcript
@@ -76,12 +78,14 @@ def transcribe_files(
             by the suffix. root: folder whose structure a folder of TextGrids repeats. inventory: what it was asked for.
 
     Raises:
-        UserError: the output was begun with another model, inventory, or way of listening.
+        UserError: the output was begun with another model, inventory, or way of listening; it cannot be written; or a
+            folder holds a TextGrid of a recording that this run has not transcribed before.
     """
     run = FilesRun()
     kind = format_of(output, kind) if output else None
-    with _Journal(output, made_with(recognizer, inventory) if output else {}) as journal:
-        names = [str(file) for file in files]
+    names = [str(file) for file in files]
+    grids = textgrid_targets(output, names, root) if output and kind == "TextGrid" else {}
+    with _Journal(output, made_with(recognizer, inventory) if output else {}, grids) as journal:
         states = {name: _state(Path(name)) for name in names}
         before = {name: journal.done[name] for name in names if journal.is_done(name, states[name])}
         run.resumed = len(before)
@@ -130,17 +134,19 @@ def made_with(recognizer: Recognizer, inventory: str | None) -> dict[str, Any]:
 class _Journal:
     """Results so far, one JSON line each, after a line that says what they were made with."""
 
-    def __init__(self, output: Path | None, made_with: dict[str, Any]) -> None:
-        self.path = output.with_name(f".{output.name}.journal") if output else None
-        self.made_with = made_with
+    def __init__(self, output: Path | None, made_with: dict[str, Any], grids: Mapping[str, Path]) -> None:
+        whole = Path(os.path.abspath(output or ""))  # "." and ".." are no names to make another of
+        self.path = whole.parent / f".{whole.name}.journal" if output else None
+        self.output, self.made_with, self.grids = output, made_with, grids
         self.done: dict[str, Transcript] = {}
         self._heard: dict[str, State] = {}
         self._out: IO[str] | None = None
 
     def __enter__(self) -> _Journal:
-        if self.path is None:
+        if self.path is None or self.output is None:
             return self
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        with writing_to(self.output):
+            lines = self.path.read_text("utf-8", ANY_NAME).splitlines() if self.path.is_file() else []
         whole = list(_whole(lines))
         if whole and whole[0] != self.made_with:
             remedy = f"give another --output, or delete {self.path} to begin anew"
@@ -149,11 +155,12 @@ class _Journal:
         for values in whole[1:]:
             self._heard[values["name"]] = values.pop("heard", None)
             self.done[values["name"]] = from_json(values)
-        try:
+        for name, grid in self.grids.items():
+            if name not in self.done and grid != self.output:
+                refuse_taken(grid)
+        with writing_to(self.output):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._out = self.path.open("a" if whole else "w", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"`--output` cannot be written in {self.path.parent}: {error.strerror}") from None
+            self._out = self.path.open("a" if whole else "w", encoding="utf-8", errors=ANY_NAME)
         if not whole:
             self._write(self.made_with)
         elif len(whole) < len(lines):
@@ -161,8 +168,9 @@ class _Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._out:
-            self._out.close()
+        if self._out and self.output:
+            with writing_to(self.output):  # closing writes what a full disk would not take before
+                self._out.close()
 
     def is_done(self, name: str, state: State) -> bool:
         """Whether the result of a file in this state is here."""
@@ -174,9 +182,10 @@ class _Journal:
             self._write(to_json(transcript) | {"heard": state})
 
     def _write(self, values: dict[str, Any]) -> None:
-        assert self._out
-        self._out.write(json.dumps(values, ensure_ascii=False) + "\n")
-        self._out.flush()
+        assert self._out and self.output
+        with writing_to(self.output):
+            self._out.write(json.dumps(values, ensure_ascii=False) + "\n")
+            self._out.flush()
 
 
 def _whole(lines: Iterable[str]) -> Iterable[dict[str, Any]]:

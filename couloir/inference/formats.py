@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from couloir.errors import must_be, unknown_name
-from couloir.files import atomic_write
+from couloir.errors import UserError, must_be, unknown_name
+from couloir.files import ANY_NAME, atomic_write, writing_to
 from couloir.inference.transcript import Token, Transcript
 
 FORMATS = ("jsonl", "tsv", "ctm", "TextGrid")
@@ -55,17 +55,31 @@ def write_transcripts(
         root: folder of the recordings, whose structure the TextGrids' folder repeats.
         names: of all recordings of the run, so that a TextGrid's name does not depend on which of them are done; None
             for those of the transcripts.
+
+    Raises:
+        UserError: it cannot be written.
     """
     if kind != "TextGrid":
-        with atomic_write(path, "w") as out:
+        with writing_to(path), atomic_write(path, "w", ANY_NAME) as out:
             out.write(_HEADERS.get(kind, ""))
             out.writelines(_LINES[kind](transcript) for transcript in transcripts)
         return
-    places = textgrid_places([transcript.name for transcript in transcripts] if names is None else names, root)
-    single = path.suffix == ".TextGrid" and len(places) == 1
+    targets = textgrid_targets(path, [transcript.name for transcript in transcripts] if names is None else names, root)
     for transcript in transcripts:
-        target = path if single else path / places[transcript.name]
-        write_textgrid(target, tiers_of(transcript), transcript.duration)
+        write_textgrid(targets[transcript.name], tiers_of(transcript), transcript.duration)
+
+
+def textgrid_targets(path: Path, names: Sequence[str], root: Path | None = None) -> dict[str, Path]:
+    """The TextGrid of each recording: in the folder ``path`` (see `textgrid_places`), or ``path`` itself for one."""
+    places = textgrid_places(names, root)
+    single = path.suffix == ".TextGrid" and len(places) == 1
+    return {name: path if single else path / place for name, place in places.items()}
+
+
+def refuse_taken(path: Path) -> None:
+    """Refuse the place of a TextGrid that is there already: it may be somebody's own labels. Raises `UserError`."""
+    if path.exists():
+        raise UserError(f"{path} exists, and may be made by hand; say where else to write with --output")
 
 
 def textgrid_places(names: Sequence[str], root: Path | None = None) -> dict[str, Path]:
@@ -131,6 +145,9 @@ def write_textgrid(path: Path, tiers: Tiers, duration: float) -> None:
 
     Args:
         path: the file. tiers: name -> intervals in order of time. duration: end of every tier in s.
+
+    Raises:
+        UserError: it cannot be written.
     """
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', ""]
     duration = round(duration, 3)
@@ -143,7 +160,7 @@ def write_textgrid(path: Path, tiers: Tiers, duration: float) -> None:
             label = label.replace('"', '""')
             lines += [f"        intervals [{i}]:", f"            xmin = {start}", f"            xmax = {end}"]
             lines.append(f'            text = "{label}"')
-    with atomic_write(path, "w") as out:
+    with writing_to(path), atomic_write(path, "w") as out:
         out.write("\n".join(lines) + "\n")
 
 

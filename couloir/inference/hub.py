@@ -88,5 +88,6 @@ def _fetch(function: str, name: str, **arguments: Any) -> str:
         raise UserError(
             f"{name} is not in the hub's cache and the hub cannot be reached; fetch it on a machine that can"
         ) from None
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise UserError(f"{name} could not be fetched from the hub: {str(error).splitlines()[0]}") from None
+    except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # the first is the HTTP client's own
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{name} could not be fetched from the hub: {reason}") from None

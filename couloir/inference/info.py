@@ -23,7 +23,7 @@ def describe(source: str | Path) -> Facts:
 
     path, _ = locate(source)
     if not is_onnx(path):
-        return _checkpoint_facts(path)
+        return _torchscript_facts(path) or _checkpoint_facts(path)
     files = [path] if path.is_file() else sorted(path.glob("*.onnx"))
     facts: Facts = {"path": str(path), "is": "ONNX model" if len(files) == 1 else f"{len(files)} ONNX files"}
     for file in files:
@@ -47,6 +47,15 @@ def _onnx_facts(path: Path) -> Facts:
 
 def _one_line(facts: Facts) -> str:
     return "; ".join(f"{key}: {value}" for key, value in facts.items())
+
+
+def _torchscript_facts(path: Path) -> Facts:
+    """Of an exported program, which is run as it is; none of anything else."""
+    from couloir.checkpoint import is_torchscript
+
+    if not is_torchscript(path):
+        return {}
+    return {"path": str(path), "is": "TorchScript, for torch.jit.load", "size": f"{path.stat().st_size / 1e6:.1f} MB"}
 
 
 def _checkpoint_facts(path: Path) -> Facts:

@@ -5,7 +5,9 @@ Names, shapes and metadata of the files are icefall's, which sherpa-onnx reads t
 
 from __future__ import annotations
 
+import glob
 import mmap
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,7 @@ from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 
 PRECISIONS = (".int8.onnx", ".fp16.onnx")
+_PART = re.compile("encoder|decoder|joiner")
 Names = tuple[str, ...]
 FEATURES: Names = ("x", "x_lens")
 AUDIO: Names = ("audio", "audio_lens")
@@ -49,7 +52,8 @@ class OnnxBackend:
         path: model file, or the folder that holds model.onnx or encoder, decoder and joiner.
         model_type: "ctc" or "transducer"; None finds out.
         tokens: tokens.txt; None looks for it beside the model.
-        suffix: of the files in a folder, such as ".int8.onnx". threads: 0 for one per core.
+        suffix: of the files in a folder, or beside the one that is named, such as ".int8.onnx".
+        threads: 0 for one per core.
 
     Raises:
         UserError: no such model, a damaged one, one of another type, or tokens that do not fit.
@@ -201,45 +205,58 @@ def guess_type(path: Path, suffix: str = ".onnx") -> str:
     """ "transducer" for a folder with an encoder, or a file of one; otherwise "ctc"."""
     folder = path if path.is_dir() else path.parent
     if path.is_file():
-        return "transducer" if path.name.startswith(("encoder", "decoder", "joiner")) else "ctc"
+        return "transducer" if _PART.match(path.name) else "ctc"
     return "transducer" if _with_suffix(folder, "encoder", suffix) else "ctc"
 
 
 def ctc_file(path: Path, suffix: str) -> Path:
     """The CTC model that a file's or folder's path means. Raises `UserError`."""
     if path.is_file():
-        return path
+        found = path.with_name("".join(_stem_and_suffix(path, suffix)))
+        if not found.is_file():
+            raise UserError(f"{path.parent} holds no {found.name}; {_present(path.parent)}")
+        return found
     if not path.is_dir():
         raise UserError(f"model {path} does not exist")
-    found = next(filter(None, (_with_suffix(path, stem, suffix) for stem in ("model", "ctc", "audio-model"))), None)
-    if not found:
+    files = next(filter(None, (_with_suffix(path, stem, suffix) for stem in ("model", "ctc", "audio-model"))), None)
+    if not files:
         if _with_suffix(path, "encoder", suffix):
             raise must_be("--model-type", "transducer", f"ctc, and {path} holds an encoder, a decoder and a joiner")
         raise UserError(f"{path} holds no model{suffix}; {_present(path)}")
-    return _only(found)
+    return _only(files)
 
 
 def transducer_files(path: Path, suffix: str) -> dict[str, Path]:
-    """Paths of "encoder", "decoder" and "joiner" in a folder (or in that of a file). Raises `UserError`."""
+    """Paths of "encoder", "decoder" and "joiner" in a folder, or named as one file is. Raises `UserError`."""
     if not path.exists():
         raise UserError(f"model {path} does not exist")
-    if path.is_file() and not path.name.startswith(("encoder", "decoder", "joiner")):
-        raise must_be("--model-path", "the folder of a transducer's encoder, decoder and joiner", f"{path}")
-    folder = path if path.is_dir() else path.parent
+    folder, middle = path, "*"
+    if path.is_file():
+        named = _PART.match(path.name)
+        if not named:
+            raise must_be("--model-path", "the folder of a transducer's encoder, decoder and joiner", f"{path}")
+        stem, suffix = _stem_and_suffix(path, suffix)
+        folder, middle = path.parent, glob.escape(stem[named.end() :])
     files = {}
     for part in ("encoder", "decoder", "joiner"):
-        found = _with_suffix(folder, part, suffix)
+        found = _with_suffix(folder, part, suffix, middle)
         if not found and part == "decoder":
-            found = _with_suffix(folder, part, ".onnx")  # some exports leave the small decoder in full precision
+            found = _with_suffix(folder, part, ".onnx", middle)  # some exports leave it, small, in full precision
         if not found:
-            raise UserError(f"{folder} holds no {part}*{suffix} of a transducer; {_present(folder)}")
+            raise UserError(f"{folder} holds no {part}{middle}{suffix} of a transducer; {_present(folder)}")
         files[part] = _only(found)
     return files
 
 
-def _with_suffix(folder: Path, stem: str, suffix: str) -> list[Path]:
+def _stem_and_suffix(path: Path, suffix: str) -> tuple[str, str]:
+    """Of the file that a named one means: itself, or the one beside it where another suffix was given."""
+    own = next((end for end in (*PRECISIONS, suffix) if path.name.endswith(end)), path.suffix)
+    return path.name.removesuffix(own), own if suffix in (own, ".onnx") else suffix
+
+
+def _with_suffix(folder: Path, stem: str, suffix: str, middle: str = "*") -> list[Path]:
     """Files STEM*SUFFIX; ".onnx" leaves out the other precisions."""
-    files = sorted(folder.glob(f"{stem}*{suffix}"))
+    files = sorted(folder.glob(f"{stem}{middle}{suffix}"))
     return [f for f in files if suffix != ".onnx" or not f.name.endswith(PRECISIONS)]
 
 

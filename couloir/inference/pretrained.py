@@ -39,7 +39,7 @@ def open_model(
         tokens: tokens.txt or bpe.model; None looks for it beside the model. ZIPA's models that have none there get
             the tokenizer of ``anyspeech/ipapack_plus_meta``, which may be given so, with ``@REVISION``.
         model_type: "ctc" or "transducer" for what has both; None prefers CTC.
-        runtime: "torch" or "onnx" where there are files for both; "auto" prefers torch.
+        runtime: "torch" or "onnx" where there are files for both; "auto" prefers torch, if no suffix is given.
         suffix: of ONNX files, such as ".int8.onnx". revision: branch, tag or commit of a hub id.
         device: "auto", "cpu" or "cuda", for torch. threads: for ONNX Runtime, 0 for one per core.
         averaging: which checkpoints of a folder to average.
@@ -49,6 +49,8 @@ def open_model(
     """
     if runtime not in RUNTIMES:
         raise must_be("--runtime", "one of " + ", ".join(RUNTIMES), runtime)
+    if runtime == "auto" and suffix != ".onnx":
+        runtime = "onnx"
     path, hub_id = locate(source, revision, runtime, suffix)
     given = _given_tokens(tokens) if tokens else None
     if runtime == "onnx" or (runtime == "auto" and is_onnx(path)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
 
 Source = str | Path | bytes | np.ndarray | tuple[np.ndarray, int]
-# What is in memory at a time: enough batches to sort recordings by length, but no more than an hour of audio.
+# What is in memory at a time: enough batches to sort recordings by length, but no more than an hour of audio. A file's
+# length is known once it is read; large ones are therefore not read together.
 _POOL_BATCHES = 8
 _POOL_SAMPLES = 3600 * SAMPLE_RATE
+_BYTES_TOGETHER = 50_000_000
 
 
 @dataclass
@@ -143,11 +144,10 @@ class Recognizer:
         return self._results(items, log_probs)
 
     def _results(self, items: Iterable[Source], log_probs: bool) -> Iterator[tuple[int, Transcript | AudioError]]:
-        numbered = enumerate(items)
         pool: list[_Recording] = []
         cores = usable_cores()
         with ThreadPoolExecutor(cores) as readers:
-            while batch := list(islice(numbered, cores)):
+            for batch in _read_together(items, cores):
                 for index, read in zip((index for index, _ in batch), readers.map(self._try_to_read, batch)):
                     if isinstance(read, AudioError):
                         yield index, read
@@ -171,6 +171,8 @@ class Recognizer:
             samples = load_audio(item, name=name or f"item {index}")
         except AudioError as error:
             return error
+        except Exception as error:  # whatever a decoder makes of one bad file, the others go on
+            return AudioError(f"{name or f'item {index}'} cannot be read ({type(error).__name__}: {error})")
         windows = cut(len(samples), int(self.window_s * SAMPLE_RATE), int(self.overlap_s * SAMPLE_RATE))
         return _Recording(index, name, samples, windows, [])
 
@@ -220,6 +222,30 @@ class Recognizer:
                     log_probs=frames if log_probs else None,
                 ),
             )
+
+
+def _read_together(items: Iterable[Source], most: int) -> Iterator[list[tuple[int, Source]]]:
+    """Numbered items, as many at a time as ``most`` and `_BYTES_TOGETHER` allow, but one at least."""
+    batch: list[tuple[int, Source]] = []
+    total = 0
+    for index, item in enumerate(items):
+        size = _size(item)
+        if batch and (len(batch) == most or total + size > _BYTES_TOGETHER):
+            yield batch
+            batch, total = [], 0
+        batch.append((index, item))
+        total += size
+    if batch:
+        yield batch
+
+
+def _size(item: Source) -> int:
+    if isinstance(item, bytes):
+        return len(item)
+    try:
+        return Path(item).stat().st_size if isinstance(item, (str, Path)) else 0
+    except (OSError, ValueError):
+        return 0  # reading it says what is wrong
 
 
 def _wave(recording: _Recording, window: int) -> np.ndarray:

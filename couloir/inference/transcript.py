@@ -86,11 +86,13 @@ class Transcript:
 
     def words(self) -> list[Token]:
         """The words of a model whose pieces mark where a word begins; otherwise none."""
+        if not any(token.symbol.startswith(" ") for token in self.tokens):
+            return []
         groups: list[list[Token]] = []
         for token in self.tokens:
-            if token.symbol.startswith(" "):
+            if token.symbol.startswith(" ") or (token.symbol and not groups):
                 groups.append([])
-            if groups and token.symbol:
+            if token.symbol:
                 groups[-1].append(token)
         texts = ["".join(token.symbol for token in group).strip() for group in groups]
         return [_merged(group, text) for group, text in zip(groups, texts) if text]

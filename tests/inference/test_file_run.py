@@ -209,6 +209,21 @@ def test_an_interrupted_run_keeps_what_is_done(models, speech, tmp_path, monkeyp
     assert run.resumed == 1 and list(_texts(tmp_path / "ipa.jsonl")) == [path.name for path in speech]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "tsv", "ctm", "TextGrid"])
+def test_names_that_are_no_utf_8(models, speech, tmp_path, kind):
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.flac"))
+    shutil.copy(speech[0], path)
+    output = tmp_path / ("grids" if kind == "TextGrid" else f"ipa.{kind}")
+    recognizer = Recognizer.from_pretrained(models() / "run")
+    for resumed in (0, 1):
+        run = transcribe_files(recognizer, [path], output)
+        assert (list(run.transcripts), run.resumed) == ([str(path)], resumed)
+    if kind == "TextGrid":
+        assert (output / f"{path.stem}.TextGrid").is_file()
+    else:
+        assert bytes(path) in output.read_bytes()
+
+
 def test_the_digest_of_an_inventory_is_that_of_its_phones(models, tmp_path):
     vocabulary = Recognizer.from_pretrained(models() / "run").backend.vocabulary
     digests = []

@@ -32,6 +32,16 @@ def test_phones_and_words():
     assert VOCABULARY.spell("tʰa") == [5, 6, 4] and VOCABULARY.spell("tx") == []
 
 
+@pytest.mark.parametrize(
+    "ids, words", [((4, 5, 3, 5, 4), ["at", "ta"]), ((0, 4, 8), ["a", "b"]), ((4, 3), ["a"]), ((4, 5), []), ((), [])]
+)
+def test_the_first_word_needs_no_boundary_before_it(ids, words):
+    transcript = _transcript(ids)
+    assert [w.symbol for w in transcript.words()] == words
+    if words:
+        assert transcript.words()[0].start == transcript.phones()[0].start
+
+
 def test_neighbours_meet_and_silence_stays_silent():
     spans = Spans([4, 5, 4], [10, 14, 60], [12, 15, 61], [1.0] * 3)
     a, b, c = timed_tokens(spans, VOCABULARY, 0.02, 1.0)

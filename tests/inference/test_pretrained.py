@@ -6,14 +6,18 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import HTTPError
 from tiny_models import PIECES, tiny_model, write_tokens
 
 from couloir.checkpoint import save_checkpoint
 from couloir.errors import UserError
 from couloir.inference import hub
+from couloir.inference.onnx_backend import ctc_file, transducer_files
 from couloir.inference.pretrained import open_model
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.registry import HUB_MODELS, HubModel
@@ -136,6 +140,55 @@ def test_hub_models_come_from_the_cache_without_a_network(cache, text_of):
             hub._fetch = monkeyed
 
 
+def test_a_connection_that_breaks_is_one_line(monkeypatch):
+    client = pytest.importorskip(HTTPError.__module__.partition(".")[0])
+    for failure in (client.ReadTimeout(""), getattr(client, "RemoteProtocolError", client.ReadTimeout)("peer left")):
+
+        def broken(_failure=failure, **_):
+            raise _failure
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+        with pytest.raises(UserError, match=f"someone/tiny could not be fetched.*: {failure or 'ReadTimeout'}"):
+            hub.fetch_model("someone/tiny")
+
+
+def test_a_suffix_asks_for_onnx_files(models, tmp_path):
+    both = Path(shutil.copytree(models() / "run", tmp_path / "both"))
+    shutil.copy(models() / "onnx" / "model.onnx", both / "model.int8.onnx")
+    shutil.copy(models() / "onnx" / "tokens.txt", both)
+    assert "epoch-1.pt" in {file.name for file in open_model(both).files}
+    assert "model.int8.onnx" in {file.name for file in open_model(both, suffix=".int8.onnx").files}
+
+
+def test_a_file_that_is_named_decides(tmp_path):
+    for stem in ("epoch-1-avg-1", "epoch-2-avg-1"):
+        for name in (f"encoder-{stem}", f"decoder-{stem}", f"joiner-{stem}", f"model-{stem}"):
+            (tmp_path / f"{name}.onnx").touch()
+            if not name.startswith("decoder"):
+                (tmp_path / f"{name}.int8.onnx").touch()
+
+    def parts(name, suffix=".onnx"):
+        return [file.name for file in transducer_files(tmp_path / name, suffix).values()]
+
+    second = [f"{part}-epoch-2-avg-1.onnx" for part in ("encoder", "decoder", "joiner")]
+    int8 = ["encoder-epoch-1-avg-1.int8.onnx", "decoder-epoch-1-avg-1.onnx", "joiner-epoch-1-avg-1.int8.onnx"]
+    assert parts(second[0]) == parts(second[1]) == parts(second[2]) == second
+    assert parts(int8[0]) == parts(int8[2]) == parts(int8[1], ".int8.onnx") == int8
+    with pytest.raises(UserError, match="--model-path"):
+        transducer_files(tmp_path, ".onnx")
+    (tmp_path / second[2]).unlink()
+    with pytest.raises(UserError, match=r"no joiner-epoch-2-avg-1\.onnx of a transducer; there is"):
+        parts(second[0])
+
+    fp32 = tmp_path / "model-epoch-1-avg-1.onnx"
+    (tmp_path / "model.ort").touch()
+    assert ctc_file(fp32, ".onnx") == fp32 and ctc_file(tmp_path / "model.ort", ".onnx").name == "model.ort"
+    for name in ("model-epoch-1-avg-1.onnx", "model-epoch-1-avg-1.int8.onnx"):
+        assert ctc_file(tmp_path / name, ".int8.onnx").name == "model-epoch-1-avg-1.int8.onnx"
+    with pytest.raises(UserError, match=r"holds no model-epoch-1-avg-1\.fp16\.onnx; there is .*--suffix"):
+        ctc_file(fp32, ".fp16.onnx")
+
+
 @pytest.mark.slow
 def test_a_hub_model_of_onnx_files_alone(cache, models, text_of, speech):
     snapshot = _cache(cache, "someone/exported")
@@ -242,6 +295,18 @@ def test_a_model_file_cannot_run_code(tmp_path):
         with pytest.raises(UserError, match=name):
             open_model(tmp_path / name)
     assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.filterwarnings("error:'torch.load'")
+def test_a_torchscript_file_is_called_so(tmp_path, call, one_line):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "jit_script.pt")
+    found = call("couloir", "info", tmp_path / "jit_script.pt")
+    assert found.returncode == 0 and "TorchScript" in found.out
+    for name in ("jit_script.pt", "other.pt"):
+        (tmp_path / "jit_script.pt").rename(tmp_path / name)
+        command = ("transcribe", tmp_path / name, __file__)
+        one_line("couloir", command, "must be a checkpoint, but is TorchScript", "exported from")
+        (tmp_path / name).rename(tmp_path / "jit_script.pt")
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -162,6 +162,13 @@ def test_info(models, call):
     assert "encoder-epoch-999-avg-1.onnx" in call("couloir", "info", models("transducer") / "onnx").out
 
 
+def test_ipa_is_printed_on_a_terminal_of_any_code():
+    code = r"import os; from couloir import errors; errors.one_line_errors(print)('t\u0361s', os.fsdecode(b'\xe9'))"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stdout) == (0, "t͡s ".encode() + b"\xe9\n")
+
+
 def test_importing_the_package_imports_no_torch():
     code = "import sys, couloir; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     assert _run("-c", code).returncode == 0

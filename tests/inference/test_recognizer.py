@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -229,6 +233,40 @@ def test_bad_items_are_named_and_the_rest_go_on(models, waves, tmp_path):
         assert name in str(results[i]) and "\n" not in str(results[i])
     with pytest.raises(AudioError, match="text.wav"):
         recognizer.transcribe(items)
+
+
+def test_what_a_decoder_chokes_on_is_a_bad_item(models, waves, monkeypatch):
+    def choked(item, **_):
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid continuation byte")
+
+    monkeypatch.setattr("couloir.inference.recognizer.load_audio", choked)
+    ((_, error),) = Recognizer.from_pretrained(models() / "run").results(["film.m4a"])
+    assert isinstance(error, AudioError) and "film.m4a cannot be read (UnicodeDecodeError" in str(error)
+
+
+def test_large_files_are_not_read_together(models, waves, tmp_path, monkeypatch):
+    sizes = [60, 60, 1, 1, 1, 1, 1, 30, 30, 10]
+    paths = [tmp_path / f"{i}.wav" for i in range(len(sizes))]
+    for path, size in zip(paths, sizes):
+        path.touch()
+        os.truncate(path, size * 1_000_000)  # takes no room on the disk
+    reading, together, lock = set(), [], threading.Lock()
+
+    def read(path, **_):
+        with lock:
+            reading.add(path)
+            together.append(sum(size for size, other in zip(sizes, paths) if other in reading))
+            together[-1] *= len(reading) > 1
+        time.sleep(0.01)
+        with lock:
+            reading.remove(path)
+        return waves[0][:4000]
+
+    monkeypatch.setattr("couloir.inference.recognizer.load_audio", read)
+    monkeypatch.setattr("couloir.inference.recognizer.usable_cores", lambda: 4)
+    found = list(Recognizer.from_pretrained(models() / "run").results(paths))
+    assert sorted(index for index, _ in found) == list(range(len(paths)))
+    assert 4 <= max(together) <= 50
 
 
 def test_a_transducer_has_no_log_probabilities(models, waves):

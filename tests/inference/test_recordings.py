@@ -74,11 +74,12 @@ def test_bad_ones_among_good_ones_are_reported_and_the_rest_is_finished(models, 
     assert "a.flac" in lines[0] and "z.flac" in lines[1] and all(len(line.split()) >= 2 for line in lines)
 
 
-def _write_m4a(path, samples):
+def _write_m4a(path, samples, **tags):
     """AAC in an MP4 container, as telephones record. Skips where FFmpeg has no encoder for it."""
     av = pytest.importorskip("av", reason="m4a needs PyAV")
     try:
         with av.open(str(path), "w", format="mp4") as out:
+            out.metadata.update(tags)
             stream = out.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             for first in range(0, len(samples), 1024):
                 part = samples[first : first + 1024].astype(np.float32)[None]
@@ -120,6 +121,14 @@ def test_m4a_keeps_length_and_shape(speech, tmp_path):
     for name in ("cut.m4a", "text.m4a"):
         with pytest.raises(Exception, match=f"{name} is not audio that can be read"):
             load_audio(tmp_path / name)
+
+
+def test_an_m4a_with_a_title_that_is_no_utf_8(speech, tmp_path):
+    _write_m4a(tmp_path / "a.m4a", load_audio(speech[0]), title="caf@")
+    content = (tmp_path / "a.m4a").read_bytes()
+    assert content.count(b"caf@") == 1
+    (tmp_path / "b.m4a").write_bytes(content.replace(b"caf@", b"caf\xe9"))
+    np.testing.assert_array_equal(load_audio(tmp_path / "b.m4a"), load_audio(tmp_path / "a.m4a"))
 
 
 def test_without_pyav_an_m4a_is_reported_and_the_rest_is_finished(models, speech, tmp_path, call, monkeypatch):
@@ -170,6 +179,39 @@ def test_align_writes_the_words_of_an_orthographic_transcript(models, speech, tm
     assert spoken[0] == "k" and "sp" in spoken and len(phones) == 7
     inside = [[p[2] for p in phones if w[0] <= p[0] and p[1] <= w[1]] for w in words]
     assert [len(part) for part in inside] == [3, 4]
+
+
+def test_labels_beside_a_recording_are_not_replaced(models, speech, tmp_path, call, one_line):
+    recording, labels = Path(shutil.copy(speech[0], tmp_path / "a.flac")), tmp_path / "a.TextGrid"
+    labels.write_text("made by hand")
+    one_line("couloir", ("align", models() / "run", recording, "krː kak"), f"{labels} exists", "--output")
+    command = ("transcribe", models() / "run", tmp_path, "--output", tmp_path)
+    for _ in range(2):  # nothing is begun that a second run could go on with
+        one_line("couloir", command, f"{labels} exists", "--output")
+    assert labels.read_text() == "made by hand"
+    assert call("couloir", "align", models() / "run", recording, "krː kak", "--output", labels).returncode == 0
+    assert len(_said(_tiers(labels)["phones"])) == 5
+    labels.unlink()
+    for _ in range(2):  # the second finds its own
+        assert call("couloir", *command).returncode == 0
+    shutil.copy(speech[1], tmp_path / "b.flac")
+    assert call("couloir", *command).returncode == 0 and (tmp_path / "b.TextGrid").is_file()
+
+
+def test_outputs_that_cannot_be_written_are_one_line(models, speech, tmp_path, one_line, call, monkeypatch):
+    model, recording = models() / "run", Path(shutil.copy(speech[0], tmp_path / "a.flac"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.tsv").mkdir()
+    (tmp_path / ".full.tsv.journal").symlink_to("/dev/full")
+    one_line("couloir", ("align", model, recording, "krː kak", "--output", tmp_path / "file" / "a.TextGrid"), "file/a")
+    for place in ("file/a.tsv", "folder.tsv", "full.tsv"):
+        one_line("couloir", ("transcribe", model, recording, "--output", tmp_path / place), place, "cannot be written")
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for folder, place in (("in", "."), ("in/deep", "..")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert call("couloir", "transcribe", model, recording, "--output", place).returncode == 0
+    assert (tmp_path / "in" / "a.TextGrid").is_file() and (tmp_path / ".in.journal").is_file()
+    assert not list((tmp_path / "in").glob(".*")) and not list((tmp_path / "in" / "deep").iterdir())
 
 
 @SLOW

@@ -10,6 +10,7 @@ from torch import nn
 
 from couloir.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
 from couloir.errors import UserError
+from couloir.files import atomic_path
 
 
 class RunsCode:
@@ -25,6 +26,17 @@ def model():
 def saved(tmp_path, content):
     torch.save(content, tmp_path / "x.pt")
     return tmp_path / "x.pt"
+
+
+def test_two_who_write_one_file_do_not_meet(tmp_path, monkeypatch):
+    """Processes of two machines may have one number, and their folder be one."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with atomic_path(tmp_path / "x.pt") as one:
+        one.write_text("one")
+        with atomic_path(tmp_path / "x.pt") as two:
+            two.write_text("two")
+        assert (tmp_path / "x.pt").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"] and (tmp_path / "x.pt").read_text() == "one"
 
 
 def test_an_icefall_checkpoint_loads(tmp_path, model):

@@ -7,7 +7,7 @@ import { headOf } from "../../web/js/heads.js";
 import { resample } from "../../web/js/resample.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
 import { textGrid, tiersOf } from "../../web/js/textgrid.js";
-import { confidenceOf, phonesOf, textOf, timedTokens, writtenPhones } from "../../web/js/transcript.js";
+import { confidenceOf, phonesOf, textOf, timedTokens, wordsOf, writtenPhones } from "../../web/js/transcript.js";
 import { parseTokens, surface } from "../../web/js/vocabulary.js";
 import { encodeWav, parseWav } from "../../web/js/wav.js";
 import { cut, join } from "../../web/js/windows.js";
@@ -27,6 +27,7 @@ const answers = {
     const files = { textGrid: textGrid(tiersOf(tokens), duration) };
     return { tokens, text: textOf(tokens), confidence, written, phones: phonesOf(tokens).length, ...files };
   },
+  words: wordsOf,
   tokens: (text) => parseTokens(text).map(surface),
   wav: (path) => parseWav(bytesOf(path)),
   head: (path) => headOf(bytesOf(path)),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from couloir.inference import backend, onnx_backend, transcript, windows
 from couloir.inference.formats import tiers_of, write_textgrid
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
-from couloir.inference.transcript import Transcript, timed_tokens
+from couloir.inference.transcript import Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_vocabulary
 
 HERE = Path(__file__).resolve().parent
@@ -80,6 +81,15 @@ def test_transcripts_and_textgrids(tmp_path):
         write_textgrid(tmp_path / "a.TextGrid", tiers_of(whole), whole.duration)
         assert found["textGrid"] == (tmp_path / "a.TextGrid").read_text(encoding="utf-8")
     assert sum(len(answer["value"]["tokens"]) for answer in answers) > 60
+
+
+def test_words_are_pythons(tmp_path):
+    for symbols in ("ab c", " a bc ", "ab", "a ", " ", ""):
+        tokens = [Token(symbol, i, i + 1, 0.5) for i, symbol in enumerate(symbols)]
+        (answer,) = ask(("words", [asdict(token) for token in tokens]))
+        words = Transcript("", symbols.strip(), tokens, 9.0, 0.5, 0.02).words()
+        assert answer["value"] == [asdict(word) for word in words]
+        assert [word.symbol for word in words] == (symbols.split() if " " in symbols else [])
 
 
 def test_windows_are_cut_and_joined_alike():

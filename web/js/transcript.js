@@ -76,10 +76,12 @@ export function phonesOf(tokens) {
 
 /** The words of a model whose pieces mark where a word begins; otherwise none. */
 export function wordsOf(tokens) {
+  const begins = ({ symbol }) => symbol.startsWith(" ");
+  if (!tokens.some(begins)) return [];
   const groups = [];
   for (const token of tokens) {
-    if (token.symbol.startsWith(" ")) groups.push([]);
-    if (groups.length && token.symbol) groups.at(-1).push(token);
+    if (begins(token) || (token.symbol && !groups.length)) groups.push([]);
+    if (token.symbol) groups.at(-1).push(token);
   }
   return groups
     .map((group) => merged(group, group.map(({ symbol }) => symbol).join("").trim()))
