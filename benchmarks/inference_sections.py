@@ -43,8 +43,8 @@ def long_recordings(results: list[dict[str, Any]], table: Table) -> list[str]:
     """Recordings in windows beside uncut, and each utterance by itself."""
     lines = ["## Long recordings", ""] if results else []
     header = ["minutes", "PER %, each utterance alone", "PER %, uncut", "PER %, windows",
-              "edits between the two, of tokens", "peak memory, uncut, MB", "windows, MB",
-              "RTF, uncut", "windows"]  # fmt: skip
+              "edits between the two, of tokens", "within 2 s of a seam (by chance)", "peak memory, uncut, MB",
+              "windows, MB", "RTF, uncut", "windows"]  # fmt: skip
     for result in results:
         rows = []
         for row in result["rows"]:
@@ -52,7 +52,8 @@ def long_recordings(results: list[dict[str, Any]], table: Table) -> list[str]:
             rows.append([
                 f"{row['minutes']:g}", f"{row['alone']['per']:.2f}", f"{uncut['per']:.2f}" if uncut else "",
                 f"**{windows['per']:.2f}**",
-                f"{windows['edits_from_uncut']} of {uncut['tokens']}" if uncut else "",
+                f"{windows['edits']} of {uncut['tokens']}" if uncut else "",
+                f"{windows['near']} ({windows['by_chance']})" if uncut else "",
                 f"{uncut['peak_mb']}" if uncut else "", f"{windows['peak_mb']}",
                 f"{uncut['rtf']:.4f}" if uncut else "", f"{windows['rtf']:.4f}",
             ])  # fmt: skip

@@ -232,13 +232,17 @@ def as_plain(config: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises `UserError` when the file is missing or is not a mapping."""
+    """A YAML mapping. Raises `UserError` when the file cannot be read or is not a mapping."""
     import yaml
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"configuration file {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"configuration file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise must_be(str(path), "UTF-8", "in another encoding", "save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"configuration file {path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):

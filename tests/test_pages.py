@@ -123,7 +123,7 @@ def prepared_home(home):
 def test_own_recordings_from_folder_to_ipa(prepared_home):
     """The README's page for newcomers; only the model and the run are cut down."""
     assert "hours" in (prepared_home / "data/mine/statistics.txt").read_text()
-    readme_run(prepared_home, "zipformer_crctc/train.py --preset tiny", FEW_STEPS)
+    readme_run(prepared_home, "zipformer_crctc/train.py --config", FEW_STEPS)
     assert "PER %" in readme_run(prepared_home, "ctc_decode.py --exp-dir exp/mine")
     assert "ru_0274" in readme_run(prepared_home, "transcribe exp/mine")
     readme_run(prepared_home, "export_onnx.py --exp-dir exp/mine --with-frontend")
@@ -132,7 +132,7 @@ def test_own_recordings_from_folder_to_ipa(prepared_home):
 
 @pytest.mark.slow
 def test_own_recordings_to_a_transducer(prepared_home):
-    readme_run(prepared_home, "zipformer_transducer/train.py --preset tiny", FEW_STEPS)
+    readme_run(prepared_home, "zipformer_transducer/train.py --config", FEW_STEPS)
     assert "PER %" in readme_run(prepared_home, "zipformer_transducer/decode.py")
     readme_run(prepared_home, "zipformer_transducer/export_onnx.py")
     assert list((prepared_home / "exp/mine-transducer").glob("joiner*.onnx"))

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from rich.console import Console
@@ -150,7 +151,7 @@ def open_corpus(shards: Sequence[ShardFiles], index_dir: str = "", jobs: int = 1
 def _build_all(stale: list[ShardIndex], jobs: int) -> dict[Path, str]:
     """Build indexes; index path -> error of those that failed."""
     # Ranks that start together begin at different shards, and leave each other the rest.
-    first = os.getpid() % max(1, len(stale))
+    first = uuid4().int % max(1, len(stale))
     stale = stale[first:] + stale[:first]
     built = track(
         _built(stale, min(jobs, len(stale))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -85,7 +86,8 @@ class DataModule:
         plan = self._train_plan(epoch, world_size)
         preparation = replace(self._for_training, epoch=epoch)
         batches = plan.rank_batches(rank, world_size)
-        return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch)
+        fewest = math.inf if start_batch else _SKIPS_TO_JUDGE
+        return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch, fewest)
 
     def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
         """Batches of each rank in an epoch."""
@@ -116,7 +118,8 @@ class DataModule:
         corpus, numbers = self._validation
         plan = deal(self._sorted_plan(corpus, numbers), world_size)
         preparation = replace(self._for_training, transform=None)
-        return BatchLoader(corpus, preparation, plan, plan.rank_batches(rank, world_size), self.config)
+        batches = plan.rank_batches(rank, world_size)
+        return BatchLoader(corpus, preparation, plan, batches, self.config, fewest_to_judge=math.inf)
 
     def test_sets(self) -> list[str]:
         """Names of the test folders."""
@@ -262,6 +265,11 @@ class DataModule:
                 drop_last=config.drop_last,
             )
             plan = replace(plan, order=numbers[plan.order])
+            if not len(plan):
+                raise UserError(
+                    f"{len(numbers)} utterances make fewer batches than `--world-size` {world_size}: nothing is left "
+                    "to train on; lower it or `--max-duration`" + ", or leave out `--drop-last`" * config.drop_last
+                )
             if plan.num_dropped:
                 log.warning("epoch %d: %d utterances do not fill a batch for each rank", epoch, plan.num_dropped)
             self._plans = {key: plan}
@@ -283,8 +291,8 @@ class BatchLoader(Iterable[Batch]):
     """Batches of a plan, read by loader processes. ``len`` is the number of batches that one pass yields.
 
     Unusable utterances are counted and the first ones named on the log; so are those that whoever takes a batch adds
-    to its ``skipped`` before taking the next. Raises `UserError` during a pass in which
-    more than ``--max-skipped-share`` of the utterances are unusable.
+    to its ``skipped`` before taking the next. Raises `UserError` during a pass in which more than
+    ``--max-skipped-share`` of the utterances are unusable, and after one of ``fewest_to_judge`` or more that all are.
     """
 
     def __init__(
@@ -295,10 +303,11 @@ class BatchLoader(Iterable[Batch]):
         batches: Sequence[int],
         config: DataConfig,
         start: int = 0,
+        fewest_to_judge: float = 1,
     ) -> None:
         self.items = _PlanItems(plan, batches, start)
         self.num_seen = self.num_skipped = 0
-        self._max_skipped_share = config.max_skipped_share
+        self._max_skipped_share, self._fewest_to_judge = config.max_skipped_share, fewest_to_judge
         # A generator of its own: the loader's seed is not drawn from torch's, whose state a resumed run restores.
         self._loader = DataLoader(
             BatchDataset(corpus, preparation),
@@ -333,6 +342,11 @@ class BatchLoader(Iterable[Batch]):
         if self.num_skipped > _NAMED_SKIPS:
             log.warning("%d of %d utterances were unusable", self.num_skipped, self.num_seen)
         self._judge()
+        if self.num_seen and self.num_skipped == self.num_seen:
+            text = f"none of {self.num_seen} utterances is usable; the log names the first"
+            if self.num_seen >= self._fewest_to_judge:
+                raise UserError(text)
+            log.warning(text)
 
     def _count(self, seen: int, skipped: Sequence[tuple[str, str]]) -> None:
         for utterance_id, reason in skipped:
@@ -345,8 +359,7 @@ class BatchLoader(Iterable[Batch]):
 
     def _judge(self) -> None:
         seen, skipped = self.num_seen, self.num_skipped
-        too_many = skipped >= _SKIPS_TO_JUDGE and skipped > self._max_skipped_share * seen
-        if too_many or (seen and skipped == seen):
+        if skipped >= _SKIPS_TO_JUDGE and skipped > self._max_skipped_share * seen:
             raise UserError(
                 f"{skipped} of {seen} utterances are unusable, more than --max-skipped-share "
                 f"{self._max_skipped_share}; the log names the first {min(skipped, _NAMED_SKIPS)}"

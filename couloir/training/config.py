@@ -62,8 +62,12 @@ class TrainerConfig:
         0.0, "Added to that batch count; finetune.py: 100000, for a model that is past its schedules.", unit="batches"
     )
 
-    start_epoch: int = option(1, "Resume from epoch-(N-1).pt when more than 1.")
-    start_batch: int = option(0, "Resume from checkpoint-N.pt when more than 0.", unit="batches")
+    start_epoch: int = option(1, "Resume from epoch-(N-1).pt when more than 1, as --start-batch does.")
+    start_batch: int = option(
+        0,
+        "Resume from checkpoint-N.pt when more than 0, later ones put aside; the same again goes on from the newest.",
+        unit="batches",
+    )
     resume: str = option(
         "auto", "auto goes on from the newest whole checkpoint of --exp-dir, if any.", choices=("auto", "none")
     )
@@ -88,7 +92,8 @@ class TrainerConfig:
 
     max_bad_batches: int = option(
         3,
-        "Batches in a row with a non-finite loss or gradient after which the run goes back to its last checkpoint.",
+        "Batches (with --grad-accumulation, steps) in a row with a non-finite loss or gradient after which the run "
+        "goes back to its last checkpoint.",
         unit="batches",
     )
     max_rollbacks: int = option(3, "Times that a run goes back before it gives up.", unit="times")
@@ -119,6 +124,7 @@ class TrainerConfig:
         for name in AT_LEAST_ZERO:
             self._check(name, "at least 0", getattr(self, name) >= 0)
         self._check("grad_accumulation", "a whole number", self.grad_accumulation == int(self.grad_accumulation))
+        self._check("master_port", "from 1 to 65535", 1 <= self.master_port <= 65535)
         self._check("save_last_minutes", "more than 0", self.save_last_minutes > 0)
         self._check("batch_count_scale", "more than 0", self.batch_count_scale > 0)
         self._check("rollback_lr_scale", "more than 0 and less than 1", 0 < self.rollback_lr_scale < 1)

@@ -26,7 +26,7 @@ MAX_IDS_SHOWN = 5
 
 
 class FailureReport:
-    """Writes skipped.jsonl, batch-STEP-RANK.pt and bad-model-RANK.pt into the run directory."""
+    """Writes skipped.jsonl, batch-STEP-RANK.pt and bad-model*-RANK.pt into the run directory."""
 
     def __init__(self, exp_dir: Path, group: Group) -> None:
         self.exp_dir = exp_dir
@@ -39,8 +39,12 @@ class FailureReport:
             self._append({"utterance": utterance, "reason": reason, "epoch": epoch})
 
     def note_bad(self, batch: Batch, step: int, result: StepResult) -> None:
-        """Name and save a batch whose loss or gradient was not finite."""
+        """Name and save a batch whose loss or gradient was not finite; one that shared a step with such, only name."""
         what = "loss" if result.bad_here else "gradient"
+        if result.bad_loss and not result.bad_here:
+            text = "batch %d was skipped, as the loss of another batch of its step is not finite: %s"
+            logging.warning(text, step, shown(batch.ids))
+            return
         text = "batch %d was skipped, its %s is not finite (here or on another rank): %s"
         logging.warning(text, step, what, shown(batch.ids))
         if result.bad_here or self.group.is_main:
@@ -65,8 +69,12 @@ class FailureReport:
             self._save_batch(batch, step)
             if isinstance(error, torch.OutOfMemoryError):
                 raise UserError(out_of_memory(batch)) from None
-            self._save(self.exp_dir / f"bad-model-{self.group.rank}.pt", {"model": model.state_dict()})
+            self.save_model(model, "bad-model")
             raise
+
+    def save_model(self, model: nn.Module, name: str) -> None:
+        """Write the weights as they are to NAME-RANK.pt."""
+        self._save(self.exp_dir / f"{name}-{self.group.rank}.pt", {"model": model.state_dict()})
 
     def _save_batch(self, batch: Batch, step: int) -> None:
         if self._saved < MAX_SAVED:

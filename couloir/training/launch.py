@@ -43,7 +43,7 @@ def launch(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
         config: world size, port, seed and threads.
 
     Raises:
-        UserError: the first one that any process raised.
+        UserError: the first one that any process raised, or a signal ended one.
         KeyboardInterrupt: after a Ctrl-C, once every process has saved and left.
     """
     ranks = ranks_from_environment()
@@ -83,8 +83,7 @@ def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
 
     before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
-        for process in processes:
-            process.start()
+        _start(processes)
         failed = _supervise(processes)
     finally:
         for number, handler in before.items():
@@ -92,9 +91,31 @@ def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
     if failed is not None:
         if not errors.empty():
             raise UserError(errors.get())
-        raise RuntimeError(f"a process of the run ended with code {failed}; its traceback is above")
+        # A signal that comes before a process can save ends it at once.
+        if not (received and failed < 0):
+            raise _failure(failed)
     if signal.SIGINT in received:
         raise KeyboardInterrupt
+
+
+def _start(processes: list[Any]) -> None:
+    """Start them with Ctrl-C held, which a terminal sends to all, until `_child` ignores it."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _failure(exit_code: int) -> Exception:
+    """What is to be raised where a process ended with an exit code; a negative one is a signal's."""
+    if exit_code > 0:
+        return RuntimeError(f"a process of the run ended with code {exit_code}; its traceback is above")
+    remedy = "what was saved before is whole: start again with the same --exp-dir"
+    if exit_code == -signal.SIGKILL:
+        remedy = f"when memory ran out, lower --max-duration or --num-workers; {remedy}"
+    return UserError(f"a process of the run was ended by {signal.Signals(-exit_code).name}; {remedy}")
 
 
 def _free_port(preferred: int) -> int:
@@ -127,6 +148,7 @@ def _supervise(processes: list[Any]) -> int | None:
 def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank: int, shared: _Shared) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # A spawned process would spawn its loader processes too, which costs seconds at the start of every epoch.
     multiprocessing.set_start_method(shared.start_method, force=True)
     os.environ.update(

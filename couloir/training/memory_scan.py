@@ -16,11 +16,12 @@ from couloir.training.precision import Precision
 
 
 def scan(objective: Any, batches: Sequence[Batch], precision: Precision, device: torch.device) -> None:
-    """Run forward and backward on each batch; nothing is learnt from it.
+    """Run forward and backward on each batch that holds an utterance; nothing is learnt from it.
 
     Raises:
         UserError: one does not fit; its size is named.
     """
+    batches = [batch for batch in batches if len(batch)]
     state = get_training_state(objective.model)
     objective.train()
     for batch in batches:

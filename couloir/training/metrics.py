@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from couloir.training.config import TrainerConfig
-from couloir.training.run_dir import append_line, drop_lines_after
+from couloir.training.run_dir import METRICS, append_line, drop_lines_after
 
 # The running total forgets batches at this rate per batch.
 RESET_INTERVAL = 200
@@ -49,7 +49,7 @@ class MetricsLog:
     """
 
     def __init__(self, exp_dir: Path, config: TrainerConfig, step: int) -> None:
-        self.path = exp_dir / "metrics.jsonl"
+        self.path = exp_dir / METRICS
         drop_lines_after(self.path, step)
         self._board = _tensorboard(exp_dir / "tensorboard", step) if config.tensorboard else None
         self._wandb = _wandb(exp_dir, config) if config.wandb else None

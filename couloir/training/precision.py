@@ -9,10 +9,10 @@ import torch
 from couloir.training.config import TrainerConfig
 
 INITIAL_SCALE = 1.0
-# Below the first a line is logged; below the second the run has diverged.
+# Below the first the run is looked into; below the second it has diverged.
 SMALL_SCALE = 1e-2
 COLLAPSED_SCALE = 1e-5
-# (batches, scale): every so many batches of an epoch a scale below is doubled.
+# (steps, scale): every so many steps of an epoch a scale below is doubled.
 GROWTH = ((25, 2.0), (100, 8.0), (400, 32.0))
 
 
@@ -41,16 +41,18 @@ class Precision:
         """Whether the loss scale has fallen so far that the run has diverged."""
         return self.scale < COLLAPSED_SCALE
 
-    def adjust(self, batch_in_epoch: int) -> None:
-        """Read the scale after a step and let it grow while it is small. ``batch_in_epoch`` counts from 0."""
+    def adjust(self, step_in_epoch: int) -> bool:
+        """Read the scale after a step, let it grow, and return whether it is small. ``step_in_epoch`` counts from 0."""
         if not self.scaler.is_enabled():
-            return
+            return False
         self.scale = self.scaler.get_scale()
-        if self.scale < SMALL_SCALE:
+        small = self.scale < SMALL_SCALE
+        if small:
             logging.warning("grad scale is small: %g", self.scale)
-        if any(batch_in_epoch % batches == 0 and self.scale < bound for batches, bound in GROWTH):
+        if any(step_in_epoch % steps == 0 and self.scale < bound for steps, bound in GROWTH):
             self.scaler.update(self.scale * 2.0)
             self.scale *= 2.0
+        return small
 
     def restart(self) -> None:
         """Begin with the first scale again: one that was saved while it collapsed would do so at once."""

@@ -1,15 +1,17 @@
 """The run directory: names, listing and pruning of what a run writes.
 
 epoch-N.pt  checkpoint-N.pt  last.pt  best-train-loss.pt  best-valid-loss.pt
-config.yaml  metrics.jsonl  skipped.jsonl  log/  tensorboard/  bad-model-R.pt  batch-*.pt
+config.yaml  metrics.jsonl  skipped.jsonl  log/  tensorboard/  bad-model*-R.pt  batch-*.pt  bad-*  aside-N-*
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from couloir.weight_files import likeliest, weight_files
 
 CONFIG_FILE = "config.yaml"
 LAST = "last.pt"
+METRICS = "metrics.jsonl"
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
@@ -105,13 +108,17 @@ def holds_checkpoints(exp_dir: Path) -> bool:
 def newest_first(exp_dir: Path) -> Iterator[Path]:
     """Checkpoints that a run can go on from, by the number of batches seen, newest first. Damaged ones are named."""
     steps: list[tuple[int, float, Path]] = []
-    candidates = [exp_dir / LAST, *(epoch_path(exp_dir, n) for n in numbered(exp_dir, "epoch"))]
-    for path in [*find_checkpoints(exp_dir), *(path for path in candidates if path.is_file())]:
+    for path in _checkpoints(exp_dir):
         step = _step_of(path)
         if step is not None:
             steps.append((step, path.stat().st_mtime, path))
     for _, _, path in sorted(steps, reverse=True):
         yield path
+
+
+def _checkpoints(exp_dir: Path) -> list[Path]:
+    candidates = [exp_dir / LAST, *(epoch_path(exp_dir, n) for n in numbered(exp_dir, "epoch"))]
+    return [*find_checkpoints(exp_dir), *(path for path in candidates if path.is_file())]
 
 
 def _step_of(path: Path) -> int | None:
@@ -133,6 +140,31 @@ def last_good(exp_dir: Path) -> Path | None:
         logging.warning("%s holds weights that are not finite; it is now bad-%s", path, path.name)
         path.rename(path.with_name(f"bad-{path.name}"))
     return None
+
+
+def was_begun_at(exp_dir: Path, start: Mapping[str, int]) -> bool:
+    """Whether the run's own configuration says that it was last started with these flags of the trainer."""
+    path = exp_dir / CONFIG_FILE
+    saved = read_yaml(path).get("trainer") if path.is_file() else None
+    return isinstance(saved, Mapping) and all(saved.get(name) == value for name, value in start.items())
+
+
+def put_aside(exp_dir: Path, step: int) -> None:
+    """Rename the checkpoints of more than ``step`` batches to ``aside-N-NAME``, and keep a copy of the metrics so.
+
+    A run that begins anew at an earlier checkpoint would go back to them, average with them and resume from them.
+    """
+    saved = [*_checkpoints(exp_dir), *exp_dir.glob("best-*-loss.pt")]
+    later = [path for path in saved if (_step_of(path) or 0) > step]
+    if not later:
+        return
+    prefix = next(f"aside-{n}-" for n in itertools.count(1) if not any(exp_dir.glob(f"aside-{n}-*")))
+    for path in later:
+        path.rename(path.with_name(prefix + path.name))
+    if (exp_dir / METRICS).is_file():
+        shutil.copyfile(exp_dir / METRICS, exp_dir / (prefix + METRICS))
+    names = ", ".join(path.name for path in later)
+    logging.warning("what %s holds beyond batch %d is now %s*: %s", exp_dir, step, prefix, names)
 
 
 def check_recipe(exp_dir: Path, recipe: str) -> None:

@@ -25,14 +25,16 @@ class StepResult:
 
     Attributes:
         sums: this rank's sums by name.
-        bad: a loss or gradient was not finite, on any rank, and no scaling of an fp16 loss is at fault.
-        bad_here: this rank's loss was not finite.
+        bad: no step was made where one was due: a loss or gradient of its batches was not finite, on any rank, and no
+            scaling of an fp16 loss is at fault.
+        bad_here: this rank's loss was not finite. bad_loss: a loss of the step's batches was not, on any rank.
         grad_norm: the optimizer's norm of the gradients; NaN where no step was due.
     """
 
     sums: HostSums = field(default_factory=dict)
     bad: bool = False
     bad_here: bool = False
+    bad_loss: bool = False
     grad_norm: float = math.nan
 
 
@@ -96,9 +98,9 @@ class Stepper:
             numbers = torch.cat([values * weight, bad_here.reshape(1)]).tolist()
             return StepResult(dict(zip(stats, numbers)), bad_here=bool(numbers[-1]))
         norm = self._gradient_norm()
-        bad = self.group.largest_on_device(self._window_bad.clone())
+        bad_loss = self.group.largest_on_device(self._window_bad.clone())
         *sums, flag_here, flag, grad_norm = torch.cat(
-            [values * weight, torch.stack([bad_here, bad, norm.to(values.device, torch.float32)])]
+            [values * weight, torch.stack([bad_here, bad_loss, norm.to(values.device, torch.float32)])]
         ).tolist()
         self._window_bad = None
         finite = not flag and math.isfinite(grad_norm)
@@ -107,7 +109,8 @@ class Stepper:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(dict(zip(stats, sums)), not finite and self._at_fault(flag), bool(flag_here), grad_norm)
+        bad = not finite and self._at_fault(flag)
+        return StepResult(dict(zip(stats, sums)), bad, bool(flag_here), bool(flag), grad_norm)
 
     def _synchronisation(self, last_of_window: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged once per window."""

@@ -50,6 +50,8 @@ from couloir.training.run_dir import (
     last_good,
     newest_first,
     prune,
+    put_aside,
+    was_begun_at,
 )
 from couloir.training.run_length import RunLength
 from couloir.training.run_state import Checkpointer, RunState
@@ -121,8 +123,9 @@ class Trainer:
         self.failures = FailureReport(self.exp_dir, self.group)
         self.stop = StopRequest()
         self.diagnostics = Diagnostics(self.model) if config.print_diagnostics else None
+        self.inf_check: InfCheck | None = None
         self.metrics: MetricsLog | None = None
-        self._epoch_batches = 0
+        self._epoch_batches = self._looked_into = 0
         self._audio_s = self._rate = 0.0
         self._last_tick = time.monotonic()
 
@@ -161,12 +164,12 @@ class Trainer:
                 scan(self.objective, self.data.hardest_batches(), self.precision, self.group.device)
         self._resume()
         if config.inf_check:
-            InfCheck(self.model)
+            self.inf_check = InfCheck(self.model)
         self.stepper = Stepper(
             self.objective, self.optimizer, self.scheduler, self.precision, self.group, int(config.grad_accumulation)
         )
         self._clock = time.monotonic() - self.state.elapsed_s
-        self._boundary = self.state.step
+        self._boundary = self._began_at = self.state.step
         self._last_saved_s = self.state.elapsed_s
         if self.group.is_main:
             with writing_to(self.exp_dir):
@@ -184,18 +187,32 @@ class Trainer:
             self.keep()
 
     def _resume(self) -> None:
-        config, path = self.config, None
+        config, named = self.config, None
         if config.start_batch > 0:
-            path = batch_path(self.exp_dir, config.start_batch)
+            named = batch_path(self.exp_dir, config.start_batch)
         elif config.start_epoch > 1:
-            path = epoch_path(self.exp_dir, config.start_epoch - 1)
-        else:
-            found = next(newest_first(self.exp_dir), None) if self.group.is_main else None
-            path = self.group.from_main(found)
-            if path is not None and config.resume == "none":
-                raise UserError(f"`--resume none`, but {self.exp_dir} holds {path.name}; give another --exp-dir")
-        if path is not None:
-            self.checkpoints.restore(path)
+            named = epoch_path(self.exp_dir, config.start_epoch - 1)
+        path = self.group.from_main(self._checkpoint_to_begin_at(named) if self.group.is_main else None)
+        if path is None:
+            return
+        if config.resume == "none":
+            raise UserError(f"`--resume none`, but {self.exp_dir} holds {path.name}; give another --exp-dir")
+        self.checkpoints.restore(path)
+        if path == named and self.group.is_main:
+            with writing_to(self.exp_dir):
+                put_aside(self.exp_dir, self.state.step)
+
+    def _checkpoint_to_begin_at(self, named: Path | None) -> Path | None:
+        """The newest checkpoint; or the ``named`` one, unless this run has begun there before and come further."""
+        start = {"start_batch": self.config.start_batch, "start_epoch": self.config.start_epoch}
+        if named is not None and not was_begun_at(self.exp_dir, start):
+            return named
+        newest = next(newest_first(self.exp_dir), None)
+        if named is None or newest is None or newest == named:
+            return newest or named
+        text = "the run of %s that began at %s goes on from %s; to begin there again, move what is newer elsewhere"
+        logging.warning(text, self.exp_dir, named.name, newest.name)
+        return newest
 
     def _complete(self) -> bool:
         state = self.state
@@ -226,14 +243,18 @@ class Trainer:
                     self.checkpoints.save(self.exp_dir / LAST)
                     return False
                 if self.length.finished(state.step, state.elapsed_s):
+                    if self.diagnostics:
+                        break
                     self._finish_early()
                     return False
             if self._train_batch(batch) is Verdict.GO_BACK:
                 self._go_back()
                 return True
-            if self.diagnostics and state.batch >= DIAGNOSTIC_BATCHES:
-                logging.info("statistics of %d batches:\n%s", DIAGNOSTIC_BATCHES, self.diagnostics.table())
-                return False
+            if self.diagnostics and state.step - self._began_at >= DIAGNOSTIC_BATCHES:
+                break
+        if self.diagnostics:
+            logging.info("statistics of %d batches:\n%s", state.step - self._began_at, self.diagnostics.table())
+            return False
         self._finish_epoch()
         return True
 
@@ -265,19 +286,31 @@ class Trainer:
         with self.failures.reporting(batch, state.step, self.model):
             result = self.stepper.run(batch, state.step + 1, boundary)
         self.failures.note_skipped(state.epoch, batch)
-        self.precision.adjust(state.batch)
+        # Within a window nothing is decided: one scale holds for all its losses, and it is good or bad as a whole.
+        if boundary and self.precision.adjust(state.batch // accumulation):
+            self._look_into()
         state.step += 1
         state.batch += 1
-        if result.bad or self.precision.collapsed:
+        collapsed = boundary and self.precision.collapsed
+        if result.bad or result.bad_here or collapsed:
             self.failures.note_bad(batch, state.step, result)
-            return self.recovery.bad(self.precision.collapsed)
-        self.recovery.good()
+            return self.recovery.bad(collapsed) if boundary else None
+        if boundary:
+            self.recovery.good()
         if math.isfinite(result.sums.get("loss", 0.0)):
             state.total = decayed(state.total, result.sums)
         self._log(batch, result)
         if boundary and not self.diagnostics:
             self._duties()
         return None
+
+    def _look_into(self) -> None:
+        """What icefall does about a small loss scale, once an epoch: keep the weights, and watch for the first inf."""
+        if self._looked_into == self.state.epoch:
+            return
+        self._looked_into = self.state.epoch
+        self.failures.save_model(self.model, "bad-model-first-warning")
+        self.inf_check = self.inf_check or InfCheck(self.model)
 
     def _push_batch_count(self) -> None:
         step = self.state.step // BATCH_COUNT_PERIOD * BATCH_COUNT_PERIOD

@@ -23,6 +23,7 @@ from couloir.data.corpora.config import CorporaConfig, FilterConfig, SharConfig,
 from couloir.data.corpora.festvox import read_labels
 from couloir.data.corpora.manifest import Dropped, read_dropped, read_manifest, write_manifest
 from couloir.data.corpora.page import as_html
+from couloir.data.corpora.registry import save_choice
 from couloir.data.corpora.statistics import as_text, collect, read_cuts
 from couloir.data.corpora.user import UserData
 from couloir.data.corpora.validation import validate
@@ -262,6 +263,17 @@ def test_the_report_counts_what_is_there_and_what_was_dropped(speech, tmp_path):
     page = as_html(statistics, "Speech & more")
     assert "Speech &amp; more" in page and "a &lt;problem&gt;" in page and "data:image/png;base64," in page
     assert "http" not in page
+
+
+def test_what_was_dropped_of_corpora_and_splits_of_before_is_not_counted(speech, tmp_path):
+    prepare(speech, tmp_path / "data")
+    for name in ("manifests-festvox-ru", "filter-user", "shar-dev", "shar-test-unseen-speakers"):
+        stages.write_dropped(tmp_path / f"data/dropped/{name}.jsonl", [Dropped("a", name)])
+    save_choice(tmp_path / "data", CorporaConfig(user_data=speech))
+    assert collect(tmp_path / "data").dropped == {
+        "user": {"cannot be read": 1, "filter-user": 1},
+        "dev": {"shar-dev": 1},
+    }
 
 
 def test_a_dropped_list_is_read_back(tmp_path):

@@ -184,6 +184,33 @@ def test_a_kaldi_folder(tmp_path):
     assert "none of" in none.audio  # and so is dropped with its name, as it cannot be read
 
 
+@pytest.mark.parametrize("times", ["", "1.0", "1.0 two", "1.0 2.0 3.0", "nan 2.0"])
+def test_a_malformed_line_of_segments_is_named(tmp_path, times):
+    put(tmp_path / "wav.scp", "rec1 r1.flac\n")
+    put(tmp_path / "segments", f"u1 rec1 0.5 2.0\nu2 rec1 {times}\n")
+    put(tmp_path / "text", "u1 hello\nu2 bye\n")
+    with pytest.raises(UserError, match=rf"line of .*/segments` must be UTTERANCE.*, but is u2 rec1 ?{times}$"):
+        list(read_kaldi(tmp_path, "en"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "text", "table.csv"])
+def test_what_is_not_utf8_is_named(tmp_path, name):
+    put(tmp_path / "a.wav")
+    if name == "text":
+        put(tmp_path / "wav.scp", "u1 a.wav\n")
+    (tmp_path / name).write_bytes("u1,señor,path\n".encode("latin-1"))
+    data = UserData(tmp_path / name if name == "table.csv" else tmp_path, "es")
+    with pytest.raises(UserError, match=rf"{name}` must be UTF-8, but is in another encoding \(byte 6 shows it\)"):
+        list(data.utterances(tmp_path))
+
+
+def test_hidden_files_are_no_recordings(tmp_path):
+    for name in ("a", "._a", ".trash/b"):
+        put(tmp_path / f"{name}.wav")
+        put(tmp_path / f"{name}.txt", "habari")
+    assert [found.id for found in read_folder(tmp_path, "sw")] == ["a"]
+
+
 def test_a_command_in_wav_scp_is_not_run(tmp_path):
     put(tmp_path / "wav.scp", f"u1 touch {tmp_path}/ran |\n")
     put(tmp_path / "text", "u1 hello\n")

@@ -162,6 +162,24 @@ def test_what_the_loss_cannot_use_counts_too(tmp_path, caplog):
             batch.skipped += [(name, "has no path") for name in batch.ids]
 
 
+def test_validation_without_a_usable_utterance_is_a_warning(tmp_path, caplog):
+    raw_shard(tmp_path / "s/dev", [("bad", "a", 0.5, "flac", b"no audio")])
+    (batch,) = module(tmp_path / "s").valid_loader()
+    assert not len(batch) and "none of 1 utterances is usable" in caplog.text
+
+
+def test_only_a_whole_pass_of_training_says_that_nothing_is_usable(tmp_path, caplog):
+    """The rest of an epoch, or few utterances, say nothing of the data."""
+    raw_shard(tmp_path / "few", [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(3)])
+    assert trained_on(module(tmp_path / "few", valid_share=0.0)) == []
+    raw_shard(tmp_path / "s", [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(15)])
+    data = module(tmp_path / "s", valid_share=0.0, max_skipped_share=1.0)
+    assert not any(map(len, data.train_loader(1, start_batch=1)))
+    assert "none of" in caplog.text
+    with pytest.raises(UserError, match="none of 15 utterances is usable"):
+        trained_on(data)
+
+
 def test_a_batch_with_nothing_usable_is_an_empty_batch(tmp_path):
     """Ranks stay in step: the batch is delivered, with its reasons."""
     good = [(f"good{i}", "a", 0.5, "flac", encoded(noise(8000, i))) for i in range(3)]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shar_tools import module, noise, num_output_frames, utterances
 from torch.utils.data._utils import signal_handling
 
+from couloir.data import folder
 from couloir.data.config import DataConfig
 from couloir.data.dataset import BatchDataset, Preparation, utterance_generator
 from couloir.data.folder import INDEX_FOLDER, folder_corpus
@@ -224,6 +225,14 @@ def test_few_validation_utterances_for_many_ranks(tmp_path):
     assert sorted(len(b) for loader in loaders for b in loader) == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("drop_last", "named"), [(True, "or leave out `--drop-last`"), (False, "`--max-duration`$")])
+def test_fewer_batches_than_ranks_are_refused(tmp_path, drop_last, named):
+    write_shar(utterances(4), tmp_path / "s")
+    data = module(tmp_path / "s", valid_share=0.0, max_duration=60.0, drop_last=drop_last)
+    with pytest.raises(UserError, match=rf"4 utterances make fewer batches than `--world-size` 5.*{named}"):
+        data.train_loader(1, 0, 5)
+
+
 def test_shards_beside_a_train_folder_are_left_out_by_name(tmp_path, caplog):
     write_shar(utterances(3, "a"), tmp_path / "ipapack_train_1")
     write_shar(utterances(3, "b"), tmp_path / "ipapack_test_doreco")
@@ -322,6 +331,16 @@ def test_indexes_can_lie_elsewhere(tmp_path):
 def test_indexing_in_processes_gives_the_same(flat_folder, tmp_path):
     one, two = (folder_corpus([flat_folder], index_dir=str(tmp_path / str(jobs)), jobs=jobs) for jobs in (1, 2))
     assert np.array_equal(one.column("hash"), two.column("hash")) and len(one) == 97
+
+
+def test_ranks_begin_at_different_shards_whatever_their_numbers(monkeypatch):
+    """Processes of several machines, each in its container, may have one number."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    begun = []
+    monkeypatch.setattr(folder, "_built", lambda stale, jobs: begun.append(stale[0]) or [])
+    for _ in range(10):
+        folder._build_all(list(range(100)), 1)
+    assert len(set(begun)) > 1
 
 
 def shift(samples, rng):

@@ -13,6 +13,8 @@ from couloir.recipes.run_config import (
     save_config,
     saved_config,
 )
+from couloir.recipes.train import train
+from couloir.text.tokenizer import TokenTable
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
 ZIPA_LARGE = (
@@ -102,11 +104,16 @@ def test_unknown_flag_names_the_nearest(capsys):
         ("- a", ["a YAML mapping"]),
         ("preset: tine", ["tine", "did you mean `tiny`"]),
         ("a: [", ["not valid YAML"]),
+        ("text: {bpe_model: señal}", ["run.yaml", "UTF-8"]),
+        (None, ["run.yaml cannot be read: Is a directory"]),
     ],
 )
 def test_wrong_files_are_named(tmp_path, text, words):
     file = tmp_path / "run.yaml"
-    file.write_text(text)
+    if text is None:
+        file.mkdir()
+    else:
+        file.write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as error:
         config(f"--config {file}")
     for word in words:
@@ -191,3 +198,11 @@ def test_flags_are_read_without_torch():
         "assert not {'torch', 'lhotse', 'numpy'} & set(sys.modules), 'heavy imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_attention_decoder_is_trained_with_a_sentence_mark_alone(tmp_path):
+    TokenTable(["<blk>", "a", "b"]).save_tokens(tmp_path / "tokens.txt")
+    heads = "--use-attention-decoder True --attention-decoder-loss-scale 0.9 --ctc-loss-scale 0.1 --preset small"
+    run = config(f"{heads} --bpe-model {tmp_path / 'tokens.txt'} --exp-dir {tmp_path / 'exp'}")
+    with pytest.raises(UserError, match="token 1 of the tokenizer` must be a sentence mark .*, but is `a`"):
+        train(run)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
-from fake_run import FakeData, FakeObjective, fake_config, run_program
+from fake_run import FakeData, FakeModel, FakeObjective, fake_config, run_program
 from torch import nn
 
+from couloir.errors import UserError
 from couloir.optim.config import OptimConfig
+from couloir.training.precision import new_scaler
 from couloir.training.run_dir import numbered
 from couloir.training.trainer import Trainer
 
@@ -47,8 +49,47 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path, accumulatio
     assert (parts - alone).abs().max() > 1e-5
 
 
+def rows_of(path):
+    return list(map(json.loads, path.read_text().splitlines()))
+
+
+def test_windows_that_are_not_finite_send_the_run_back_and_stop_it(tmp_path, train, caplog):
+    flags = {"num_epochs": 1, "grad_accumulation": 2, "save_every_n": 4, "max_bad_batches": 2}
+    trainer = train(**flags, poison_from=9, poison_lr=0.011)
+    # The windows of batches 9 and 10, 11 and 12; and the first again, under the former rate.
+    assert "went back to checkpoint-8.pt, learning rate times 0.5" in caplog.text
+    assert (trainer.recovery.rollbacks, trainer.recovery.skipped, trainer.state.step) == (1, 3, 26)
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    with pytest.raises(UserError, match=r"training diverged: 5 batches.*--base-lr"):
+        train(**flags | {"num_epochs": 2}, poison_from=0, max_rollbacks=1)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_a_window_the_batch_that_is_not_finite_is_named_and_saved(tmp_path, train, place):
+    data = FakeData()
+    ids = [batch.ids for batch in data.train_loader(1)]
+    trainer = train(data, num_epochs=1, grad_accumulation=2, poison=(ids[6 + place][0],))
+    (skipped,) = rows_of(tmp_path / "exp/skipped.jsonl")
+    assert skipped == {"rank": 0, "utterances": ids[6 + place], "reason": "loss not finite", "step": 7 + place}
+    (saved,) = (tmp_path / "exp").glob("batch-*.pt")
+    assert torch.load(saved, weights_only=True)["ids"] == ids[6 + place]
+    assert trainer.recovery.skipped == 1 and all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_one_scale_holds_for_all_losses_of_a_window(tmp_path):
+    config = fake_config(tmp_path / "exp", {"num_epochs": 1, "grad_accumulation": 2})
+    trainer = Trainer(config.trainer, config.optim, FakeObjective(FakeModel()), FakeData(240), config)
+    trainer.precision.scaler = scaler = new_scaler(torch.device("cpu"), enabled=True)
+    scale, used = scaler.scale, []
+    scaler.scale = lambda loss: used.append(scaler.get_scale()) or scale(loss)
+    trainer.fit()
+    assert used[::2] == used[1::2]
+    # It doubles with the first and the 26th of an epoch's steps, as long as it is small.
+    assert used == [1.0] * 2 + [2.0] * 58
+
+
 def logged(exp_dir):
-    rows = map(json.loads, (exp_dir / "metrics.jsonl").read_text().splitlines())
+    rows = rows_of(exp_dir / "metrics.jsonl")
     return {row["step"]: (row["loss"], row["grad_norm"], row["lr"]) for row in rows if row["kind"] == "train"}
 
 

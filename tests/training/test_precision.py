@@ -85,6 +85,24 @@ def overflowing(exp_dir, limit, **values):
     return trainer
 
 
+@pytest.mark.parametrize("inf_check", [False, True])
+def test_a_small_scale_saves_the_model_and_watches_for_the_first_inf(tmp_path, inf_check):
+    trainer = overflowing(tmp_path / "exp", limit=0.011, save_every_n=30, num_epochs=2, inf_check=inf_check)
+    hooks, saved = [], []
+    adjust, save_model = trainer.precision.adjust, trainer.failures.save_model
+    trainer.failures.save_model = lambda *args: saved.append(trainer.state.epoch) or save_model(*args)
+
+    def noted(step):
+        hooks.append(len(trainer.model.layers[0]._forward_hooks))
+        return adjust(step)
+
+    trainer.precision.adjust = noted
+    trainer.fit()
+    # Once in the epoch, by however many batches the scale is small.
+    assert saved == [1] and (tmp_path / "exp/bad-model-first-warning-0.pt").is_file()
+    assert (hooks[0], hooks[-1]) == (int(inf_check), 1)
+
+
 @pytest.mark.parametrize(("every", "target"), [(30, "checkpoint-30.pt"), (9, "checkpoint-36.pt")])
 def test_a_collapsing_scale_goes_back_to_the_last_good_checkpoint(tmp_path, caplog, every, target):
     trainer = overflowing(tmp_path / "exp", limit=0.011, save_every_n=every)

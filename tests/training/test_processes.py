@@ -1,14 +1,18 @@
 """Several processes, signals, and how a run ends."""
 
+import contextlib
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from fake_run import finish, run_program, start_program
 
+from couloir.errors import UserError
+from couloir.training import launch as launching
 from couloir.training.config import TrainerConfig
 from couloir.training.distributed import first_host, ranks_from_environment
 from couloir.training.launch import launch
@@ -71,6 +75,44 @@ def test_ranks_agree_on_bad_and_empty_batches_and_an_error_of_one_ends_all(tmp_p
     done = run_program(exp_dir, **values, width=12)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: `")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("received", "exit_code", "raised", "text"),
+    [
+        ((), None, None, ""),
+        ((), -9, UserError, "ended by SIGKILL; when memory ran out, lower --max-duration or --num-workers"),
+        ((), -11, UserError, "ended by SIGSEGV; what was saved"),
+        ((), 1, RuntimeError, "code 1; its traceback is above"),
+        ((signal.SIGTERM,), -15, None, ""),
+        ((signal.SIGINT,), -15, KeyboardInterrupt, ""),
+        ((signal.SIGTERM,), 1, RuntimeError, "code 1"),
+    ],
+)
+def test_how_a_rank_ended_is_told(monkeypatch, received, exit_code, raised, text):
+    def supervise(processes):
+        for number in received:
+            signal.raise_signal(number)
+        return exit_code
+
+    monkeypatch.setattr(launching, "_start", lambda processes: None)
+    monkeypatch.setattr(launching, "_supervise", supervise)
+    config = TrainerConfig(world_size=2, device="cpu")
+    with pytest.raises(raised, match=text or None) if raised else contextlib.nullcontext():
+        launch(print, "", config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_before_the_ranks_are_there_is_no_error(tmp_path, number, code):
+    """A terminal and a scheduler send it to all processes."""
+    child = start_program(tmp_path / "exp", num_epochs=1, world_size=2, master_port=29653)
+    children = Path(f"/proc/{child}/task/{child}/children")
+    wait_for(lambda: len(children.read_text().split()) >= 2)
+    os.killpg(child, number)
+    done = finish(tmp_path / "exp", child)
+    assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -9,6 +9,7 @@ import torch
 from fake_run import FakeData, fake_config
 
 from couloir.errors import UserError
+from couloir.weight_files import weight_files
 
 
 def lines(tmp_path, name="metrics.jsonl", kind=None):
@@ -93,6 +94,43 @@ def test_resuming_by_hand_and_automatically(tmp_path, train, caplog, flags, step
     assert f"epoch {epoch}, batch {step}" in caplog.text
 
 
+@pytest.mark.parametrize("flags", [{"start_batch": 20}, {"start_epoch": 2}])
+def test_the_same_command_goes_on_from_where_it_came_to(tmp_path, train, caplog, flags):
+    """As ZIPA's own, which names a checkpoint, and SLURM, which starts a job again."""
+    train(max_steps=30, save_every_n=10, final_decay=0)
+    train(max_steps=40, save_every_n=10, final_decay=0, **flags)
+    before = {name: (tmp_path / "exp" / name).read_bytes() for name in files(tmp_path)}
+    caplog.clear()
+    trainer = train(max_steps=50, save_every_n=10, final_decay=0, **flags)
+    assert "checkpoint-40.pt: epoch 2, batch 40" in caplog.text and trainer.state.step == 50
+    assert "goes on from checkpoint-40.pt; to begin there again, move what is newer elsewhere" in caplog.text
+    assert before.items() <= {name: (tmp_path / "exp" / name).read_bytes() for name in files(tmp_path)}.items()
+
+
+def test_a_step_back_puts_what_is_later_aside(tmp_path, train, caplog):
+    train(max_steps=40, save_every_n=10, final_decay=0)
+    before = {name: (tmp_path / "exp" / name).read_bytes() for name in files(tmp_path)}
+    train(max_steps=25, save_every_n=10, final_decay=0, start_batch=20)
+    assert "beyond batch 20 is now aside-1-*: checkpoint-40.pt, checkpoint-30.pt, epoch-1.pt, best-" in caplog.text
+    assert [name for name in files(tmp_path) if not name.startswith("aside")] == [
+        "checkpoint-10.pt", "checkpoint-20.pt", "checkpoint-25.pt", "last.pt",
+    ]  # fmt: skip
+    aside = {name.removeprefix("aside-1-"): name for name in files(tmp_path, "aside-1-*.pt")}
+    assert {*aside} == {
+        "checkpoint-30.pt",
+        "checkpoint-40.pt",
+        "epoch-1.pt",
+        "best-train-loss.pt",
+        "best-valid-loss.pt",
+    }
+    assert all((tmp_path / "exp" / name).read_bytes() == before[was] for was, name in aside.items())
+    assert len(lines(tmp_path, "aside-1-metrics.jsonl", "train")) == 40 and len(lines(tmp_path, kind="train")) == 25
+    # Once more, and both timelines are kept.
+    train(max_steps=15, final_decay=0, start_batch=10)
+    assert {"aside-1-checkpoint-40.pt", "aside-2-checkpoint-25.pt"} <= {*files(tmp_path)}
+    assert [path.name for path in weight_files(tmp_path / "exp")] == ["checkpoint-10.pt", "checkpoint-15.pt", "last.pt"]
+
+
 def test_a_run_directory_in_use_is_not_begun_anew(train):
     train(max_steps=3)
     with pytest.raises(UserError, match="--resume none.*holds"):
@@ -175,7 +213,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_gone_back_to(tmp_path, train):
     content = torch.load(path, weights_only=True)
     content["model"]["unused"][0] = math.nan
     torch.save(content, path)
-    trainer = train(max_steps=20, start_batch=5, poison_from=6, poison_lr=0.011, final_decay=0)
+    trainer = train(max_steps=20, poison_from=11, poison_lr=0.011, final_decay=0)
     assert trainer.state.step == 20
     assert "bad-checkpoint-10.pt" in files(tmp_path)
 
@@ -201,6 +239,18 @@ def test_diagnostics_stop_after_six_batches_and_save_nothing(tmp_path, train, ca
     assert "gradient  layers.0" in caplog.text
     assert "parameter unused" in caplog.text
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(("data", "flags", "batches"), [(FakeData(16), {}, 4), (FakeData(), {"max_steps": 3}, 3)])
+def test_diagnostics_of_fewer_batches_print_what_there_is(tmp_path, train, caplog, data, flags, batches):
+    train(data, print_diagnostics=True, **flags)
+    assert f"statistics of {batches} batches" in caplog.text and files(tmp_path) == []
+
+
+def test_diagnostics_count_from_the_programs_start(train, caplog):
+    train(max_steps=10, final_decay=0)
+    assert train(print_diagnostics=True).state.step == 16
+    assert "statistics of 6 batches" in caplog.text
 
 
 def test_inf_check_names_the_first_module(train, caplog):
@@ -234,6 +284,19 @@ def test_the_largest_batches_are_tried_first_and_named_when_they_do_not_fit(trai
         train(max_steps=1, scan_batches="always")
 
 
+def test_a_largest_batch_without_utterances_is_not_tried(train, monkeypatch):
+    from fake_run import FakeObjective, Utterances
+
+    def tried(self, batch, batch_idx_train, forward=FakeObjective.forward):
+        assert len(batch), "as a model would say"
+        return forward(self, batch, batch_idx_train)
+
+    monkeypatch.setattr(FakeObjective, "forward", tried)
+    data = FakeData()
+    data.hardest_batches = lambda: list(Utterances([(0, []), (1, [1, 2])]))
+    assert train(data, max_steps=1, scan_batches="always").state.step == 1
+
+
 def test_a_failing_batch_is_saved_before_its_error_passes(tmp_path, train, monkeypatch):
     from fake_run import FakeModel
 
@@ -245,6 +308,12 @@ def test_a_failing_batch_is_saved_before_its_error_passes(tmp_path, train, monke
         train(max_steps=3)
     assert "bad-model-0.pt" in files(tmp_path)
     assert files(tmp_path, "batch-0-0.pt")
+
+
+@pytest.mark.parametrize("port", [0, 99999])
+def test_a_port_that_there_is_not_is_refused(port):
+    with pytest.raises(UserError, match=f"`--master-port` must be from 1 to 65535, but is {port}"):
+        fake_config("x", {"master_port": port})
 
 
 def test_fp16_on_a_cpu_is_named(train, caplog):

@@ -12,6 +12,7 @@ from typing import Any
 
 from couloir.data.corpora.config import SPLITS
 from couloir.data.corpora.manifest import read_dropped
+from couloir.data.corpora.registry import CHOICE_NAME, chosen
 from couloir.errors import UserError
 from couloir.text.ipa import segment
 
@@ -133,10 +134,13 @@ def collect(data_dir: Path, problems: Iterable[str] = (), warnings: Iterable[str
             lengths.append(cut["duration"])
             statistics.rates.append(len(phones) / cut["duration"])
             statistics.phones.update(phones)
+    corpora = [corpus.name for corpus in chosen(data_dir)[0]] if (data_dir / CHOICE_NAME).is_file() else None
     for path in sorted((data_dir / "dropped").glob("*.jsonl")):
-        reasons = Counter(item.reason for item in read_dropped(path))
-        if reasons:
-            name = path.stem.partition("-")[2]
+        stage, _, name = path.stem.partition("-")
+        # Lists of corpora and splits that were chosen once lie there too.
+        if name not in statistics.durations if stage == "shar" else corpora is not None and name not in corpora:
+            continue
+        if reasons := Counter(item.reason for item in read_dropped(path)):
             statistics.dropped.setdefault(name, Counter()).update(reasons)
     return statistics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,20 +64,19 @@ class UserData(Corpus):
 def read_kaldi(folder: Path, language: str) -> Iterator[Utterance]:
     """``wav.scp`` and ``text``, with ``segments``, ``utt2spk`` and ``utt2lang`` where they are there.
 
-    Raises `UserError` for a missing file, or an entry of wav.scp that is a command: nothing is executed.
+    Raises `UserError` for a missing file, one that is not UTF-8, a malformed line of segments, or an entry of wav.scp
+    that is a command: nothing is executed.
     """
     recordings = _kaldi_table(folder / "wav.scp")
     texts = _kaldi_table(folder / "text")
-    segments = {key: line.split() for key, line in _kaldi_table(folder / "segments", False).items()}
-    speakers, languages = (_kaldi_table(folder / name, False) for name in ("utt2spk", "utt2lang"))
+    segments, speakers, languages = (_kaldi_table(folder / name, False) for name in ("segments", "utt2spk", "utt2lang"))
     for key, text in texts.items():
-        recording, *times = segments.get(key, [key])
+        recording, start, end = _segment(folder, key, segments[key]) if key in segments else (key, None, None)
         audio = recordings.get(recording, "")
         if audio.endswith("|"):
             raise must_be(
                 f"{folder}/wav.scp: {recording}", "a path", "a command; convert the recordings to files first"
             )
-        start, end = map(float, times) if times else (None, None)
         yield Utterance(
             key,
             str(_beside(folder, audio)) if audio else f"{recording} of {folder}/wav.scp",
@@ -88,13 +88,34 @@ def read_kaldi(folder: Path, language: str) -> Iterator[Utterance]:
         )
 
 
+def _segment(folder: Path, key: str, line: str) -> tuple[str, float, float]:
+    """Recording, start and end in s of a line of ``segments``, which begins with ``key``. Raises `UserError`."""
+    try:
+        recording, start, end = line.split()
+        if not math.isfinite(float(start) + float(end)):
+            raise ValueError
+    except ValueError:
+        expected = "UTTERANCE RECORDING START END, with times in s"
+        raise must_be(f"a line of {folder}/segments", expected, f"{key} {line}") from None
+    return recording, float(start), float(end)
+
+
+def _text(path: Path) -> str:
+    """What a file holds. Raises `UserError` where that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        actual = f"in another encoding (byte {error.start + 1} shows it)"
+        raise must_be(str(path), "UTF-8", actual, "save it as UTF-8") from None
+
+
 def _kaldi_table(path: Path, required: bool = True) -> dict[str, str]:
     """Lines ``key value...`` of a file."""
     if not path.is_file():
         if required:
             raise UserError(f"{path} does not exist; a Kaldi folder has wav.scp and text")
         return {}
-    pairs = [line.strip().partition(" ") for line in path.read_text(encoding="utf-8").replace("\t", " ").splitlines()]
+    pairs = [line.strip().partition(" ") for line in _text(path).replace("\t", " ").splitlines()]
     return {key: value.strip() for key, _, value in pairs if key}
 
 
@@ -102,9 +123,9 @@ def read_table(path: Path, language: str) -> Iterator[Utterance]:
     """A TSV or CSV. The first line names the columns (`COLUMNS`); without names they are path and transcript.
 
     Paths are relative to the table or, as in Common Voice, to ``clips`` beside it.
-    Raises `UserError` when there is no column of paths, or none of transcripts.
+    Raises `UserError` when it is not UTF-8, has no column of paths, or none of transcripts.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    text = _text(path)
     if "\t" in text.partition("\n")[0]:
         rows = [line.split("\t") for line in text.splitlines() if line.strip()]  # quotes mean nothing in a TSV
     else:
@@ -140,11 +161,14 @@ def _beside(folder: Path, audio: str) -> Path:
 def read_folder(folder: Path, language: str) -> Iterator[Utterance]:
     """Recordings, each with a TextGrid, ``.txt`` or ``.ipa`` of the same name; a subfolder is a speaker.
 
-    Raises `UserError` when no recording has a transcript.
+    Hidden files are no recordings: macOS puts a ``._x.wav`` beside every ``x.wav`` on foreign disks.
+    Raises `UserError` when no recording has a transcript, or one is not UTF-8.
     """
     count = 0
     for audio in sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES):
         place = audio.relative_to(folder)
+        if any(part.startswith(".") for part in place.parts):
+            continue
         speaker = place.parts[0] if len(place.parts) > 1 else ""
         whole = Utterance("-".join(place.with_suffix("").parts), str(audio), "", language, speaker)
         for utterance in _annotated(audio, whole):
@@ -162,7 +186,7 @@ def _annotated(audio: Path, whole: Utterance) -> list[Utterance]:
         if audio.with_suffix(suffix).is_file():
             return utterances_of(audio.with_suffix(suffix), whole)
     texts = {
-        suffix: audio.with_suffix(suffix).read_text(encoding="utf-8-sig").strip()
+        suffix: _text(audio.with_suffix(suffix)).strip()
         for suffix in (".txt", ".ipa")
         if audio.with_suffix(suffix).is_file()
     }
