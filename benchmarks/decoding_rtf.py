@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-duration", type=float, default=200.0, help="seconds of speech in a batch")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", help="of the result (default: that of the run or the preset)")
     parser.add_argument("--write", action="store_true", help="write results/decoding_rtf-NAME-DATE.json")
     args = parser.parse_args()
     if bool(args.exp_dir) == bool(args.preset):
@@ -150,7 +151,7 @@ def main() -> None:
             "speech_s": round(found.speech_s, 1), "rtf_encoder": encoder,
             "device": str(run.device), "rows": rows,
         }  # fmt: skip
-        write_result(f"decoding_rtf-{run.exp_dir.name}", result)
+        write_result(f"decoding_rtf-{args.name or run.exp_dir.name}", result)
 
 
 if __name__ == "__main__":
