@@ -151,7 +151,7 @@ def main() -> None:
             "speech_s": round(found.speech_s, 1), "rtf_encoder": encoder,
             "device": str(run.device), "rows": rows,
         }  # fmt: skip
-        write_result(f"decoding_rtf-{args.name or run.exp_dir.name}", result)
+        write_result(f"decoding_rtf-{args.name or run.exp_dir.name}", result, run.device.type)
 
 
 if __name__ == "__main__":

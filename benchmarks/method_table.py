@@ -114,7 +114,8 @@ def main() -> None:
         for name, row in parts[-1]["methods"].items():
             print(f"{parts[-1]['heads']:20} {name:55} PER {row['per']:6.2f}  search RTF {row['rtf_search']:.5f}")
     if args.write:
-        write_result(f"decoding_methods-{args.name}", {"name": args.name, "test_set": args.test_set, "runs": parts})
+        result = {"name": args.name, "test_set": args.test_set, "runs": parts}
+        write_result(f"decoding_methods-{args.name}", result, run.device.type)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,9 @@ def profile(step: Callable[[], float], device: str) -> str:
         step()
     key = f"self_{device}_time_total"
     events = recorded.key_averages()
-    times = {event.key.removeprefix("aten::"): getattr(event, key.replace("cuda", "device")) for event in events}
+    # Kernels are listed beside the operators that launch them, whose time they are.
+    operators = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
+    times = {event.key.removeprefix("aten::"): getattr(event, key.replace("cuda", "device")) for event in operators}
     total = sum(times.values())
     lines = []
     for group, names in GROUPS.items():

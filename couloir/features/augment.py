@@ -184,5 +184,8 @@ def _resampled(waves: Tensor, factor: Fraction) -> Tensor:
     time = ((taps - torch.arange(up, dtype=torch.float64)[:, None] / up) * cutoff).clamp(-zeros, zeros)
     kernel = torch.sinc(time) * torch.cos(time * math.pi / zeros / 2) ** 2 * (cutoff / down)
     padded = F.pad(waves, (width, width + down))[:, None]
-    phases = F.conv1d(padded, kernel[:, None].to(waves), stride=down)
+    # A GPU's convolutions of float32 round to ten bits, and under autocast to seven; the quiet bands need more.
+    exact = torch.float64 if waves.is_cuda else torch.float32
+    with torch.autocast(waves.device.type, enabled=False):
+        phases = F.conv1d(padded.to(exact), kernel[:, None].to(waves.device, exact), stride=down).to(waves.dtype)
     return phases.transpose(1, 2).flatten(1)[:, : -(-waves.shape[1] * up // down)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from couloir.data.batch import Batch
+from couloir.models.zipformer.whiten import Whiten, settle
 from couloir.training.distributed import Group
 from couloir.training.metrics import HostSums
 from couloir.training.objective import Objective
@@ -64,6 +65,7 @@ class Stepper:
         self._window_bad: Tensor | None = None
         assert isinstance(objective, nn.Module)
         self.objective: Any = objective
+        self._whitens = [module for module in objective.modules() if isinstance(module, Whiten)]
         if group.world_size > 1:
             devices = [group.device] if group.device.type == "cuda" else None
             # Depth-wise kernels have a dimension of size 1, whose stride means nothing and may be any number.
@@ -102,6 +104,7 @@ class Stepper:
         *sums, flag_here, flag, grad_norm = torch.cat(
             [values * weight, torch.stack([bad_here, bad_loss, norm.to(values.device, torch.float32)])]
         ).tolist()
+        settle(self._whitens)
         self._window_bad = None
         finite = not flag and math.isfinite(grad_norm)
         if finite:

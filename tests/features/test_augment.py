@@ -189,6 +189,14 @@ def test_speed_of_a_tone():
     assert (played[0] - expected)[100:-100].abs().max() < 5e-3
 
 
+def test_speed_is_as_exact_under_autocast():
+    tone = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)[None]
+    plain, _ = speed_perturb(tone, torch.tensor([16000]), at_speeds(1.1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        played, _ = speed_perturb(tone, torch.tensor([16000]), at_speeds(1.1))
+    assert played.dtype == torch.float32 and torch.equal(played, plain)
+
+
 def test_speeds_are_drawn_for_each_utterance_and_respect_its_length():
     waves, lens = torch.randn(120, 400), torch.randint(100, 401, (120,))
     waves[torch.arange(400) >= lens[:, None]] = 0

@@ -158,6 +158,17 @@ def test_bfloat16_autocast_trains():
     assert grads and all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in grads)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_bfloat16_autocast_evaluates(causal):
+    """As in validation, where no gradient is wanted and other branches are taken than in training."""
+    model = make(causal=causal, chunk_size=(16,), left_context_frames=(32,)).eval()
+    expected, _ = model.forward_encoder(FEATS, LENS)
+    with torch.amp.autocast("cpu", dtype=torch.bfloat16):
+        encoded, _ = model.forward_encoder(FEATS, LENS)
+    assert (encoded.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("padding", ["exact", "reference"])
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The CR-CTC recipe as a user runs it: training, resuming, decoding, foreign checkpoints, mistakes."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -42,6 +43,27 @@ def test_decoding_needs_the_run_directory_alone(trained):
     recogs = next(out.glob("recogs-test-heldout-*.txt")).read_text().splitlines()
     assert len(recogs) == 8 and recogs[0].split("\t")[1].startswith("ref=[")
     assert "<svg" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "heads"),
+    [
+        (TRAIN, ""),
+        ("zipformer_transducer/train.py", "--use-ctc True --use-attention-decoder True --attention-decoder-dim 32 "
+         "--attention-decoder-attention-dim 32 --attention-decoder-num-heads 2 --attention-decoder-num-layers 1 "
+         "--attention-decoder-feedforward-dim 64"),
+    ],
+)  # fmt: skip
+def test_bfloat16_trains_and_validates(trained, program, heads):
+    exp = f"bf16{'-heads' * bool(heads)}"
+    flags = f"{SHORT} {heads} --use-bf16 True --valid-interval 3 --max-steps 6 --num-epochs 99"
+    run_program(trained, program, f"{flags} --exp-dir {exp}")
+    assert len(losses(trained / exp)) == 6
+    rows = [json.loads(line) for line in (trained / exp / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "valid"][0] == 3
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    run_program(trained, program.replace("train", "ctc_decode"), f"--exp-dir {exp}")
 
 
 def test_prefix_beam_search_writes_beside_greedy(trained):

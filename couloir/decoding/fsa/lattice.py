@@ -66,17 +66,17 @@ class Lattice:
         return torch.where(self.start >= 0, self.backward_scores()[self.start], -torch.inf)
 
 
-def make_lattice(result: SearchResult, beam: float = torch.inf) -> Lattice:
-    """The lattice of a search that kept its arcs, without those whose best path is more than ``beam`` worse.
+def make_lattice(result: SearchResult, beam: float | None = None) -> Lattice:
+    """The lattice of a search that kept its arcs.
 
-    All rows stay. Whatever ``beam``, arcs that lead nowhere are dropped. Frames are pruned one by one from the last on,
-    so that the arcs of all are never held together.
+    With a ``beam`` without the arcs whose best path is more than that worse than the best, or leads nowhere; rows all
+    stay. Frames are pruned one by one from the last on, so that the arcs of all are never held together.
     """
     begin = [0]
     for utterances in result.utterances:
         begin.append(begin[-1] + len(utterances))
     rows, device = begin[-1], result.score.device
-    bar, onward, kept = result.score - beam, torch.zeros_like(result.score), list[Arcs]()
+    bar, onward, kept = result.score - (beam or 0.0), torch.zeros_like(result.score), list[Arcs]()
     for level in reversed(range(len(result.utterances))):
         so_far, enough = result.scores[level], bar[result.utterances[level]]
         # What leaves this frame's rows: the way on to those of the next, and to the ends.
@@ -89,8 +89,9 @@ def make_lattice(result: SearchResult, beam: float = torch.inf) -> Lattice:
         for arcs, rest, shift in leaving:
             through = arcs.score + rest
             onward = torch.maximum(onward, group_max(through, arcs.source, len(so_far)))
-            total = so_far[arcs.source] + through
-            arcs = arcs.select(where(total.isfinite() & (total >= enough[arcs.source])))
+            if beam is not None:
+                total = so_far[arcs.source] + through
+                arcs = arcs.select(where(total.isfinite() & (total >= enough[arcs.source])))
             kept.append(replace(arcs, source=arcs.source + begin[level], target=arcs.target + shift))
     start = torch.full_like(result.row, -1)
     start[result.utterances[0]] = torch.arange(begin[1], device=device)

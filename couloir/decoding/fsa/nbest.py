@@ -18,7 +18,7 @@ def choose(result: SearchResult, num_paths: int, nbest_scale: float, log_sum: bo
 
     ``log_sum``: score a sequence by the sum over its paths, else by the best of them.
     """
-    lattice = make_lattice(result)
+    lattice = make_lattice(result, torch.inf)
     paths = sample_paths(lattice, num_paths, nbest_scale)
     totals = follow(lattice, paths.utterance, PathAutomaton(paths), lattice.score, log_sum).total
     return take_best(result, lattice, paths, totals)

@@ -64,15 +64,14 @@ def keep_best(scores: Tensor, segment: Tensor, segments: int, most: int, beam: f
         most: entries kept per segment; beam: largest distance from the segment's best.
     """
     splits = splits_of(segment, segments)
-    sizes = splits[1:] - splits[:-1]
-    longest = int(sizes.max()) if segments else 0
+    longest = int(splits.diff().max()) if segments else 0
+    if longest <= most:
+        return scores >= (group_max(scores, segment, segments) - beam)[segment]
     position = torch.arange(len(scores), device=scores.device) - splits[segment]
     dense = scores.new_full((segments, longest), -torch.inf)
     dense[segment, position] = scores
-    top = dense.topk(min(most, longest), dim=1).values
-    near = scores >= (top[:, 0] - beam)[segment] if longest else scores > scores
-    if longest <= most:
-        return near
+    top = dense.topk(most, dim=1).values
+    near = scores >= (top[:, 0] - beam)[segment]
     bar = top[:, -1][segment]
     ties = (scores == bar).long()
     earlier = ties.cumsum(0) - ties

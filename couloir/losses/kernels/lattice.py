@@ -19,9 +19,9 @@ from torch import Tensor
 
 @triton.jit
 def _log_add(a: tl.tensor, b: tl.tensor):
-    high = tl.maximum(a, b)
+    high = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
     # Both -inf would give NaN in the difference.
-    gap = tl.where(a == b, 0.0, tl.minimum(a, b) - high)
+    gap = tl.where(a == b, 0.0, tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL) - high)
     return high + tl.log(1.0 + tl.exp(gap))
 
 

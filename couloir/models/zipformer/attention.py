@@ -45,7 +45,7 @@ def _shifted(x: Tensor, sources: int) -> Tensor:
 
 
 def _shifted_by_gather(x: Tensor, sources: int) -> Tensor:
-    """As `_shifted`, for export: follows the shapes of the exported model's input."""
+    """As `_shifted`, for export and compilation: follows the shapes of the model's input, and needs no strides."""
     heads, batch, frames, _ = x.shape
     target = torch.arange(frames, device=x.device).unsqueeze(1)
     source = torch.arange(sources, device=x.device)
@@ -62,7 +62,7 @@ def _scores(query: Tensor, key: Tensor, pos_query: Tensor | None, pos: Tensor | 
     by_offset = torch.matmul(pos_query.reshape(heads, batch * frames, -1), pos)
     by_offset = by_offset.view(heads, batch, frames, -1)
     sources = key.shape[2]
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return scores + _shifted_by_gather(by_offset, sources)
     return scores.add_(_shifted(by_offset, sources))
 

@@ -73,4 +73,6 @@ class BiasNorm(nn.Module):
         log_scale = limit_param_value(self.log_scale, -1.5, 1.5) if self.training else self.log_scale
         if torch.is_grad_enabled() and x.requires_grad:
             return _BiasNorm.apply(x, self.bias, log_scale)
-        return x * ((x - self.bias).square().mean(dim=-1, keepdim=True) ** -0.5 * log_scale.exp())
+        normed = x * ((x - self.bias).square().mean(dim=-1, keepdim=True) ** -0.5 * log_scale.exp())
+        # Under autocast the parameters are wider than x, and what follows wants one type.
+        return normed if normed.dtype == x.dtype else normed.to(x.dtype)

@@ -6,6 +6,7 @@ Source: Yao et al. 2024, arXiv:2310.11230, "Activation constrainer".
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -67,6 +68,15 @@ class _Whiten(torch.autograd.Function):
         return result, None, None, None
 
 
+def settle(modules: Iterable[Whiten]) -> None:
+    """Let modules act on what the last backward found in them. One wait for the device does for all."""
+    waiting = [(module, module.pending) for module in modules if module.pending is not None]
+    if waiting:
+        found = torch.stack([pending for _, pending in waiting]).tolist()
+        for (module, _), exceeded in zip(waiting, found):
+            module.prob = PROBABILITIES[int(exceeded)]
+
+
 class Whiten(nn.Module):
     """Identity whose gradient makes the activations' covariance whiter while its metric exceeds a limit.
 
@@ -92,9 +102,7 @@ class Whiten(nn.Module):
     @property
     def prob(self) -> float:
         """Probability of being active in the next call."""
-        if self.pending is not None:
-            self._prob = PROBABILITIES[int(self.pending)]
-            self.pending = None
+        settle([self])
         return self._prob
 
     @prob.setter
