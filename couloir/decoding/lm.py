@@ -58,10 +58,11 @@ class NeuralLm(nn.Module):
     def token_losses(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Negative log-probabilities (N, L+1) of tokens and end, 0 behind them, and their counts (N,)."""
         device = next(self.parameters()).device
-        lens = torch.tensor([len(sequence) + 1 for sequence in sequences], device=device)
-        tokens = torch.full((len(sequences), int(lens.max()) + 1), self.sos_eos_id, device=device)
+        lens = torch.tensor([len(sequence) + 1 for sequence in sequences])
+        tokens = torch.full((len(sequences), int(lens.max()) + 1), self.sos_eos_id)
         for row, sequence in zip(tokens, sequences):
-            row[1 : len(sequence) + 1] = torch.tensor(sequence, dtype=torch.int64, device=device)
+            row[1 : len(sequence) + 1] = torch.tensor(sequence, dtype=torch.int64)
+        tokens, lens = tokens.to(device), lens.to(device)  # moved once, not once per sentence
         losses = nn.functional.cross_entropy(self(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")
         return losses * (torch.arange(losses.shape[1], device=device) < lens[:, None]), lens
 

@@ -320,10 +320,12 @@ class NgramLm:
         device = self._keys.device
         state = self.start(len(sequences), device)[0]
         total = torch.zeros(len(sequences), dtype=torch.float64, device=device)
-        for i in range(max(map(len, sequences), default=0)):
-            rows = [n for n, sequence in enumerate(sequences) if len(sequence) > i]
-            at = torch.tensor(rows, device=device)
-            score, after = self.advance(state[at], torch.tensor([sequences[n][i] for n in rows], device=device))
+        longest = max(map(len, sequences), default=0)
+        steps = [[(n, tokens[i]) for n, tokens in enumerate(sequences) if len(tokens) > i] for i in range(longest)]
+        pairs = torch.tensor([pair for step in steps for pair in step], dtype=torch.int64).view(-1, 2)
+        for pair in pairs.to(device).split([len(step) for step in steps]):  # moved once, not once per step
+            at, token = pair.unbind(1)
+            score, after = self.advance(state[at], token)
             total[at] += score
             state = state.index_copy(0, at, after)
         return total + self.end_scores(state) if end else total

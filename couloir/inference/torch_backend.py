@@ -18,6 +18,14 @@ from couloir.inference.vocabulary import Vocabulary
 from couloir.models.asr import AsrModel
 
 FRONT_END_FACTOR = 2
+WINDOW_BYTES = 300_000_000  # of a GPU, for 30 s through the published front end (8, 32, 128)
+MAX_WINDOWS = 64
+
+
+def windows_that_fit(device: torch.device) -> int:
+    """How many windows of 30 s the free memory of a GPU can take at a time, at least 1."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(max(1, free // WINDOW_BYTES), MAX_WINDOWS)
 
 
 class TorchBackend:
@@ -44,7 +52,7 @@ class TorchBackend:
         self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
         factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
         self.frame_shift = fbank.config.frame_shift_ms / 1000 * factor
-        self.batch_size = 8 if device.type == "cpu" else 64
+        self.batch_size = windows_that_fit(device) if device.type == "cuda" else 8
 
     @torch.inference_mode()
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -141,12 +141,12 @@ class AttentionDecoder(nn.Module):
     def log_probs(self, encoder_out: Tensor, lens: Tensor, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Teacher-forced log-probabilities (B, U + 1, V), and the targets (B, U + 1): tokens, then end of sentence."""
         device = encoder_out.device
-        inputs = [torch.tensor([self.sos_eos_id, *ids], device=device) for ids in tokens]
-        outputs = [torch.tensor([*ids, self.sos_eos_id], device=device) for ids in tokens]
+        inputs = [torch.tensor([self.sos_eos_id, *ids]) for ids in tokens]
+        outputs = [torch.tensor([*ids, self.sos_eos_id]) for ids in tokens]
         padded = nn.utils.rnn.pad_sequence(inputs, batch_first=True, padding_value=self.sos_eos_id)
         targets = nn.utils.rnn.pad_sequence(outputs, batch_first=True, padding_value=IGNORED)
-        logits = self.decoder(padded, encoder_out, lens)
-        return logits.float().log_softmax(dim=-1), targets
+        logits = self.decoder(padded.to(device), encoder_out, lens)  # moved once, not once per sentence
+        return logits.float().log_softmax(dim=-1), targets.to(device)
 
     def forward(self, encoder_out: Tensor, lens: Tensor, tokens: list[list[int]]) -> Tensor:
         """Label-smoothed cross entropy, summed over all tokens of the batch.

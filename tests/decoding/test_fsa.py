@@ -6,6 +6,7 @@ import pytest
 import torch
 from stub_transducer import StubTransducer, batch
 
+from couloir.decoding.fsa import rescoring
 from couloir.decoding.fsa.ctc import (
     ctc_graph_nbest,
     ctc_graph_nbest_oracle,
@@ -131,7 +132,7 @@ class TestCtcOverGraphs:
         ):
             assert abs(len(found.words) - len(reference)) <= 1
 
-    def test_whole_lattice_rescoring_equals_enumeration(self, arpas):
+    def test_whole_lattice_rescoring_equals_enumeration(self, arpas, monkeypatch):
         log_probs, lens = ctc_batch()
         small = build_lg(LEXICON, arpas[2], len(PIECES))
         lm = NgramLm(arpas[3], LEXICON.words)
@@ -143,6 +144,8 @@ class TestCtcOverGraphs:
                 words = tuple(LEXICON.words[word] for word in hypothesis.words)
                 assert hypothesis.score == pytest.approx(truth[words], abs=1e-3)  # the path's score is exact
                 assert hypothesis.score == pytest.approx(max(truth.values()), abs=1e-3)
+        monkeypatch.setattr(rescoring, "WALKED_ARCS", 1)  # each scale by itself
+        assert whole_lattice_rescoring(log_probs, lens, small, lm, [0.5, 1.0], WIDE) == found
 
     def test_rescoring_with_another_model(self):
         log_probs, lens = ctc_batch()

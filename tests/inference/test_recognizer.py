@@ -19,6 +19,7 @@ from couloir.export.quantize import write_int8
 from couloir.inference.onnx_backend import OnnxBackend, load_session, run_session
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
+from couloir.inference.torch_backend import MAX_WINDOWS, windows_that_fit
 from couloir.inference.windows import STEP_SAMPLES, cut, join
 
 # Both rates with both heads; the two of --fast have both heads and both rates once.
@@ -282,6 +283,12 @@ def test_settings_are_checked(models):
         Recognizer(None, window_s=10, overlap_s=6)
     with pytest.raises(UserError, match="--batch-size"):
         Recognizer(None, batch_size=0)
+
+
+@pytest.mark.parametrize("free_gb, windows", [(0.1, 1), (6, 20), (80, MAX_WINDOWS)])
+def test_a_small_gpu_gets_fewer_windows_at_a_time(monkeypatch, free_gb, windows):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free_gb * 1e9), 80_000_000_000))
+    assert windows_that_fit(torch.device("cuda")) == windows
 
 
 @pytest.fixture(scope="module")

@@ -22,25 +22,27 @@ ATTENTION_SCALES = (
     4.0, 5.0,
 )  # fmt: skip
 
+WALKED_ARCS = 1 << 21  # of the lattice, times scales, at once: some 0.4 GB of back-pointers
+
 H = TypeVar("H", bound=Hypothesis)
 Nbest = Sequence[Sequence[H]]
 Scorer = Callable[[Sequence[H], Sequence[int]], Tensor]
 
 
 class NgramAutomaton:
-    """A word n-gram as an `Automaton`, its log-probabilities times ``scale``."""
+    """A word n-gram as an `Automaton`, its log-probabilities times ``scale`` (P,) of each item."""
 
-    def __init__(self, lm: NgramLm, scale: float) -> None:
+    def __init__(self, lm: NgramLm, scale: Tensor) -> None:
         self.lm, self.scale, self.num_states = lm, scale, lm.num_states + 1
 
     def advance(self, item: Tensor, state: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `Automaton.advance`. State 0 is the start, state s + 1 the model's s."""
         score, after = self.lm.advance(self._own(state), label)
-        return score * self.scale, after + 1, torch.ones_like(label, dtype=torch.bool)
+        return score * self.scale[item], after + 1, torch.ones_like(label, dtype=torch.bool)
 
     def final(self, item: Tensor, state: Tensor) -> Tensor:
         """As `Automaton.final`."""
-        return self.lm.end_scores(self._own(state)) * self.scale
+        return self.lm.end_scores(self._own(state)) * self.scale[item]
 
     def _own(self, state: Tensor) -> Tensor:
         return torch.where(state > 0, state - 1, self.lm.start_state)
@@ -64,12 +66,16 @@ def whole_lattice_rescoring(
         icefall's key of each setting, ``lm_scale_0.1``, -> best paths, scored acoustic + scale * lm.
     """
     lattice, order = ctc_lattice(log_probs, lens, graph, limits)
-    utterances = torch.arange(len(lattice.start), device=lattice.start.device)
-    results = {}
-    for scale in lm_scales:
-        found = follow(lattice, utterances, NgramAutomaton(lm, scale), lattice.log_prob)
-        results[f"lm_scale_{scale:.1f}"] = unsorted(read_followed(found, lattice, found.total), order)
-    return results
+    batch, device = len(lattice.start), lattice.start.device
+    utterances, best = torch.arange(batch, device=device), list[WordHypothesis]()
+    at_once = max(1, WALKED_ARCS // max(1, len(lattice.target)))
+    for scales in torch.tensor(lm_scales, dtype=torch.float64, device=device).split(at_once):
+        automaton = NgramAutomaton(lm, scales.repeat_interleave(batch))
+        found = follow(lattice, utterances.repeat(len(scales)), automaton, lattice.log_prob)
+        best += read_followed(found, lattice, found.total)
+    return {
+        f"lm_scale_{scale:.1f}": unsorted(best[i * batch : (i + 1) * batch], order) for i, scale in enumerate(lm_scales)
+    }
 
 
 def rescore_nbest(

@@ -22,7 +22,7 @@ class TransducerModel(Protocol):
 
 
 class Predictions:
-    """The predictor's projected output for token histories, each computed once.
+    """The predictor's projected output for token histories, on the CPU each computed once.
 
     Raises `UserError` when there are more histories than an integer can number.
     """
@@ -38,6 +38,8 @@ class Predictions:
 
     def __call__(self, histories: Tensor) -> Tensor:
         """(N, context_size) tokens, a negative one standing for none -> (N, J)."""
+        if histories.is_cuda:  # each look-up makes the host wait for the device, which costs more than the predictor
+            return self._compute(histories)
         keys = ((histories + 1) * self._base).sum(1)
         at, known = find(self._keys, keys)
         if not bool(known.all()):
@@ -48,6 +50,9 @@ class Predictions:
             at, _ = find(self._keys, keys)
         return self._values[self._rows[at]]
 
+    def _compute(self, histories: Tensor) -> Tensor:
+        return self.joiner.decoder_proj(self.decoder(histories, need_pad=False).squeeze(1))
+
     def _forget(self) -> None:
         self._keys, self._rows = self._base[:0], self._base[:0]
         self._values = self._base.new_zeros((0, 0), dtype=torch.float32)
@@ -56,7 +61,7 @@ class Predictions:
         new_keys, index = unique(keys)
         first = torch.zeros_like(new_keys)
         first[index] = torch.arange(len(keys), device=keys.device)
-        values = self.joiner.decoder_proj(self.decoder(histories[first], need_pad=False).squeeze(1))
+        values = self._compute(histories[first])
         used, needed = len(self._keys), len(self._keys) + len(values)
         if needed > len(self._values):  # doubled, so that what is known is rarely copied
             grown = values.new_empty((max(2 * needed, 256), values.shape[1]))

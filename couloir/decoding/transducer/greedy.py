@@ -42,7 +42,8 @@ def greedy_search(
     emitted_count = torch.zeros_like(rows)
     for frame in range(scorer.num_frames):
         asking = rows[: scorer.active[frame]]
-        asking = asking[emitted_count[asking] < MAX_SYMBOLS]
+        if max_sym_per_frame > 1:  # icefall's single-symbol search has no limit
+            asking = asking[emitted_count[asking] < MAX_SYMBOLS]
         for _ in range(max_sym_per_frame):
             log_prob, token = scorer.log_probs(frame, asking, predicted[asking]).max(dim=-1)
             score[asking] += log_prob
@@ -52,12 +53,13 @@ def greedy_search(
                 token=torch.zeros_like(rows).index_copy_(0, asking, token),
                 log_prob=torch.zeros_like(score).index_copy_(0, asking, log_prob.double()),
             )
-            asking, token = asking[token != 0], token[token != 0]
+            emits = torch.nonzero(token).squeeze(1)
+            asking, token = asking[emits], token[emits]
             if not len(asking):
                 break
             context[asking] = torch.cat([context[asking, 1:], token[:, None]], dim=1)
             predicted[asking] = scorer.predictions(context[asking])
-            if max_sym_per_frame > 1:  # icefall's single-symbol search has no limit
+            if max_sym_per_frame > 1:
                 emitted_count[asking] += 1
                 asking = asking[emitted_count[asking] < MAX_SYMBOLS]
     return unsorted(read_hypotheses(history, rows, rows.new_full(rows.shape, len(history) - 1), score), scorer.order)
