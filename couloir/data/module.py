@@ -317,7 +317,7 @@ class BatchLoader(Iterable[Batch]):
             prefetch_factor=config.prefetch if config.num_workers else None,
             worker_init_fn=_start_worker if config.num_workers else None,
             generator=torch.Generator(),
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_initialized(),
         )
 
     def __len__(self) -> int:

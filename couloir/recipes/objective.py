@@ -97,7 +97,7 @@ class AsrObjective(nn.Module):
             # Every parameter still takes part, as several processes expect.
             total, stats = sum((p.sum() * 0.0 for p in self.model.parameters()), frames.sum() * 0.0), {}
         stats["frames"] = (feat_lens // 4).sum()
-        stats["utterances"] = torch.tensor(len(kept))
+        stats["utterances"] = torch.full((), len(kept), device=frames.device)
         return total, {"loss": total.detach(), **stats}
 
     def _reasons_to_skip(self, encoded: Encoded) -> list[str | None]:

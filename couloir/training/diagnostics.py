@@ -48,7 +48,12 @@ class InfCheck:
 
     def __init__(self, model: nn.Module) -> None:
         self.found: dict[str, str] = {}
-        _watch(model, self._see)
+        self._hooks = _watch(model, self._see)
+
+    def close(self) -> None:
+        """Look no more."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _see(self, name: str, kind: str, tensor: Tensor) -> None:
         if kind not in self.found and not bool(torch.isfinite(tensor).all()):

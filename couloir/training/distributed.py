@@ -117,7 +117,7 @@ class Group:
         dist.broadcast_object_list(box, src=0, group=self._control)
         return box[0]
 
-    def close(self) -> None:
-        """Leave the group."""
-        if self.world_size > 1 and dist.is_initialized():
+    def close(self, failed: bool = False) -> None:
+        """Leave the group. On GPUs one that ``failed`` leaves it by ending: NCCL would wait for the other ranks."""
+        if self.world_size > 1 and dist.is_initialized() and not (failed and self.device.type == "cuda"):
             dist.destroy_process_group()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -163,7 +165,20 @@ def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank
         worker(argument)
     except UserError as error:
         shared.errors.put(str(error))
-        sys.exit(2)
+        _leave(2)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once where there is a GPU: NCCL's own ending may wait for ranks that wait for this one."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if torch.cuda.is_initialized():
+        os._exit(code)
+    sys.exit(code)
 
 
 def _leave_with_parent() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
@@ -24,6 +25,7 @@ def scan(objective: Any, batches: Sequence[Batch], precision: Precision, device:
     batches = [batch for batch in batches if len(batch)]
     state = get_training_state(objective.model)
     objective.train()
+    held = _held_later(objective, device)
     for batch in batches:
         try:
             with precision.autocast():
@@ -33,6 +35,7 @@ def scan(objective: Any, batches: Sequence[Batch], precision: Precision, device:
             raise UserError(out_of_memory(batch)) from None
         finally:
             objective.zero_grad(set_to_none=True)
+    del held
     set_training_state(objective.model, state)
     if batches and device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**30
@@ -47,3 +50,9 @@ def out_of_memory(batch: Batch) -> str:
         f"a batch of {len(batch)} utterances, {padded:.0f} s with padding, the longest {longest:.1f} s, does not fit "
         "in memory; lower `--max-duration` (icefall's advice: by a fifth at a time), or `--max-utterance-duration`"
     )
+
+
+def _held_later(objective: Any, device: torch.device) -> torch.Tensor:
+    """As much memory of a GPU as the optimizer's two moments will take and, with several ranks, their gradients."""
+    copies = 2 + (dist.is_initialized() and dist.get_world_size() > 1) if device.type == "cuda" else 0
+    return torch.empty(copies * sum(parameter.numel() for parameter in objective.parameters()), device=device)

@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def get_random_state() -> dict[str, Any]:
-    """The states of Python, numpy, torch's CPU generator and, where there is one, of the current GPU."""
+    """The states of Python, numpy, torch's CPU generator and, where one is in use, of the current GPU."""
     version, words, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state()
     state = {
@@ -27,7 +27,7 @@ def get_random_state() -> dict[str, Any]:
         "numpy": [str(algorithm), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -39,7 +39,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     algorithm, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((algorithm, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
 
 
@@ -47,7 +47,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 def preserved_random_state() -> Iterator[None]:
     """What happens inside leaves no trace in the random states."""
     numpy_state, python_state, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:

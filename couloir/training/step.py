@@ -98,6 +98,7 @@ class Stepper:
         self.scheduler.step_batch(batch_idx_train)
         if not last_of_window:
             numbers = torch.cat([values * weight, bad_here.reshape(1)]).tolist()
+            settle(self._whitens)
             return StepResult(dict(zip(stats, numbers)), bad_here=bool(numbers[-1]))
         norm = self._gradient_norm()
         bad_loss = self.group.largest_on_device(self._window_bad.clone())

@@ -148,9 +148,9 @@ class Trainer:
                     )
             except BaseException:
                 logging.error("training stopped by an error; %s holds what was saved before", self.exp_dir)
+                self._close(failed=True)
                 raise
-            finally:
-                self._close()
+            self._close()
         if self.stop.received == signal.SIGINT:
             raise KeyboardInterrupt
 
@@ -287,8 +287,8 @@ class Trainer:
             result = self.stepper.run(batch, state.step + 1, boundary)
         self.failures.note_skipped(state.epoch, batch)
         # Within a window nothing is decided: one scale holds for all its losses, and it is good or bad as a whole.
-        if boundary and self.precision.adjust(state.batch // accumulation):
-            self._look_into()
+        if boundary:
+            self._look_into(self.precision.adjust(state.batch // accumulation))
         state.step += 1
         state.batch += 1
         collapsed = boundary and self.precision.collapsed
@@ -304,9 +304,15 @@ class Trainer:
             self._duties()
         return None
 
-    def _look_into(self) -> None:
-        """What icefall does about a small loss scale, once an epoch: keep the weights, and watch for the first inf."""
-        if self._looked_into == self.state.epoch:
+    def _look_into(self, small: bool) -> None:
+        """What icefall does about a small loss scale, once an epoch: keep the weights, and watch for the first inf.
+
+        It watches until the scale has grown again, for it is slow.
+        """
+        if self.inf_check and not small and not self.config.inf_check:
+            self.inf_check.close()
+            self.inf_check = None
+        if not small or self._looked_into == self.state.epoch:
             return
         self._looked_into = self.state.epoch
         self.failures.save_model(self.model, "bad-model-first-warning")
@@ -425,11 +431,11 @@ class Trainer:
         by_epochs = (state.epoch - 1 + state.batch / max(1, self._epoch_batches)) / self.config.num_epochs
         return max(by_epochs, self.length.fraction(state.step, state.elapsed_s))
 
-    def _close(self) -> None:
+    def _close(self, failed: bool = False) -> None:
         if self.metrics is not None:
             self.metrics.close()
         self.reporter.close()
-        self.group.close()
+        self.group.close(failed)
 
 
 def default_optimizer(model: nn.Module, config: OptimConfig) -> ScaledAdam:

@@ -70,10 +70,12 @@ def balance_gradient(x: Tensor, grad: Tensor, limits: tuple[float, float, float,
     offset = mean_side * (1.0 / std + varies * mean * mean / std.pow(3))
     norm = (offset * offset + 2.0 * offset * slope * mean + slope * slope * square).clamp(min=0.0).sqrt()
     scale = GRAD_SCALE / norm.clamp(min=TINY)
-    slope, offset = (slope * scale).to(grad.dtype), (offset * scale).to(grad.dtype)
+    # In half precision the slope of a channel that is nearly 0 would be infinite.
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    slope, offset = (slope * scale).to(wide), (offset * scale).to(wide)
     result = torch.empty_like(grad_rows)
     for block in blocks(rows):
-        push = (rows[block] * slope).add_(offset).mul_(grad_rows[block].abs())
+        push = (rows[block].to(wide) * slope).add_(offset).mul_(grad_rows[block].abs())
         torch.add(grad_rows[block], push, out=result[block])
     return result.view(grad.shape)
 

@@ -56,6 +56,11 @@ class _BiasNorm(torch.autograd.Function):
         return x_grad.to(x.dtype), bias_grad.to(bias.dtype), log_scale_grad.to(log_scale.dtype)
 
 
+def as_wide_as(x: Tensor, value: Tensor) -> Tensor:
+    """``value`` in the type of ``x``: under autocast parameters are wider, and what follows would be, too."""
+    return value if value.dtype == x.dtype else value.to(x.dtype)
+
+
 class BiasNorm(nn.Module):
     """y = x * mean_c((x - bias)^2)^(-1/2) * exp(log_scale): keeps length information.
 
@@ -74,5 +79,4 @@ class BiasNorm(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             return _BiasNorm.apply(x, self.bias, log_scale)
         normed = x * ((x - self.bias).square().mean(dim=-1, keepdim=True) ** -0.5 * log_scale.exp())
-        # Under autocast the parameters are wider than x, and what follows wants one type.
-        return normed if normed.dtype == x.dtype else normed.to(x.dtype)
+        return as_wide_as(x, normed)
