@@ -86,7 +86,8 @@ class DataModule:
         plan = self._train_plan(epoch, world_size)
         preparation = replace(self._for_training, epoch=epoch)
         batches = plan.rank_batches(rank, world_size)
-        fewest = math.inf if start_batch else _SKIPS_TO_JUDGE
+        # What is left of a pass, or a rank's part of it, may happen to hold nothing else.
+        fewest = math.inf if start_batch else 1 if world_size == 1 else _SKIPS_TO_JUDGE
         return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch, fewest)
 
     def num_train_batches(self, epoch: int, world_size: int = 1) -> int:

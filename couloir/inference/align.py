@@ -24,7 +24,7 @@ from couloir.text.tokenizer import BOUNDARY, TokenTable
 LONGEST_CELLS = 400_000_000
 """Frames times states of one alignment; each takes a byte (an hour against 1,000 phones is within)."""
 _TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid")
-_PATH = re.compile(r"\S[/\\]\S")  # /tat/ is a transcript, too
+_PATH = re.compile(r"\S+[/\\]\S+")  # /tat/ is a transcript, too, and so is "24/7 or so"
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,6 @@ def read_transcript(text_or_path: str) -> str:
         raise must_be(str(path), "a UTF-8 text", "something else") from None
     if not text.strip():
         raise UserError(f"transcript {text_or_path or 'text'} is empty")
-    if not found and (path.suffix.lower() in _TEXT_SUFFIXES or _PATH.search(text)):
-        raise UserError(f"transcript {text_or_path} does not exist")
+    if not found and (path.suffix.lower() in _TEXT_SUFFIXES or _PATH.fullmatch(text.strip())):
+        raise UserError(f"transcript {text_or_path} does not exist; a text of that look is to be put into a file")
     return text

@@ -149,7 +149,9 @@ class _Journal:
             lines = self.path.read_text("utf-8", ANY_NAME).splitlines() if self.path.is_file() else []
         whole = list(_whole(lines))
         if whole and whole[0] != self.made_with:
-            remedy = f"give another --output, or delete {self.path} to begin anew"
+            remedy = (
+                f"give another --output, or delete {f'it and {self.path}' if self.grids else self.path} to begin anew"
+            )
             was, now = _difference(whole[0], self.made_with)
             raise must_be("--output", f"continued with what it was begun with, {was}", now, remedy)
         for values in whole[1:]:

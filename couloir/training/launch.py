@@ -94,7 +94,7 @@ def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
         if not errors.empty():
             raise UserError(errors.get())
         # A signal that comes before a process can save ends it at once.
-        if not (received and failed < 0):
+        if not (received and failed == -signal.SIGTERM):
             raise _failure(failed)
     if signal.SIGINT in received:
         raise KeyboardInterrupt

@@ -25,7 +25,10 @@ def scan(objective: Any, batches: Sequence[Batch], precision: Precision, device:
     batches = [batch for batch in batches if len(batch)]
     state = get_training_state(objective.model)
     objective.train()
-    held = _held_later(objective, device)
+    try:
+        held = _held_later(objective, device)
+    except torch.OutOfMemoryError:
+        raise UserError("the model and its optimizer do not fit into the GPU's memory: is it free?") from None
     for batch in batches:
         try:
             with precision.autocast():

@@ -171,7 +171,7 @@ class Trainer:
         self._clock = time.monotonic() - self.state.elapsed_s
         self._boundary = self._began_at = self.state.step
         self._last_saved_s = self.state.elapsed_s
-        if self.group.is_main:
+        if self.group.is_main and not self.diagnostics:
             with writing_to(self.exp_dir):
                 self._begin_files()
         if self.state.step == 0 and config.max_rollbacks > 0 and not self.diagnostics:
@@ -198,7 +198,7 @@ class Trainer:
         if config.resume == "none":
             raise UserError(f"`--resume none`, but {self.exp_dir} holds {path.name}; give another --exp-dir")
         self.checkpoints.restore(path)
-        if path == named and self.group.is_main:
+        if path == named and self.group.is_main and not self.diagnostics:
             with writing_to(self.exp_dir):
                 put_aside(self.exp_dir, self.state.step)
 

@@ -95,7 +95,7 @@ def test_names_of_results_are_icefalls():
     [
         ({"decoding_method": "modified_beam_search_lm_rescore"}, "--lm-exp-dir"),
         ({"decoding_method": "greedy_search", "context_file": "hot.txt"}, "--context-file"),
-        ({"decoding_method": "fast_beam_search", "context_file": "hot.txt", "context_score": 0.0}, "--context-score"),
+        ({"decoding_method": "fast_beam_search", "context_file": "hot.txt", "context_score": -1.0}, "--context-score"),
         ({"nbest_scale": 0.0}, "--nbest-scale"),
         ({"decoding_method": "fast_beam_search_nbest_oracle", "context_file": "hot.txt"}, "--context-file"),
         ({"decoding_method": "greedy_search", "use_shallow_fusion": True}, "--use-shallow-fusion"),

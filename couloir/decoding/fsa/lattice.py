@@ -47,18 +47,15 @@ class Lattice:
         bounds = self.splits[torch.tensor(self.levels, device=self.splits.device)].tolist()
         return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
 
-    def backward_scores(self, scale: float = 1.0, reduce: Reduce = group_logsumexp) -> Tensor:
-        """log of the summed weight (N + B,) of all paths from each row to its end, all scores times ``scale``.
-
-        ``reduce``: `group_max` for the best path's weight instead.
-        """
+    def backward_scores(self, scale: float = 1.0) -> Tensor:
+        """log of the summed weight (N + B,) of all paths from each row to its end, all scores times ``scale``."""
         total = self.score.new_full((self.num_rows + len(self.start),), -torch.inf)
         total[self.num_rows :] = 0.0
         source = torch.repeat_interleave(self.splits[1:] - self.splits[:-1])
         for level, arcs in reversed(list(enumerate(self.arcs_by_level()))):
             rows = slice(self.levels[level], self.levels[level + 1])
             onward = self.score[arcs] * scale + total[self.target[arcs]]
-            total[rows] = reduce(onward, source[arcs] - rows.start, rows.stop - rows.start)
+            total[rows] = group_logsumexp(onward, source[arcs] - rows.start, rows.stop - rows.start)
         return total
 
     def total_scores(self) -> Tensor:

@@ -70,8 +70,8 @@ class TransducerSearchConfig(NeuralLmConfig):
             raise UserError(
                 f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
             )
-        if self.context_file and not self.context_score:
-            raise must_be("--context-score", "above 0 with --context-file", self.context_score)
+        if self.context_score < 0:
+            raise must_be("--context-score", "at least 0", self.context_score)
         if self.decoding_method == "modified_beam_search_LODR" and self.ngram_lm_scale > 0:
             raise must_be("--ngram-lm-scale", "below 0 for modified_beam_search_LODR", self.ngram_lm_scale)
 
