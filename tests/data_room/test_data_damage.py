@@ -169,9 +169,12 @@ def test_validation_without_a_usable_utterance_is_a_warning(tmp_path, caplog):
 
 
 def test_only_a_whole_pass_of_training_says_that_nothing_is_usable(tmp_path, caplog):
-    """The rest of an epoch, or few utterances, say nothing of the data."""
-    raw_shard(tmp_path / "few", [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(3)])
-    assert trained_on(module(tmp_path / "few", valid_share=0.0)) == []
+    """The rest of an epoch, or a few utterances that are a rank's share of it, say nothing of the data."""
+    raw_shard(tmp_path / "few", [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(8)])
+    few = module(tmp_path / "few", valid_share=0.0, max_duration=1.0)
+    assert not any(map(len, few.train_loader(1, 0, 2)))
+    with pytest.raises(UserError, match="none of 8 utterances is usable"):
+        trained_on(few)
     raw_shard(tmp_path / "s", [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(15)])
     data = module(tmp_path / "s", valid_share=0.0, max_skipped_share=1.0)
     assert not any(map(len, data.train_loader(1, start_batch=1)))
