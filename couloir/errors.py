@@ -1,15 +1,57 @@
-"""Errors that a person can mend: one line on stderr, exit code 2, no traceback."""
+"""Errors that a person can correct: one line on stderr, exit code 2, no traceback; and text that terminals can bear."""
 
 from __future__ import annotations
 
 import functools
 import io
+import logging
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import ParamSpec
 
 P = ParamSpec("P")
+LONGEST_MESSAGE = 4000
+"""Characters of one line for a terminal: two paths of the longest kind are within, a quoted file is not."""
+# Controls (C0, DEL, C1), line and paragraph separators, what turns the direction of writing, halves of surrogate pairs
+# (bytes of a name that is no UTF-8), and the invisible tag letters.
+_UNSHOWN = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
+_ONE_LINE = re.compile(f"[{_UNSHOWN}]")
+_SEVERAL_LINES = re.compile(rf"(?![\n\t])[{_UNSHOWN}]")
+_SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+
+
+def shown(text: object, lines: bool = False) -> str:
+    """Text of any origin as a terminal may get it: what would move its cursor or turn its letters around is escaped.
+
+    Args:
+        text: names of files, metadata, transcripts, messages. lines: keep line feeds and tabs; otherwise the result is
+            one line, and one of `LONGEST_MESSAGE` characters at most.
+    """
+    if lines:
+        return _SEVERAL_LINES.sub(_escaped, str(text))
+    whole = str(text)
+    if len(whole) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2
+        whole = f"{whole[:half]} [... {len(whole) - 2 * half} characters ...] {whole[-half:]}"
+    return _ONE_LINE.sub(_escaped, whole)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # the byte that Python keeps so
+        code -= 0xDC00
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+class _ShownRecord(logging.LogRecord):
+    """A line of a log that is `shown`; those of a program's own progress may have several lines."""
+
+    def getMessage(self) -> str:
+        message = super().getMessage()
+        return shown(message, lines=self.levelno < logging.WARNING)
 
 
 class UserError(Exception):
@@ -31,22 +73,26 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
 def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Decorate a program's ``main``: a `UserError` becomes one line on stderr and exit code 2.
 
-    IPA, and names of files in any code, are printed whatever the code of the terminal is.
+    IPA is printed whatever the code of the terminal is, and what the lines of logs quote is `shown`.
     """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        factory = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(_ShownRecord)
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {shown(error)}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             return 141
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        finally:
+            logging.setLogRecordFactory(factory)
 
     return guarded

@@ -27,7 +27,7 @@ from couloir.decoding.ctc_methods import CtcSearch
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.decoding.transducer.methods import TransducerSearch
-from couloir.errors import UserError, must_be, unknown_name
+from couloir.errors import UserError, must_be, shown, unknown_name
 from couloir.evaluation.alignment import units_of
 from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import write_decoding_files
@@ -217,13 +217,13 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
     if not everything:
         raise UserError("the test sets hold no utterance that can be decoded; see the warnings above")
     if config.skip_scoring:
-        print(f"files: {out_dir}")
+        print(f"files: {shown(out_dir)}")
         return
     best = min(everything, key=lambda key: rates[key])
     evaluation = evaluate(everything[best], unit=config.unit)
     evaluation.write(out_dir, "report", f"{best}, {suffix}")
-    print(evaluation.to_text())
-    print(f"files and report.html: {out_dir}")
+    print(shown(evaluation.to_text(), lines=True))
+    print(f"files and report.html: {shown(out_dir)}")
 
 
 def _suffix(run: LoadedRun, search: Search) -> str:
