@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from couloir.errors import UserError
+from couloir.errors import UserError, must_be
 
 ANY_NAME = "surrogateescape"
 """How a text that holds names of files is coded: one that is no UTF-8 keeps its bytes."""
@@ -47,3 +51,57 @@ def atomic_write(path: str | Path, mode: str = "wb", errors: str | None = None) 
         yield out
         out.flush()
         os.fsync(out.fileno())
+
+
+_LONGEST_NAME = 160  # bytes: file systems take 255, and suffixes are put behind
+_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]|conin\$|conout\$)\s*", re.IGNORECASE)
+_RESERVED = frozenset('<>:"/\\|?*$`')
+_NOT_SHOWN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def name_of_id(id: str, taken: set[str] | None = None, blank: str = " ") -> str:
+    """The name of a file for an id that comes from elsewhere: one name, never a path, valid on every system.
+
+    An id that is such a name already stays as it is. Of any other, what cannot stand in a name becomes ``-``, what is
+    too long is cut off, and a digest of the id is put behind, so different ids have different names.
+
+    Args:
+        id: anything. taken: names in use in this folder; the new one is added. Names that differ in case or normal form
+            alone are one there, as on some file systems. blank: what stands for blanks.
+    """
+    text = re.sub(r"\s", blank, unicodedata.normalize("NFC", id[: 4 * _LONGEST_NAME]))
+    name = "".join("-" if c in _RESERVED or unicodedata.category(c) in _NOT_SHOWN else c for c in text)
+    name = name.strip().rstrip(".")
+    if name[:1] in (".", "-", "~") or _DEVICES.fullmatch(name.partition(".")[0]):
+        name = "_" + name.lstrip(".-~")
+    if name != id.replace(" ", blank) or not name or len(name.encode()) > _LONGEST_NAME:
+        name = _with_digest(name, id)
+    if taken is not None:
+        first, copies = name, itertools.count(1)
+        while _key(name) in taken:
+            name = _with_digest(first, f"{id}\0{next(copies)}")
+        taken.add(_key(name))
+    return name
+
+
+def _with_digest(name: str, id: str) -> str:
+    digest = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    kept = name.encode()[: _LONGEST_NAME - len(digest) - 1].decode(errors="ignore").rstrip(" .")
+    return f"{kept}-{digest}" if kept else digest
+
+
+def _key(name: str) -> str:
+    """What names have in common that some file systems take for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def place_in(folder: Path, *names: str) -> Path:
+    """A file or folder inside ``folder`` that may be written. The folder itself may be a link, nothing below it.
+
+    Raises `UserError` where a link leads out of the folder: what a folder holds does not say where files go.
+    """
+    path = folder.joinpath(*names)
+    found = path.resolve()
+    if not found.is_relative_to(folder.resolve()) or path == folder:
+        raise must_be(str(path), f"inside {folder}", f"a link to {found}", "remove it, or name another folder")
+    return path
