@@ -9,11 +9,12 @@ from couloir.errors import UserError
 from couloir.files import name_of_id, place_in
 
 WORST = [
-    "../../../x", "/etc/passwd", "..", ".", "...", "", " ", "\0", "a\0b", "a\nb", "a\r\nb", "a\tb", "\x1b[2Jx", "a/b", "a\\b",
-    "C:\\x", "a:b", "\\\\server\\share", "CON", "con", "Con.wav", "NUL.tar.gz", "aux ", "COM1", "LPT\u00b9", "x.", "x. .", " x",
-    "x ", ".hidden", "-rf", "--", "~root", "a*b?", "<a>", '"', "|", "$HOME", "$(id)", "`id`", "\ud800", "a\udcff", "\u202egpj.exe",
-    "\u2028", "\ufeff", "\u200b", "a" * 300, "\u00e4" * 300, "\U0001f600" * 100, "9" * 5000, "a" * 159 + "\u0301" * 9, "\ue000",
-    "e\u0301", "\u212b", "x" * 160 + ".", "\u00a0", "conin$", "...a", "a" * 200_000,
+    "../../../x", "/etc/passwd", "..", ".", "...", "", " ", "\0", "a\0b", "a\nb", "a\r\nb", "a\tb", "\x1b[2Jx", "a/b",
+    "a\\b", "C:\\x", "a:b", "\\\\server\\share", "CON", "con", "Con.wav", "NUL.tar.gz", "aux ", "COM1", "LPT\u00b9",
+    "x.", "x. .", " x", "x ", ".hidden", "-rf", "--", "~root", "a*b?", "<a>", '"', "|", "$HOME", "$(id)", "`id`",
+    "\ud800", "a\udcff", "\u202egpj.exe", "\u2028", "\ufeff", "\u200b", "a" * 300, "\u00e4" * 300, "\U0001f600" * 100,
+    "9" * 5000, "a" * 159 + "\u0301" * 9, "\ue000", "e\u0301", "\u212b", "x" * 160 + ".", "\u00a0", "conin$", "...a",
+    "a" * 200_000,
 ]  # fmt: skip
 KEPT = [
     "a",
@@ -34,7 +35,7 @@ KEPT = [
 
 
 def is_safe(name):
-    """What Linux, macOS and Windows all take as the name of one file, and a shell, a log and a terminal as nothing else."""
+    """Linux, macOS and Windows take it as the name of one file; a shell, a log and a terminal as nothing else."""
     assert name and name == name.strip() and name == unicodedata.normalize("NFC", name)
     assert len(name.encode("utf-8")) <= 160  # raises where there is a surrogate
     assert not set(name) & set('<>:"/\\|?*$`') and name.isprintable() and name not in (".", "..")
