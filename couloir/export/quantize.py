@@ -107,6 +107,8 @@ def _write_integer_products(source: Path, target: Path, operators: list[str]) ->
             model_output=str(target),
             op_types_to_quantize=operators,
             weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
             nodes_to_exclude=[node.name for node in model.graph.node if FEATURES_SCOPE in node.name],
         )
     finally:

@@ -1,9 +1,7 @@
 """The filterbank against kaldi-native-fbank, lhotse and a float64 computation, on real speech.
 
-In float32 each Fourier bin carries a rounding error in proportion to the whole frame's amplitude, so a filter
-whose amplitude is 1/r of the loudest one's has a log-mel error in proportion to r: a few 1e-7 r, which reaches
-7e-4 near the floor for every implementation, Kaldi's included. The peers also build their filters in float32,
-which costs 5e-5 everywhere. The bounds below are these two terms; 1e-3 is never passed.
+Every tolerance is a bound on float32 rounding, computed for the frame at hand from float64 (`rounding`), so that it
+holds for the sums of any FFT, matrix product and instruction set, and for no other filterbank.
 """
 
 from __future__ import annotations
@@ -24,6 +22,8 @@ from couloir.features.config import FbankConfig
 from couloir.features.fbank import PADDING_LOG_MEL, ExportableFbank, Fbank
 
 WAVES = [load_audio(path) for path in sorted((Path(__file__).parents[1] / "data").glob("ru_*.flac"))]
+USUAL = FbankConfig()
+FLOOR = np.finfo(np.float32).eps
 LENGTHS = [80, 81, 119, 120, 200, 239, 240, 399, 400, 401, 559, 560, 1600, 16000, 16079, 16080]
 
 
@@ -53,28 +53,71 @@ def of_lhotse(wave: np.ndarray) -> np.ndarray:
     return lhotse.Fbank().extract(wave, 16000)
 
 
-def in_double(wave: np.ndarray) -> np.ndarray:
-    """The definition by one sum after another, in float64, from nothing but the filters and the window."""
-    config = FbankConfig()
-    frames = []
-    for centre in range(80, 160 * ((len(wave) + 80) // 160) + 80, 160):
-        places = np.arange(centre - 200, centre + 200)
+UNIT = 2.0**-24
+"""The largest relative error of rounding to float32."""
+SIGMAS = 6.0
+"""Standard deviations that a rounding error is allowed: the tests look at a million of them, whose largest has 5."""
+
+
+def frames_in_double(wave: np.ndarray, config: FbankConfig) -> np.ndarray:
+    """(N,) -> (T, W): the samples of each frame, mirrored at both ends as often as it takes."""
+    frames, shift, size = [], config.shift_samples, config.window_samples
+    for frame in range((len(wave) + shift // 2) // shift):
+        places = np.arange(size) + frame * shift - (size - shift) // 2
         while ((places < 0) | (places >= len(wave))).any():
             places = np.where(places < 0, -1 - places, places)
             places = np.where(places >= len(wave), 2 * len(wave) - 1 - places, places)
-        frame = wave[places].astype(np.float64)
-        frame -= frame.mean()
-        frame = np.array([frame[i] - 0.97 * frame[max(i - 1, 0)] for i in range(400)]) * kaldi.povey_window(400)
-        frames.append(np.abs(np.fft.rfft(frame, 512)) ** 2 @ kaldi.mel_filterbank(config))
-    return np.log(np.maximum(np.array(frames), np.finfo(np.float32).eps))
+        frames.append(wave[places].astype(np.float64))
+    return np.array(frames)
 
 
-def assert_same_features(ours: np.ndarray, theirs: np.ndarray) -> None:
+def power_in_double(frames: np.ndarray, config: FbankConfig) -> np.ndarray:
+    """The power spectra of frames, by the definition: (T, W) -> (T, K)."""
+    frames = frames - frames.mean(-1, keepdims=True)
+    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    return np.abs(np.fft.rfft((frames - 0.97 * before) * kaldi.povey_window(frames.shape[1]), config.fft_samples)) ** 2
+
+
+def in_double(wave: np.ndarray, config: FbankConfig = USUAL) -> np.ndarray:
+    """The definition in float64, from nothing but the filters and the window."""
+    power = power_in_double(frames_in_double(wave, config), config)
+    return np.log(np.maximum(power @ kaldi.mel_filterbank(config), FLOOR))
+
+
+def rounding(wave: np.ndarray, config: FbankConfig, float32_filters: bool) -> np.ndarray:
+    """How far float32 may be from `in_double`, (T, F).
+
+    A Fourier coefficient X is a sum of W products, and the sum that rounds most adds one after the other: the partial
+    sums grow to the norm of the frame x, the gain of pre-emphasis G = 1.97 over it, and each is rounded with a standard
+    deviation of at most u / sqrt(3) of itself, which together makes s = u G |x| sqrt(W / 6) (blocked sums, SIMD lanes
+    and FFTs have fewer steps, and less). A filter's energy E is the sum of w |X|^2 over its bins, and so changes by
+    2 s sqrt(sum of w^2 |X|^2) + s^2 sum of w, where s is `SIGMAS` times as large; the K products of its own sum are
+    positive and round to K u E at most. Near the floor that is most of E: the error of the logarithm is that of E
+    over the smallest E that may come out. The logarithm itself is rounded by 2 u of its value, at most 16.
+
+    Args:
+        float32_filters: as Kaldi and lhotse have them. Mel values of up to M, a logarithm times 1127, are rounded
+            twice, and numerator and denominator of a triangle of width D hold two each: 8 u M / D of a weight.
+    """
+    frames, filters = frames_in_double(wave, config), kaldi.mel_filterbank(config)
+    power, count = power_in_double(frames, config), config.window_samples
+    energy = power @ filters
+    sigma = SIGMAS * UNIT * 1.97 * np.linalg.norm(frames, axis=1, keepdims=True) * np.sqrt(count / 6)
+    error = 2 * sigma * np.sqrt(power @ filters**2) + sigma**2 * filters.sum(0) + len(filters) * UNIT * energy
+    if float32_filters:
+        top = 1127 * np.log1p(config.top_freq / 700)
+        width = (top - 1127 * np.log1p(config.low_freq / 700)) / (config.feature_dim + 1)
+        error += 8 * UNIT * top / width * (power @ (filters > 0))
+    return error / np.maximum(energy - error, FLOOR) + 2 * UNIT * 16
+
+
+def assert_same_features(ours: np.ndarray, theirs: np.ndarray, wave: np.ndarray, config: FbankConfig = USUAL) -> None:
+    """Both computed in float32 unless theirs is float64."""
     assert ours.shape == theirs.shape and ours.dtype == np.float32
-    amplitude_below_loudest = np.exp((theirs.max(axis=-1, keepdims=True) - theirs) / 2)
-    exact = theirs.dtype == np.float64
-    bound = 2e-5 + 4e-7 * amplitude_below_loudest if exact else 1e-4 + 8e-7 * amplitude_below_loudest
-    assert (np.abs(ours - theirs) <= np.minimum(bound, 1e-3)).all()
+    bound = rounding(wave, config, float32_filters=False)
+    if theirs.dtype == np.float32:
+        bound = bound + rounding(wave, config, float32_filters=True)
+    assert (np.abs(ours - theirs) <= bound).all()
 
 
 @pytest.mark.parametrize("peer", [of_kaldi, of_lhotse, in_double])
@@ -82,7 +125,22 @@ def assert_same_features(ours: np.ndarray, theirs: np.ndarray) -> None:
 def test_real_speech_equals(peer, wave):
     theirs = peer(wave)
     for ours in (single(Fbank(), wave), single(ExportableFbank(), wave), kaldi.fbank_numpy(wave)):
-        assert_same_features(ours, theirs)
+        assert_same_features(ours, theirs, wave)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PREEMPHASIS", 0.9699),
+        ("povey_window", lambda size: (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))) ** 0.8501),
+        ("_mel", lambda hertz: 1127.0 * np.log1p(hertz / 700.1)),
+    ],
+)
+def test_the_bound_is_near_enough_to_tell_another_filterbank(name, value, monkeypatch):
+    expected = in_double(WAVES[0])
+    bound = rounding(WAVES[0], FbankConfig(), float32_filters=True)
+    monkeypatch.setattr(kaldi, name, value)
+    assert (np.abs(kaldi.fbank_numpy(WAVES[0]) - expected) > bound).any()
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -90,7 +148,7 @@ def test_short_and_odd_lengths_equal_kaldi(length):
     wave = WAVES[0][20000 : 20000 + length]
     theirs = of_kaldi(wave)
     for ours in (single(Fbank(), wave), single(ExportableFbank(), wave), kaldi.fbank_numpy(wave)):
-        assert_same_features(ours, theirs)
+        assert_same_features(ours, theirs, wave)
 
 
 @pytest.mark.parametrize("length", [0, 1, 79])
@@ -122,7 +180,7 @@ def test_exportable_batch_equals_single():
     fbank = ExportableFbank()
     feats, lens = fbank(*batch(WAVES))
     for row, length, wave in zip(feats, lens, WAVES):
-        assert_same_features(row[:length].numpy(), single(fbank, wave))
+        assert_same_features(row[:length].numpy(), single(fbank, wave), wave)
 
 
 def test_trace_takes_other_batches_and_lengths():
@@ -152,7 +210,8 @@ def test_onnx_takes_other_batches_and_lengths():
         feats, feat_lens = session.run(None, {"waves": padded.numpy(), "wave_lens": lens.numpy()})
         ours = fbank(padded, lens)
         assert feat_lens.tolist() == ours[1].tolist()
-        assert_same_features(feats, ours[0].numpy())
+        for row, length, theirs, wave in zip(feats, feat_lens, ours[0], waves):
+            assert_same_features(row[:length], theirs[:length].numpy(), wave)
 
 
 def test_features_stay_float32_under_autocast():
@@ -168,11 +227,13 @@ def test_nothing_is_stored_with_a_model():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu():
-    waves, lens = batch([*WAVES, WAVES[0][:1000]])
-    expected, expected_lens = Fbank()(waves, lens)
-    feats, feat_lens = Fbank().cuda()(waves.cuda(), lens.cuda())
-    assert_same_features(feats.cpu().numpy(), expected.numpy())
+    waves = [*WAVES, WAVES[0][:1000]]
+    padded, lens = batch(waves)
+    expected, expected_lens = Fbank()(padded, lens)
+    feats, feat_lens = Fbank().cuda()(padded.cuda(), lens.cuda())
     assert torch.equal(feat_lens.cpu(), expected_lens)
+    for row, theirs, length, wave in zip(feats.cpu(), expected, expected_lens, waves):
+        assert_same_features(row[:length].numpy(), theirs[:length].numpy(), wave)
 
 
 @pytest.mark.parametrize(
@@ -199,5 +260,6 @@ def test_other_settings_equal_kaldi_too():
     fbank.accept_waveform(8000, WAVES[0].tolist())
     fbank.input_finished()
     theirs = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
-    assert_same_features(single(Fbank(config), WAVES[0]), theirs)
-    assert_same_features(kaldi.fbank_numpy(WAVES[0], config), theirs)
+    for ours in (single(Fbank(config), WAVES[0]), kaldi.fbank_numpy(WAVES[0], config)):
+        assert_same_features(ours, theirs, WAVES[0], config)
+        assert_same_features(ours, in_double(WAVES[0], config), WAVES[0], config)
