@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -48,8 +47,3 @@ class Backend(Protocol):
             frames: of each recording. bias: (V,), added to their scores (see `search.token_bias`).
             restriction: which strings of symbols may come out; None for all.
         """
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

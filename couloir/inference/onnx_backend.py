@@ -18,12 +18,12 @@ import numpy as np
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.kaldi import fbank_numpy
-from couloir.inference.backend import usable_cores
 from couloir.inference.onnx_files import external_data
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
+from couloir.machine import usable_cores
 
 PRECISIONS = (".int8.onnx", ".fp16.onnx")
 _PART = re.compile("encoder|decoder|joiner")

@@ -12,12 +12,13 @@ import numpy as np
 
 from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.errors import must_be
-from couloir.inference.backend import MIN_SAMPLES, Backend, usable_cores
+from couloir.inference.backend import MIN_SAMPLES, Backend
 from couloir.inference.inventory import restriction_to
 from couloir.inference.restriction import Restriction
 from couloir.inference.search import token_bias
 from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
+from couloir.machine import usable_cores
 
 Source = str | Path | bytes | np.ndarray | tuple[np.ndarray, int]
 # What is in memory at a time: enough batches to sort recordings by length, but no more than an hour of audio. A file's

@@ -51,7 +51,7 @@ def _divergence(log_probs: Tensor, target: Tensor) -> Tensor:
     return (target.exp() * (target - log_probs)).sum(dim=-1)
 
 
-def consistency_warmup(batch_idx_train: int, warm_step: int) -> float:
+def consistency_warmup(batch_idx_train: float, warm_step: int) -> float:
     """Factor of the consistency term: 0 at first, linearly to 1 after ``warm_step`` batches; 1 where that is 0.
 
     The views of an untrained model agree on nothing worth keeping.

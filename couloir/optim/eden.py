@@ -37,7 +37,7 @@ class Eden:
         self.warmup_start = warmup_start
         # A factor laid on top by the trainer: recovery after divergence, the final decay of a budgeted run.
         self.scale = 1.0
-        self.batch = 0
+        self.batch: float = 0
         self.epoch = 0
         for group in optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
@@ -55,8 +55,8 @@ class Eden:
             return 1.0
         return self.warmup_start + (1.0 - self.warmup_start) * self.batch / self.warmup_batches
 
-    def step_batch(self, batch: int) -> None:
-        """Set the learning rate for batch number ``batch`` of the run, before the optimizer's step."""
+    def step_batch(self, batch: float) -> None:
+        """Set the learning rate for batch number ``batch`` of the schedule, before the optimizer's step."""
         self.batch = batch
         self._apply()
 
@@ -76,7 +76,7 @@ class Eden:
 
     def state_dict(self) -> dict[str, Any]:
         """icefall's: the epoch and the batch."""
-        return {"epoch": self.epoch, "batch": self.batch}
+        return {"epoch": self.epoch, "batch": int(self.batch)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the epoch and the batch of a state dict. The base rates stay those of this run."""

@@ -75,7 +75,7 @@ class AsrObjective(nn.Module):
             feats = self.spec_augment(feats, lens)
         return feats, lens
 
-    def forward(self, batch: Batch, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, batch_idx_train: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, summed over the batch, and detached sums by name.
 
         "frames" is icefall's count (feature frames // 4 of one view), by which logged values are divided. An
@@ -117,7 +117,7 @@ class AsrObjective(nn.Module):
             reasons.append(reason)
         return reasons
 
-    def _heads(self, encoded: Encoded, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _heads(self, encoded: Encoded, batch_idx_train: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum over the heads, and each head's own sums, detached."""
         total = encoded.frames.new_zeros((), dtype=torch.float32)
         stats: dict[str, Tensor] = {}
@@ -136,7 +136,7 @@ class AsrObjective(nn.Module):
             stats["attn_decoder_loss"] = attention
         return total, {name: value.detach() for name, value in stats.items()}
 
-    def _ctc(self, encoded: Encoded, batch_idx_train: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _ctc(self, encoded: Encoded, batch_idx_train: float) -> tuple[Tensor, dict[str, Tensor]]:
         log_probs = self.model.ctc_log_probs(encoded.frames)
         if encoded.views == 1:
             ctc = ctc_loss(log_probs, encoded.lens, encoded.tokens)

@@ -23,7 +23,7 @@ class TransducerLoss:
         self.backend = rnnt_backend(config.rnnt_backend)
         self.own = config.rnnt_backend == "couloir"
 
-    def scales(self, batch_idx_train: int) -> tuple[float, float]:
+    def scales(self, batch_idx_train: float) -> tuple[float, float]:
         """Weights of the simple and the pruned loss.
 
         They go linearly from 1 and 0.1 to ``simple_loss_scale`` and 1 over the first ``warm_step`` batches.

@@ -25,6 +25,7 @@ AT_LEAST_ZERO = (
     "max_steps",
     "time_budget_minutes",
     "start_batch",
+    "schedule_batches",
     "save_last_every",
     "max_rollbacks",
     "batch_count_offset",
@@ -54,6 +55,13 @@ class TrainerConfig:
     )
     final_decay: float = option(
         0.2, "Last part of a run bounded by steps or time in which the learning rate falls linearly to zero."
+    )
+    schedule_batches: int = option(
+        0,
+        "Batches that the schedules (learning rate, warm-ups, dropouts, skips) are made for: a run that --max-steps or "
+        "--time-budget-minutes bounds goes through them once, however many batches it reaches. 0: batch by batch, as "
+        "without such a bound.",
+        unit="batches",
     )
     batch_count_scale: float = option(
         1.0, "Multiplies the batch count that drives dropout, skips, balancers and whitening; above 1 for short runs."

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from couloir.errors import UserError
+from couloir.machine import usable_cores
 from couloir.training.config import TrainerConfig
 from couloir.training.distributed import pick_device, ranks_from_environment
 from couloir.training.random_state import seed_everything
@@ -61,8 +62,7 @@ def _prepare(config: TrainerConfig, local_world_size: int) -> None:
     if threads := config.num_threads or int(os.environ.get("OMP_NUM_THREADS", 0)):
         torch.set_num_threads(threads)
     else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // local_world_size))
+        torch.set_num_threads(max(1, usable_cores() // local_world_size))
     seed_everything(config.seed)
 
 

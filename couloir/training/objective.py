@@ -25,8 +25,8 @@ class Objective(Protocol):
         """What is optimised and saved."""
         ...
 
-    def __call__(self, batch: Batch, batch_idx_train: int) -> tuple[Tensor, Sums]:
-        """Loss and sums; ``batch_idx_train`` is the number of batches the run has seen."""
+    def __call__(self, batch: Batch, batch_idx_train: float) -> tuple[Tensor, Sums]:
+        """Loss and sums; ``batch_idx_train`` is where the schedules are, in batches (`RunLength.position`)."""
         ...
 
 

@@ -75,12 +75,12 @@ class Stepper:
                 objective, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
             )
 
-    def run(self, batch: Batch, batch_idx_train: int, last_of_window: bool) -> StepResult:
+    def run(self, batch: Batch, batch_idx_train: float, last_of_window: bool) -> StepResult:
         """Train on one batch.
 
         Args:
             batch: on this process's device; an empty one takes part with weight zero.
-            batch_idx_train: number of this batch in the run, from 1.
+            batch_idx_train: where the schedules are (`RunLength.position`); as a rule this batch, counted from 1.
             last_of_window: whether the optimizer steps now, after ``accumulation`` batches.
         """
         weight = 1.0 if len(batch) else 0.0

@@ -36,6 +36,7 @@ from couloir.training.failures import FailureReport
 from couloir.training.memory_scan import scan
 from couloir.training.metrics import MetricsLog, decayed, describe, per_frame
 from couloir.training.objective import Objective, TrainingData
+from couloir.training.pace import Pace
 from couloir.training.precision import Precision
 from couloir.training.progress import Reporter
 from couloir.training.random_state import preserved_random_state, seed_everything
@@ -106,6 +107,7 @@ class Trainer:
         self.precision = Precision(config, self.group.device)
         self.recovery = Recovery(config)
         self.length = RunLength(config)
+        self.pace = Pace(config)
         self.state = RunState()
         average = RunningAverage(self.model.state_dict(), config.average_period) if self.group.is_main else None
         self.checkpoints = Checkpointer(
@@ -284,7 +286,7 @@ class Trainer:
         accumulation = int(self.config.grad_accumulation)
         boundary = (state.batch + 1) % accumulation == 0 or state.batch + 1 == self._epoch_batches
         with self.failures.reporting(batch, state.step, self.model):
-            result = self.stepper.run(batch, state.step + 1, boundary)
+            result = self.stepper.run(batch, self.length.position(state.step + 1, state.elapsed_s), boundary)
         self.failures.note_skipped(state.epoch, batch)
         # Within a window nothing is decided: one scale holds for all its losses, and it is good or bad as a whole.
         if boundary:
@@ -321,7 +323,8 @@ class Trainer:
     def _push_batch_count(self) -> None:
         step = self.state.step // BATCH_COUNT_PERIOD * BATCH_COUNT_PERIOD
         reference_batches = self.data.config.max_duration * self.group.world_size / self.optim.ref_duration
-        seen = step * reference_batches * self.config.batch_count_scale
+        position = self.length.position(step, self.state.elapsed_s)
+        seen = position * reference_batches * self.config.batch_count_scale
         set_batch_count(self.model, seen + self.config.batch_count_offset)
 
     def _due(self, period: int) -> bool:
@@ -348,7 +351,8 @@ class Trainer:
     def _validate(self) -> None:
         state = self.state
         loader = self.data.valid_loader(self.group.rank, self.group.world_size)
-        sums = validate(self.objective, loader, self.precision, self.group, state.step)
+        position = self.length.position(state.step, state.elapsed_s)
+        sums = validate(self.objective, loader, self.precision, self.group, position)
         if sums["utterances"] == 0:
             return
         values = per_frame(sums)
@@ -400,6 +404,8 @@ class Trainer:
         lr, speed = self.scheduler.last_lr(), self._speed()
         text = f"epoch {state.epoch} batch {state.step} loss {state.train_loss:.4g} lr {lr:.2e} {speed:.0f}x real time"
         self.reporter.tick(text, fraction, state.elapsed_s)
+        if self.group.is_main and (said := self.pace.look(state.step, state.elapsed_s)):
+            logging.info(said)
         if state.step % config.log_interval != 0:
             return
         logging.info(

@@ -15,7 +15,7 @@ from couloir.training.random_state import preserved_random_state
 
 
 @torch.no_grad()
-def validate(objective: Any, loader: Iterable[Batch], precision: Precision, group: Group, step: int) -> HostSums:
+def validate(objective: Any, loader: Iterable[Batch], precision: Precision, group: Group, step: float) -> HostSums:
     """Sums over the validation set on all ranks; the random states and the mode of the objective are left as they were.
 
     Args:
