@@ -18,10 +18,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from couloir.data.index import ShardError, ShardFiles, ShardIndex, Utterance, build_index, tar_name
+from couloir.data.index import ShardIndex, Utterance, build_index
+from couloir.data.shard_files import ShardError, ShardFiles, tar_name
 from couloir.errors import UserError, must_be
+from couloir.files import ANY_NAME
 
 log = logging.getLogger(__name__)
+
+FEWEST_TO_JUDGE = 10
+"""Fewer unusable things than this say nothing of the others."""
+_NAMED_PROBLEMS = 50
 
 INDEX_FOLDER = "cuts.index"
 """Beside the shards. lhotse takes any other name in a Shar folder for a field that each shard must have."""
@@ -126,26 +132,44 @@ def _split_of_name(name: str) -> str | None:
     return name if kind == "test" else kind
 
 
-def open_corpus(shards: Sequence[ShardFiles], index_dir: str = "", jobs: int = 1) -> Corpus:
-    """Open the shards' indexes, making those that are missing or out of date.
+def open_corpus(
+    shards: Sequence[ShardFiles], index_dir: str = "", jobs: int = 1, max_skipped_share: float = 1.0
+) -> Corpus:
+    """Open the shards' indexes, making those that are missing, damaged or out of date.
 
     Args:
         index_dir: where indexes are kept; else beside the shards, or under the user's cache when that is read-only.
         jobs: processes that make them.
+        max_skipped_share: largest share of the shards, and of the cuts in the others, that may be unusable.
 
-    A damaged shard is left out, named on the log and in `Corpus.problems`. Raises `UserError` when none is usable.
+    A damaged shard, and a cut that cannot be used, is left out, named on the log and in `Corpus.problems`. Raises
+    `UserError` when none is usable, or fewer than that.
     """
     indexes = [ShardIndex(files, _index_path(files.cuts, index_dir)) for files in shards]
     failures = _build_all([index for index in indexes if not index.is_fresh()], jobs)
     usable = [index for index in indexes if index.path not in failures]
     problems = [failures[index.path] for index in indexes if index.path in failures]
     for index in usable:
-        problems += [f"{index.files.cuts}: {n} x {why}" for why, n in index.header["left_out"].items()]
-    for problem in problems:
+        if left := index.left_out:
+            found = f"{left.total} of {left.total + len(index.rows)} cuts, all named in {index.left_out_path}"
+            problems.append(f"{index.files.cuts}: {found}: {'; '.join(left.lines())}")
+    for problem in problems[:_NAMED_PROBLEMS]:
         log.warning("left out: %s", problem)
+    if len(problems) > _NAMED_PROBLEMS:
+        log.warning("left out: something of %d more shards", len(problems) - _NAMED_PROBLEMS)
     if not any(len(index.rows) for index in usable):
         raise UserError(problems[0] if problems else f"{shards[0].cuts} holds no utterances")
+    left_out = sum(index.left_out.total for index in usable)
+    _judge("shards", len(failures), len(indexes), max_skipped_share, problems)
+    _judge("cuts", left_out, left_out + sum(len(index.rows) for index in usable), max_skipped_share, problems)
     return Corpus(usable, problems)
+
+
+def _judge(what: str, bad: int, total: int, most: float, problems: list[str]) -> None:
+    if bad >= FEWEST_TO_JUDGE and bad > most * total:
+        raise UserError(
+            f"{bad} of {total} {what} are unusable, more than --max-skipped-share {most}; the first: {problems[0]}"
+        )
 
 
 def _build_all(stale: list[ShardIndex], jobs: int) -> dict[Path, str]:
@@ -180,19 +204,27 @@ def _try_build(index: ShardIndex) -> str:
             build_index(index)
     except ShardError as error:
         return str(error)
+    except FileNotFoundError as error:
+        return f"{error.filename} does not exist"
     except OSError as error:
         raise UserError(f"{index.path} cannot be written: {error.strerror}; name a folder by --index-dir") from None
     return ""
 
 
 def _index_path(cuts: Path, index_dir: str) -> Path:
+    """Where the index of a manifest is, or is to be. A link that came with the data is not followed."""
     name = cuts.name.removesuffix(".gz").removesuffix(".jsonl") + ".index"
     beside = cuts.parent / INDEX_FOLDER
-    writable = os.access(beside if beside.exists() else cuts.parent, os.W_OK)
-    if not index_dir and (writable or (beside / name).exists()):
-        return beside / name
+    if beside.is_symlink() or (beside.exists() and not beside.is_dir()):
+        log.warning("%s is not used: indexes are kept in a folder there, not behind a link", beside)
+    elif not index_dir:
+        writable = os.access(beside if beside.exists() else cuts.parent, os.W_OK)
+        if writable or (beside / name).exists():
+            return beside / name
     base = Path(index_dir) if index_dir else _cache_folder()
-    key = hashlib.blake2b(str(cuts.parent.resolve()).encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(str(cuts.parent.resolve()).encode(errors=ANY_NAME), digest_size=8).hexdigest()
+    if (base / key).is_symlink():
+        raise UserError(f"{base / key} must be a folder, but is a link; remove it")
     return base / key / name
 
 

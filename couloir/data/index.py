@@ -3,32 +3,36 @@
 A shard is a lhotse manifest (``cuts.NNNNNN.jsonl.gz``) beside the tar with its audio (``recording.NNNNNN.tar``), or a
 manifest whose recordings are files. One pass makes a small file of fixed-size rows and a blob of texts, which loader
 processes map into memory: 8 million utterances cost no Python object until they are read.
+
+The file is a line of JSON, the rows, the blob. It is believed when the line names this shard as it is now, the sum of
+all bytes is the one that the line has, and every row lies within the blob and the tar.
 """
 
 from __future__ import annotations
 
-import gzip
+import functools
 import hashlib
 import json
-import tarfile
+import os
 import zlib
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from couloir.errors import UserError
+from couloir import limits
+from couloir.data.cuts import InNoTar, LeftOut, parse_cut, parse_line
+from couloir.data.shard_files import ShardError, ShardFiles, manifest_lines, open_regular, tar_members, tar_name
 from couloir.files import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 ROW = np.dtype(
     [
         ("duration", "<f4"),  # s
-        ("start", "<f4"),  # s, within the recording
+        ("start", "<f8"),  # s, within the recording
         ("channel", "<i2"),  # of a recording that is a file; -1: the mean of all
         ("num_chars", "<i4"),  # of the text
         ("offset", "<i8"),  # of the audio within the tar
@@ -38,31 +42,9 @@ ROW = np.dtype(
         ("hash", "<u8"),  # of the id
     ]
 )
-
-
-class ShardError(UserError):
-    """A shard that cannot be used. The message names it."""
-
-
-class _NoTar(Exception):
-    """The manifest's audio is in a tar that is not there."""
-
-
-class _LeftOut(Exception):
-    """One utterance that cannot be indexed; the argument says why, in words that can be counted."""
-
-
-@dataclass(frozen=True)
-class ShardFiles:
-    """One shard: its manifest, and its tar unless the recordings are files of their own."""
-
-    cuts: Path
-    tar: Path | None
-
-    def stamp(self) -> list[list[int]]:
-        """Size and time of change of each file: an index with another stamp is out of date."""
-        stats = [path.stat() for path in (self.cuts, self.tar) if path is not None]
-        return [[s.st_size, s.st_mtime_ns] for s in stats]
+_NAMED_CUTS = 3
+_NAMED_REASONS = 20
+_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -86,6 +68,42 @@ class Utterance:
 
 
 @dataclass
+class LeftOutCuts:
+    """The cuts of a shard that are not in its index.
+
+    Attributes:
+        total: their number. reasons: reason -> how many, of the first few reasons. named: reason -> the first lines.
+    """
+
+    total: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    named: dict[str, list[str]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.total > 0
+
+    def add(self, reason: str, line: int, cut_id: object) -> str:
+        """Count one cut; returns the line that names it."""
+        name = f"line {line}" + (f", {shown_id}" if (shown_id := _shown_id(cut_id)) else "")
+        self.total += 1
+        if reason not in self.reasons and len(self.reasons) >= _NAMED_REASONS:
+            reason = "other reasons"
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        named = self.named.setdefault(reason, [])
+        if len(named) < _NAMED_CUTS:
+            named.append(name)
+        return name
+
+    def lines(self) -> list[str]:
+        """One line for each reason: how many, why, and which lines of the manifest are the first."""
+        found = []
+        for reason, count in self.reasons.items():
+            more = "; ..." if count > len(self.named[reason]) else ""
+            found.append(f"{count} x {reason} ({'; '.join(self.named[reason])}{more})")
+        return found
+
+
+@dataclass
 class ShardIndex:
     """The mapped index of a shard. Pickles as its paths, so that it is cheap to hand to loader processes."""
 
@@ -94,9 +112,9 @@ class ShardIndex:
 
     @cached_property
     def header(self) -> dict[str, Any]:
-        """``format``, ``stamp``, ``rows``, ``left_out`` (reason -> count)."""
-        with open(self.path, "rb") as file:
-            return json.loads(file.readline())
+        """``format``, ``cuts``, ``stamp``, ``rows``, ``blob`` (bytes), ``left_out`` (of `LeftOutCuts`), ``sum``."""
+        with open_regular(self.path) as file:
+            return json.loads(file.readline(limits.MAX_INDEX_HEADER_BYTES))
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -106,32 +124,89 @@ class ShardIndex:
             return np.empty(0, ROW)
         return np.memmap(self.path, ROW, "r", offset=self._data_start, shape=(count,))
 
+    @property
+    def left_out(self) -> LeftOutCuts:
+        """The cuts that are not in the index."""
+        return LeftOutCuts(**self.header["left_out"])
+
+    @property
+    def left_out_path(self) -> Path:
+        """A text beside the index that names each of those cuts; not there when there are none."""
+        return self.path.with_suffix(".left_out.txt")
+
     @cached_property
     def _blob(self) -> np.ndarray:
         return np.memmap(self.path, np.uint8, "r", offset=self._data_start + ROW.itemsize * self.header["rows"])
 
     @cached_property
     def _data_start(self) -> int:
-        with open(self.path, "rb") as file:
-            return len(file.readline())
+        with open_regular(self.path) as file:
+            return len(file.readline(limits.MAX_INDEX_HEADER_BYTES))
 
     def utterance(self, row: int) -> Utterance:
-        """The texts of one utterance."""
+        """The texts of one utterance. Raises `ShardError` when the index does not hold what was written."""
         entry = self.rows[row]
         start = int(entry["blob_offset"])
-        values = json.loads(self._blob[start : start + int(entry["blob_size"])].tobytes())
-        if values.get("alignment"):
-            values["alignment"] = [tuple(item) for item in values["alignment"]]
-        return Utterance(duration=float(entry["duration"]), **values)
+        try:
+            values = json.loads(self._blob[start : start + int(entry["blob_size"])].tobytes())
+            if values.get("alignment"):
+                values["alignment"] = [(str(s), float(t), float(d)) for s, t, d in values["alignment"]]
+            found = Utterance(duration=float(entry["duration"]), **values)
+            sound = all(isinstance(text, str) for text in (found.id, found.text, found.language, found.speaker))
+            sound = sound and isinstance(found.path, str) and isinstance(found.custom, dict) and bool(found.id)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            sound = False
+        if not sound:
+            raise ShardError(f"{self.path} is damaged; remove it, and it is made again")
+        return found
 
     def is_fresh(self) -> bool:
         """Whether the index exists, is whole and was made from the files as they are now."""
         try:
-            header = self.header
-            return header["format"] == FORMAT and header["stamp"] == self.files.stamp()
-        except (OSError, ValueError, KeyError):
-            self.__dict__.pop("header", None)
+            self._forget()
+            fresh = self._is_sound()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ShardError):
+            fresh = False
+        if not fresh:
+            self._forget()
+        return fresh
+
+    def _is_sound(self) -> bool:
+        header, stamp = self.header, self.files.stamp()
+        expected = {"format": FORMAT, "cuts": self.files.cuts.name, "stamp": stamp}
+        if any(header[name] != value for name, value in expected.items()):
             return False
+        sizes = [header["rows"], header["blob"], header["left_out"]["total"]]
+        if not all(type(size) is int and size >= 0 for size in sizes) or not header["blob"]:
+            return False
+        with open_regular(self.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != self._data_start + ROW.itemsize * header["rows"] + header["blob"]:
+                return False
+            file.seek(self._data_start)
+            if header["sum"] != _sum(header, iter(lambda: file.read(_CHUNK_BYTES), b"")):
+                return False
+        self.left_out.lines()
+        return self._rows_are_sound(stamp)
+
+    def _rows_are_sound(self, stamp: list[list[int]]) -> bool:
+        """Whether every row is within its bounds, and within the blob and the tar."""
+        rows = self.rows
+        duration, start, offset, size = (rows[name] for name in ("duration", "start", "offset", "size"))
+        blob_offset, blob_size = rows["blob_offset"], rows["blob_size"].astype(np.int64)
+        tar_size = stamp[1][0] if self.files.tar else 0
+        in_tar = (size >= 0) & (size <= limits.MAX_MEMBER_BYTES) & (offset >= 0) & (offset <= tar_size - size)
+        bounds = [
+            (duration >= 0) & (duration <= limits.MAX_CUT_SECONDS) & (start >= 0) & (start <= limits.MAX_CUT_SECONDS),
+            (rows["channel"] >= -1) & (rows["channel"] < limits.MAX_CHANNELS) & (rows["num_chars"] >= 0),
+            (blob_offset >= 0) & (blob_size > 0) & (blob_offset <= self.header["blob"] - blob_size),
+            in_tar if self.files.tar else size == -1,
+        ]
+        return all(bool(bound.all()) for bound in bounds)
+
+    def _forget(self) -> None:
+        for name in ("header", "rows", "_blob", "_data_start"):
+            self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"files": self.files, "path": self.path}
@@ -140,41 +215,24 @@ class ShardIndex:
 def build_index(index: ShardIndex) -> None:
     """Read a shard once and write its index.
 
-    Raises `ShardError` naming the file when the manifest or the tar is damaged, or the manifest has no tar. An
-    utterance without audio, or of a kind that is not read here, is left out and counted in the header.
+    A cut that cannot be used, that has no audio or an id that came before is left out, counted in the header and named
+    in a text beside the index. Raises `ShardError` naming the file when the manifest or the tar as a whole is damaged.
     """
-    files = index.files
-    members = _tar_members(files.tar) if files.tar else None
-    rows: list[tuple] = []
-    blobs: list[bytes] = []
-    left_out: Counter[str] = Counter()
-    position = 0
-    for number, cut in _read_manifest(files.cuts):
-        try:
-            row, blob = _entry(cut, members)
-        except _LeftOut as reason:
-            left_out[str(reason)] += 1
-            continue
-        except _NoTar:
-            raise ShardError(f"{files.cuts} has no {tar_name(files.cuts)} beside it") from None
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
-            raise ShardError(f"{files.cuts} is no manifest of cuts: line {number} lacks what a cut has") from None
-        rows.append((*row, position, len(blob), hash_id(cut["id"])))
-        blobs.append(blob)
-        position += len(blob)
-    if not rows and not left_out:
-        raise ShardError(f"{files.cuts} holds no cuts; fetch it again")
-    header = {"format": FORMAT, "stamp": files.stamp(), "rows": len(rows), "left_out": dict(left_out)}
+    stamp = index.files.stamp()
+    rows, blobs, left_out, report = _read_shard(index.files)
+    blob = b"".join(blobs) or b" "
+    content = np.array(rows, ROW).tobytes() + blob
+    header: dict[str, Any] = {"format": FORMAT, "cuts": index.files.cuts.name, "stamp": stamp}
+    header |= {"rows": len(rows), "blob": len(blob), "left_out": asdict(left_out)}
+    header["sum"] = _sum(header, [content])
+    if report:
+        with atomic_write(index.left_out_path, "w") as out:
+            out.writelines(report)
+    else:
+        index.left_out_path.unlink(missing_ok=True)
     with atomic_write(index.path) as out:
-        out.write(json.dumps(header).encode() + b"\n")
-        out.write(np.array(rows, ROW).tobytes())
-        out.write(b"".join(blobs) or b" ")
-    index.__dict__.pop("header", None)
-
-
-def tar_name(cuts: Path) -> str:
-    """``cuts.000017.jsonl.gz`` -> ``recording.000017.tar``."""
-    return "recording" + cuts.name.removeprefix("cuts").removesuffix(".gz").removesuffix(".jsonl") + ".tar"
+        out.write(json.dumps(header).encode() + b"\n" + content)
+    index._forget()
 
 
 def hash_id(utterance_id: str) -> int:
@@ -182,84 +240,57 @@ def hash_id(utterance_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(utterance_id.encode(), digest_size=8).digest(), "little")
 
 
-def _read_manifest(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number from 1 and cut of each line."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise ShardError(f"{path} is truncated or damaged after line {number}; fetch it again") from None
-    except ValueError:
-        raise ShardError(f"{path} is damaged: line {number} is not JSON") from None
-    except OSError as error:
-        raise ShardError(f"{path} cannot be read: {error.strerror}") from None
+def _read_shard(files: ShardFiles) -> tuple[list[tuple], list[bytes], LeftOutCuts, list[str]]:
+    """The rows and blobs of a shard's cuts; what is left out, and a line that names each of that."""
+    members = tar_members(files.tar) if files.tar else None
+    rows, blobs, report = list[tuple](), list[bytes](), list[str]()
+    left_out, without_tar = LeftOutCuts(), 0
+    first_line: dict[str, int] = {}
+    position = 0
+    for number, line in manifest_lines(files.cuts):
+        values: dict[str, Any] = {}
+        try:
+            if line is None:
+                raise LeftOut(f"the line is longer than {limits.MAX_MANIFEST_LINE_BYTES} bytes")
+            values = parse_line(line)
+            utterance_id, row, blob = _entry(values, members, first_line)
+        except LeftOut as error:
+            without_tar += isinstance(error, InNoTar)
+            report.append(f"{left_out.add(error.reason, number, values.get('id'))}: {error.reason}\n")
+            continue
+        first_line[utterance_id] = number
+        rows.append((*row, position, len(blob), hash_id(utterance_id)))
+        blobs.append(blob)
+        position += len(blob)
+    if not rows and without_tar:
+        raise ShardError(f"{files.cuts} has no {tar_name(files.cuts)} beside it")
+    if not rows and not report:
+        raise ShardError(f"{files.cuts} holds no cuts; fetch it again")
+    return rows, blobs, left_out, report
 
 
-def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Utterance id -> (offset, size) of its audio, from the tar's headers."""
-    members = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                stem, _, kind = member.name.rpartition(".")
-                if kind not in ("json", "nodata", "nometa"):
-                    members[stem] = (member.offset_data, member.size)
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
-    except FileNotFoundError:
-        raise ShardError(f"{path} does not exist") from None
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise ShardError(f"{path} is truncated or damaged ({error}); fetch it again") from None
-    return members
+def _entry(
+    values: dict[str, Any], members: dict[str, tuple[int, int]] | None, first_line: dict[str, int]
+) -> tuple[str, tuple, bytes]:
+    """The id of a cut, the first fields of its row and its blob. Raises `LeftOut`."""
+    cut = parse_cut(values, members is not None)
+    if cut.id in first_line:
+        raise LeftOut("its id is that of a line before")
+    offset, size = 0, -1
+    if members is not None:
+        if cut.id not in members:
+            raise LeftOut("no audio in the tar")
+        offset, size = members[cut.id]
+        if size > limits.MAX_MEMBER_BYTES:
+            raise LeftOut(f"its audio in the tar is larger than {limits.MAX_MEMBER_BYTES} bytes")
+    return cut.id, (cut.duration, cut.start, cut.channel, len(cut.text), offset, size), cut.blob()
 
 
-def _entry(cut: dict[str, Any], members: dict[str, tuple[int, int]] | None) -> tuple[tuple, bytes]:
-    """One cut as the first fields of its row and its blob. Raises `_LeftOut`."""
-    if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut"):
-        raise _LeftOut(f"cuts of type {cut['type']} are not read here")
-    recording = cut.get("recording") or {}
-    path, offset, size = "", 0, -1
-    if members is None:
-        path = _recording_path(recording)
-    elif cut["id"] in members:
-        offset, size = members[cut["id"]]
-    else:
-        raise _LeftOut("no audio in the tar")
-    supervisions = sorted(cut.get("supervisions") or [], key=lambda s: s["start"])
-    text = " ".join(s["text"] for s in supervisions if s.get("text"))
-    values = {"id": cut["id"], "text": text, "path": path, "custom": _custom(cut, supervisions)}
-    for name in ("language", "speaker"):
-        values[name] = next((str(s[name]) for s in supervisions if s.get(name)), "")
-    values["alignment"] = _alignment(supervisions)
-    blob = json.dumps({key: value for key, value in values.items() if value}, ensure_ascii=False).encode()
-    channel = cut.get("channel", -1)
-    row = (cut["duration"], cut["start"], channel if isinstance(channel, int) else -1, len(text), offset, size)
-    return row, blob
+def _sum(header: dict[str, Any], content: Iterable[bytes]) -> int:
+    """Check sum of an index: of what its first line says, and of all that follows."""
+    said = json.dumps({name: value for name, value in header.items() if name != "sum"})
+    return functools.reduce(lambda value, part: zlib.crc32(part, value), content, zlib.crc32(said.encode()))
 
 
-def _recording_path(recording: dict[str, Any]) -> str:
-    sources = recording.get("sources") or []
-    kinds = {source["type"] for source in sources}
-    if "shar" in kinds:
-        raise _NoTar
-    if recording.get("transforms"):
-        raise _LeftOut("recordings with transforms (such as speed perturbation) are not read here")
-    if len(sources) != 1 or kinds != {"file"}:
-        raise _LeftOut("the recording is not one file")
-    return str(sources[0]["source"])
-
-
-def _custom(cut: dict[str, Any], supervisions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Plain custom values; arrays and the like, which lhotse keeps as manifests, are not read."""
-    merged = {**(cut.get("custom") or {})}
-    for supervision in supervisions:
-        merged.update(supervision.get("custom") or {})
-    return {k: v for k, v in merged.items() if not isinstance(v, dict) and k not in ("shard_origin", "shar_epoch")}
-
-
-def _alignment(supervisions: list[dict[str, Any]]) -> list[tuple[str, float, float]] | None:
-    items = [item for s in supervisions for item in (s.get("alignment") or {}).get("phone", [])]
-    return [(item[0], item[1], item[2]) for item in items] or None
+def _shown_id(cut_id: object) -> str:
+    return repr(cut_id[:100]) if isinstance(cut_id, str) and cut_id else ""

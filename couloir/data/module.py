@@ -20,15 +20,15 @@ from couloir.config import flag_name
 from couloir.data.batch import Batch
 from couloir.data.config import DataConfig
 from couloir.data.dataset import BatchDataset, Preparation, Transform
-from couloir.data.folder import Corpus, find_splits, open_corpus
+from couloir.data.folder import FEWEST_TO_JUDGE, Corpus, find_splits, open_corpus
 from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
+from couloir.data.shard_files import ShardFiles
 from couloir.errors import UserError, unknown_name
 from couloir.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 _NAMED_SKIPS = 10
-_SKIPS_TO_JUDGE = 10
 _UTTERANCES_TO_JUDGE = 200
 _TEXTS_TO_CHECK = 2000
 # A launcher's SIGTERM reaches loader processes too; the trainer may be in a long step or validation before it saves.
@@ -87,7 +87,7 @@ class DataModule:
         preparation = replace(self._for_training, epoch=epoch)
         batches = plan.rank_batches(rank, world_size)
         # What is left of a pass, or a rank's part of it, may happen to hold nothing else.
-        fewest = math.inf if start_batch else 1 if world_size == 1 else _SKIPS_TO_JUDGE
+        fewest = math.inf if start_batch else 1 if world_size == 1 else FEWEST_TO_JUDGE
         return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch, fewest)
 
     def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
@@ -156,8 +156,12 @@ class DataModule:
         if name not in self._splits:
             raise UserError(f"{self.config.manifest_dir} has no {name} folder and no shards of its own to use as such")
         if name not in self._corpora:
-            self._corpora[name] = open_corpus(self._splits[name], self.config.index_dir, self.config.index_jobs)
+            self._corpora[name] = self._open(self._splits[name])
         return self._corpora[name]
+
+    def _open(self, shards: Sequence[ShardFiles]) -> Corpus:
+        config = self.config
+        return open_corpus(shards, config.index_dir, config.index_jobs, config.max_skipped_share)
 
     def _not_too_long(self, name: str, corpus: Corpus, numbers: np.ndarray) -> np.ndarray:
         """Those of the utterance numbers that a test may hold; the others are named on the log."""
@@ -181,7 +185,7 @@ class DataModule:
         shards = find_splits(config.mux_folders, "--mux-manifest-dir").get("train")
         if not shards:
             raise UserError(f"--mux-manifest-dir {config.mux_manifest_dir} has no shards to train on")
-        more = open_corpus(shards, config.index_dir, config.index_jobs)
+        more = self._open(shards)
         log.info("%d utterances of %s are mixed with %d of its own", len(more), config.mux_manifest_dir, len(own))
         return Corpus([*own.shards, *more.shards], [*own.problems, *more.problems])
 
@@ -360,7 +364,7 @@ class BatchLoader(Iterable[Batch]):
 
     def _judge(self) -> None:
         seen, skipped = self.num_seen, self.num_skipped
-        if skipped >= _SKIPS_TO_JUDGE and skipped > self._max_skipped_share * seen:
+        if skipped >= FEWEST_TO_JUDGE and skipped > self._max_skipped_share * seen:
             raise UserError(
                 f"{skipped} of {seen} utterances are unusable, more than --max-skipped-share "
                 f"{self._max_skipped_share}; the log names the first {min(skipped, _NAMED_SKIPS)}"

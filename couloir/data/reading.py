@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import OrderedDict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.data.folder import Corpus
 from couloir.data.index import Utterance
+from couloir.data.shard_files import ShardError
 
 _OPEN_TARS = 64
 _DURATION_TOLERANCE_S = 0.1
@@ -26,7 +28,10 @@ class AudioReader:
     def read(self, number: int) -> tuple[Utterance, np.ndarray | AudioError]:
         """An utterance with its (N,) float32 samples at 16 kHz, or with what is wrong with them."""
         shard, row = self.corpus.locate(number)
-        utterance, entry = shard.utterance(row), shard.rows[row]
+        try:
+            utterance, entry = shard.utterance(row), shard.rows[row]
+        except ShardError as error:
+            return Utterance(f"utterance {row} of {shard.files.cuts}"), AudioError(str(error))
         name = utterance.id
         try:
             if entry["size"] >= 0:
@@ -75,6 +80,7 @@ def _read_file(utterance: Utterance, start: float, channel: int) -> np.ndarray:
     """A cut of a recording that is a file of its own; only the cut's part is decoded."""
     import soundfile
 
+    _check_regular(utterance.path)
     try:
         with soundfile.SoundFile(utterance.path) as file:
             if start == 0 and file.channels == 1 and abs(file.frames / file.samplerate - utterance.duration) < 0.01:
@@ -85,3 +91,13 @@ def _read_file(utterance: Utterance, start: float, channel: int) -> np.ndarray:
             return load_audio((picked, file.samplerate), name=utterance.path)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{utterance.path} cannot be read ({error.error_string.strip()})") from None
+
+
+def _check_regular(path: str) -> None:
+    """Refuse a pipe, which would be waited for, a device, which may never end, and a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{path} is no regular file")
