@@ -8,6 +8,10 @@ MAX_LINE_CHARS = 1 << 24
 MAX_TEXT_BYTES = 1 << 30
 """Of a text that is read whole: tables of ten million rows fit."""
 
+MAX_GAPS = 1024
+"""Numbers that a table of ids, or a graph's states, may leave out: a place is made for each up to the highest, so a
+line `word 2000000000` would take gigabytes."""
+
 MAX_MANIFEST_LINE_BYTES = 1 << 24
 """Of one cut of a manifest: an hour of aligned phones has 3 MiB. A longer line is passed over."""
 

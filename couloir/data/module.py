@@ -252,7 +252,8 @@ class DataModule:
         if found:
             most = sorted(found.items(), key=lambda item: -item[1])[:20]
             shown = ", ".join(f"{symbol} ({count})" for symbol, count in most)
-            fate = "left out" if self.config.unknown_symbols == "skip" else "kept as <unk>"
+            kept = "kept as <unk>" if tokenizer.unk_id >= 0 else "left out of their texts, as there is no <unk>"
+            fate = "left out" if self.config.unknown_symbols == "skip" else kept
             log.warning("outside the vocabulary, and %s (texts of %d looked at): %s", fate, len(sample), shown)
 
     def _train_plan(self, epoch: int, world_size: int) -> EpochPlan:

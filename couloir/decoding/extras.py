@@ -1,4 +1,4 @@
-"""Packages that only graphs and n-grams need, found when they are."""
+"""Packages that only graphs need, found when they are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def graph_package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"graphs and n-grams need the package {name} ({error}): pip install 'couloir[graph]', "
-            "or choose a method without --lang-dir and n-gram"
+            f"graphs need the package {name} ({error}): pip install 'couloir[graph]', "
+            "or choose a method without --lang-dir"
         ) from None

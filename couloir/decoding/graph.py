@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.arpa import ArpaFst, read_arpa
 from couloir.decoding.extras import graph_package
 from couloir.decoding.fsa.graph import FINAL, Graph, make_graph
 from couloir.decoding.fsa.ragged import expand, splits_of
-from couloir.decoding.ngram import ArpaFst, read_arpa, read_lines
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.text.tokenizer import Tokenizer
+from couloir.texts import iterate_lines, split_fields
 
 EPSILON_WORD = "<eps>"
 _FINAL_LINE = re.compile(r"^\d+[ \t]+\S+$", re.MULTILINE)  # of OpenFst's text form: state, weight
@@ -62,8 +63,8 @@ def read_lexicon(path: str | Path, pieces: Sequence[str]) -> Lexicon:
         raise UserError(f"lexicon {path} does not exist; make it with prepare_lm.py")
     number = {piece: i for i, piece in enumerate(pieces)}
     spellings = []
-    for at, line in enumerate(read_lines(path), 1):
-        word, *tokens = line.split() or [""]
+    for at, line in enumerate(iterate_lines(path), 1):
+        word, *tokens = split_fields(line) or [""]
         if not word:
             continue
         unknown = next((token for token in tokens if number.get(token, 0) == 0), None)

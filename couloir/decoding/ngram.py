@@ -1,115 +1,26 @@
-"""n-gram language models: ARPA files read through kaldilm, scored for many hypotheses at once, and estimated."""
+"""n-gram language models: scored for many hypotheses at once, and estimated."""
 
 from __future__ import annotations
 
-import gzip
 import math
-import os
-import re
-import sys
-import tempfile
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from couloir.decoding.extras import graph_package
+from couloir.decoding.arpa import BACKOFF, BOS, EOS, ZERO, ArpaFst, other_symbols, read_arpa
 from couloir.decoding.fsa.ragged import find
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
-from couloir.text.tokenizer import BLANK, SENTENCE_MARKS, UNK
+from couloir.limits import MAX_GAPS
+from couloir.texts import iterate_lines, split_fields
 
-BACKOFF = "#0"
-BOS, EOS = "<s>", "</s>"
-SPECIAL = (*SENTENCE_MARKS, UNK, "<UNK>", BLANK, "<eps>")
 COMPILED = ".fst.txt"
 Gram = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ArpaFst:
-    """An n-gram model as an acceptor: arcs (A,) source, target, label (a symbol's number) and score; final scores.
-
-    ``backoff`` is the label of back-off arcs; ``final`` (G,) is -inf where a sentence may not end at once.
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    final: np.ndarray
-    start: int
-    backoff: int
-
-
-def read_arpa(path: str | Path, symbols: Sequence[str], max_order: int = -1, partial: bool = False) -> ArpaFst:
-    """Read an ARPA file (``.gz`` too); a symbol's number is its position in ``symbols``, 0 being blank or epsilon.
-
-    Args:
-        max_order: n-grams up to this order; -1 for all. partial: leave out n-grams of other symbols, as one does with
-            words; tokens must all be known.
-
-    Raises:
-        UserError: when the file is missing, is no ARPA file, or has a symbol that ``symbols`` lack; with ``partial``,
-            none in common with them.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
-    _check(path, symbols, partial)
-    kaldilm = graph_package("kaldilm")
-    with tempfile.TemporaryDirectory() as folder:
-        arpa, table = Path(folder) / "lm.arpa", Path(folder) / "symbols.txt"
-        with open(arpa, "w", encoding="utf-8") as out:
-            out.writelines(_up_to_order(read_lines(path), max_order))
-        known = [*symbols, BACKOFF] if BACKOFF not in symbols else list(symbols)
-        table.write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(known)), encoding="utf-8")
-        with _quiet():
-            text = kaldilm.arpa2fst(str(arpa), "", disambig_symbol=BACKOFF, read_symbol_table=str(table))
-    return _parse_fst(text, known.index(BACKOFF))
-
-
-def arpa_words(path: str | Path) -> tuple[list[str], int]:
-    """The words of an ARPA file, special ones aside, and its highest order. Raises `UserError` as `read_arpa`."""
-    path, words, order = Path(path), list[str](), 0
-    if not path.is_file():
-        raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another")
-    section = ""
-    for line in read_lines(path):
-        fields = line.split()
-        if line.startswith("\\"):
-            section = line.strip()
-            found = re.fullmatch(r"\\(\d+)-grams:", section)
-            order = max(order, int(found[1])) if found else order
-        elif section == "\\1-grams:" and len(fields) > 1 and fields[1] not in SPECIAL:
-            words.append(fields[1])
-    if section != "\\end\\" or not words:
-        raise must_be(str(path), "an ARPA language model", "another file, or one that was cut off")
-    return words, order
-
-
-def copy_arpa(source: str | Path, target: Path) -> None:
-    """The same ARPA file as ``target``, no longer packed."""
-    with atomic_write(target, "w") as out:
-        out.writelines(read_lines(source))
-
-
-def read_lines(path: str | Path) -> Iterator[str]:
-    """The lines of a text, a packed one (``.gz``) too. Raises `UserError` naming the file when it is not that."""
-    packed = Path(path).suffix == ".gz"
-    opener: Callable[..., IO[str]] = gzip.open if packed else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            yield from lines
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error):
-        raise must_be(str(path), "a UTF-8 text" + " packed by gzip" * packed, "another file, or damaged") from None
 
 
 def read_fst_text(path: str | Path, labels: Mapping[int, str], symbols: Sequence[str]) -> ArpaFst:
@@ -125,11 +36,9 @@ def read_fst_text(path: str | Path, labels: Mapping[int, str], symbols: Sequence
     number = {symbol: i for i, symbol in enumerate(symbols)}
     backoff = number.setdefault(BACKOFF, len(symbols))
     try:
-        fst = _parse_fst(Path(path).read_text(encoding="utf-8"), backoff)
+        fst = _parse_fst(path, backoff)
     except FileNotFoundError:
         raise UserError(f"language model {path} does not exist; make it with prepare_lm.py or give another") from None
-    except (ValueError, IndexError):
-        raise must_be(str(path), "an acceptor in OpenFst's text form", "something else") from None
     used, place = np.unique(fst.label, return_inverse=True)
     strange = next((label for label in used.tolist() if label not in labels), None)
     if strange is not None:
@@ -137,88 +46,42 @@ def read_fst_text(path: str | Path, labels: Mapping[int, str], symbols: Sequence
     label = np.array([number.get(labels[label], -1) for label in used.tolist()])[place]
     kept = label >= 0
     if not (kept & (label != backoff)).any():
-        raise _other_symbols(path, [labels[label] for label in used.tolist()])
+        raise other_symbols(path, [labels[label] for label in used.tolist()])
     return replace(fst, source=fst.source[kept], target=fst.target[kept], label=label[kept], score=fst.score[kept])
 
 
-def _up_to_order(lines: Iterable[str], max_order: int) -> Iterator[str]:
-    """The lines of an ARPA file without higher orders; kaldilm itself would leave the last one its back-off weights."""
-    order = 0
-    for line in lines:
-        words = line.split()
-        if line.startswith("\\"):
-            order = int(line[1 : line.index("-")]) if line.strip().endswith("-grams:") else 0
-        elif line.startswith("ngram ") and max_order > 0 and int(line[len("ngram ") :].split("=")[0]) > max_order:
-            continue
-        if max_order > 0 and order > max_order:
-            continue
-        if order == max_order and len(words) == order + 2:
-            line = " ".join(words[:-1]) + "\n"
-        yield line
-
-
-def _check(path: Path, symbols: Sequence[str], partial: bool) -> None:
-    """Refuse what kaldilm would end the process on, and a model of other units than ``symbols``."""
-    known, strange, words = {*symbols, *SPECIAL}, [], 0
-    promised: dict[str, int] = {}
-    found: Counter[str] = Counter()
-    section = ""
-    for line in read_lines(path):
-        line = line.strip()
-        if line.startswith("\\"):
-            section = line
-        elif section == "\\data\\" and line.startswith("ngram "):
-            order, _, count = line[len("ngram ") :].partition("=")
-            promised[f"\\{order.strip()}-grams:"] = int(count) if count.strip().isdigit() else -1
-        elif line and section:
-            found[section] += 1
-            if section == "\\1-grams:":
-                word = [*line.split(), ""][1]
-                words += word not in SPECIAL
-                if word not in known:
-                    strange.append(word)
-    if not promised or section != "\\end\\" or promised != {name: found[name] for name in promised}:
-        raise must_be(str(path), "an ARPA language model", "another file, or one that was cut off")
-    if strange and (len(strange) == words or not partial):
-        raise _other_symbols(path, strange)
-
-
-def _other_symbols(path: str | Path, strange: Sequence[str]) -> UserError:
-    some = ", ".join(f"`{symbol}`" for symbol in strange[:3])
-    expected, remedy = "symbols of the tokenizer or lexicon", "use the LM that was trained on these units"
-    return must_be(f"words of {path}", expected, f"others, such as {some}", remedy)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop what a C++ library logs to stderr."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
-def _parse_fst(text: str, backoff: int) -> ArpaFst:
-    arcs, finals = [], []
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) >= 4:
-            arcs.append((int(fields[0]), int(fields[1]), int(fields[2]), -float(fields[4]) if len(fields) > 4 else 0.0))
-        elif fields:
-            finals.append((int(fields[0]), -float(fields[1]) if len(fields) > 1 else 0.0))
+def _parse_fst(path: str | Path, backoff: int) -> ArpaFst:
+    arcs, finals = list[tuple[float, ...]](), dict[int, float]()
+    for number, line in enumerate(iterate_lines(path), 1):
+        fields = split_fields(line)
+        try:
+            if len(fields) in (4, 5):
+                arcs.append((*_natural(fields[:3]), -float(fields[4]) if len(fields) > 4 else 0.0))
+            elif fields:
+                state, *weight = fields
+                finals[_natural([state])[0]] = -float(*weight) if weight else 0.0
+        except (ValueError, TypeError):
+            expected = "an arc or final state in OpenFst's text form"
+            raise must_be(f"line {number} of {path}", expected, repr(line[:80])) from None
     if not arcs:
-        raise UserError("the language model has no n-gram over these symbols; use the LM that was trained on them")
+        raise must_be(str(path), "an acceptor in OpenFst's text form", "without any arc")
     table = np.array(arcs)
     source, target, label = (table[:, i].astype(np.int64) for i in range(3))
-    final = np.full(max(source.max(), target.max()) + 1, -np.inf)
-    for state, score in finals:
-        final[state] = score
+    last = max(int(source.max()), int(target.max()), *finals)
+    if last > MAX_GAPS + 2 * len(arcs) + len(finals):
+        raise must_be(f"states of {path}", "numbered 0, 1, 2, ...", f"{last} among {len(arcs)} arcs")
+    if not (np.isfinite(table[:, 3]).all() and all(score < math.inf for score in finals.values())):
+        raise must_be(f"weights of {path}", "numbers", "not all")
+    final = np.full(last + 1, -np.inf)
+    final[list(finals)] = list(finals.values())
     return ArpaFst(source, target, label, table[:, 3], final, int(source[0]), backoff)
+
+
+def _natural(fields: Sequence[str]) -> list[int]:
+    """Numbers of states and labels. Raises ValueError for other text, or more digits than any table has rows."""
+    if not all(field.isdecimal() and len(field) < 10 for field in fields):
+        raise ValueError
+    return [int(field) for field in fields]
 
 
 class NgramLm:
@@ -252,8 +115,13 @@ class NgramLm:
         self._back_score[torch.from_numpy(fst.source[backs])] = torch.from_numpy(fst.score[backs])
         self._final = torch.from_numpy(fst.final)
         self.start_state = fst.start
-        unigrams = ~torch.isin(torch.from_numpy(source), torch.nonzero(self._back >= 0).squeeze(1))
-        self._unknown = float(self._score[unigrams].min()) if bool(unigrams.any()) else 0.0
+        if _has_loop(self._back):
+            raise must_be(
+                str(path), "an n-gram whose back-off arcs lead to shorter histories", "one with a loop of them"
+            )
+        unigrams = self._score[~torch.isin(torch.from_numpy(source), torch.nonzero(self._back >= 0).squeeze(1))]
+        possible = unigrams[unigrams > math.log(10) * (ZERO + 1e-3)]
+        self._unknown = float(possible.min()) if len(possible) else 0.0
 
     @property
     def num_states(self) -> int:
@@ -331,6 +199,13 @@ class NgramLm:
         return total + self.end_scores(state) if end else total
 
 
+def _has_loop(back: Tensor) -> bool:
+    """Whether following ``back`` (G,), where -1 ends, comes round; after n doublings 2^n steps are done."""
+    for _ in range(len(back).bit_length()):
+        back = torch.where(back >= 0, back[back], back)
+    return bool((back >= 0).any())
+
+
 def estimate_arpa(sentences: Iterable[Sequence[str]], order: int, path: str | Path) -> None:
     """Write an interpolated Kneser-Ney n-gram model (Chen and Goodman 1999, one discount per order) as ARPA.
 
@@ -392,7 +267,7 @@ def _interpolate(table: Counter[Gram], lower: dict[Gram, float]) -> tuple[dict[G
 def _write_arpa(path: str | Path, probabilities: list[dict[Gram, float]], weights: list[dict[Gram, float]]) -> None:
     with atomic_write(path, "w") as out:
         out.write("\n\\data\\\n")
-        probabilities[0][(BOS,)] = 10**-99.0
+        probabilities[0][(BOS,)] = 10**ZERO
         out.writelines(f"ngram {n}={len(table)}\n" for n, table in enumerate(probabilities, 1))
         for n, table in enumerate(probabilities, 1):
             backoff = weights[n] if n < len(weights) else {}

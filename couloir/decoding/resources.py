@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from couloir.decoding.arpa import BACKOFF
 from couloir.decoding.fsa.graph import Graph, digest_of, reaches_end
 from couloir.decoding.lm import NeuralLm
 from couloir.decoding.lm_checkpoint import load_lm
 from couloir.decoding.lm_config import NeuralLmConfig
-from couloir.decoding.ngram import BACKOFF, COMPILED, NgramLm, read_lines
+from couloir.decoding.ngram import COMPILED, NgramLm
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
+from couloir.limits import MAX_GAPS
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, check_same_pieces, check_sentence_mark, read_tokens
+from couloir.texts import iterate_lines, split_fields
 
 WORD_NGRAMS = ("G_{}_gram.fst.txt", "G_{}_gram.arpa", "words.{}gram.arpa")
 GRAPH, WORDS = "LG.npz", "words.txt"
@@ -24,14 +27,18 @@ def read_words(path: str | Path) -> list[str]:
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist; make it with the graph, by prepare_lm.py")
     table: dict[int, str] = {}
-    for number, line in enumerate(map(str.rstrip, read_lines(path)), 1):
-        word, _, index = line.rpartition(" ")
-        if not line:
+    for number, line in enumerate(iterate_lines(path), 1):
+        fields = split_fields(line)
+        if not fields:
             continue
-        if not index.isdecimal():
-            raise must_be(f"line {number} of {path}", "`word id`", repr(line))
-        table[int(index)] = word
-    return [table.get(i, "") for i in range(max(table, default=-1) + 1)]
+        if len(fields) != 2 or not (fields[1].isdecimal() and len(fields[1]) < 10):
+            raise must_be(f"line {number} of {path}", "`word id`", repr(line[:80]))
+        if table.setdefault(int(fields[1]), fields[0]) != fields[0]:
+            raise must_be(f"line {number} of {path}", f"a new id ({fields[1]} is taken)", repr(line[:80]))
+    highest = max(table, default=-1)
+    if highest > 2 * len(table) + MAX_GAPS:
+        raise must_be(f"ids of {path}", f"0, 1, 2, ... of its {len(table)} words", f"up to {highest}")
+    return [table.get(i, "") for i in range(highest + 1)]
 
 
 def write_word_graph(folder: Path, graph: Graph, words: Sequence[str], pieces: Sequence[str]) -> None:

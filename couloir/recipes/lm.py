@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 
+from couloir.decoding.arpa import arpa_words, copy_arpa
 from couloir.decoding.graph import build_lg, read_lexicon, spell_words
 from couloir.decoding.lm_checkpoint import KINDS
 from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.lm_training import train_lm
-from couloir.decoding.ngram import NgramLm, arpa_words, copy_arpa, estimate_arpa, read_lines
+from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.resources import write_word_graph
 from couloir.errors import UserError
 from couloir.inference.checkpoints import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, load_tokenizer
+from couloir.texts import iterate_lines
 
 
 def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
@@ -25,7 +27,7 @@ def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
     Raises:
         UserError: none is left, naming a symbol that the vocabulary lacks.
     """
-    lines = [line.strip() for line in read_lines(path) if tokenizer.prepare(line).strip()]
+    lines = [line.strip() for line in iterate_lines(path) if tokenizer.prepare(line).strip()]
     unknown = [tokenizer.unknown_symbols(line) for line in lines]
     kept = [line for line, symbols in zip(lines, unknown) if not symbols]
     if not kept:

@@ -18,6 +18,8 @@ from couloir.files import atomic_write
 from couloir.text.ipa import TIE, normalize, segment
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
+BLANKS = (BLANK, "<eps>", "<blank>")
+"""What programs call the blank of a token table, or a graph's silent label."""
 BOUNDARY = "▁"
 UNK_SURFACE = "⁇"
 SENTENCE_MARKS = (SOS_EOS, "<sos>", "<eos>", "<s>", "</s>")

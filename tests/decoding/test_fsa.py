@@ -256,7 +256,7 @@ class TestGraphs:
         with pytest.raises(UserError, match="does not exist"):
             read_lexicon(tmp_path / "none.txt", PIECES)
         (tmp_path / "bad.txt").write_text("caf\xe9 a\n", encoding="latin-1")
-        with pytest.raises(UserError, match="bad.txt` must be a UTF-8 text"):
+        with pytest.raises(UserError, match="bad.txt` must be UTF-8"):
             read_lexicon(tmp_path / "bad.txt", PIECES)
 
     def test_words_spelt_by_a_tokenizer(self):

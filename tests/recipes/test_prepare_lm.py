@@ -139,7 +139,8 @@ def test_a_compiled_word_ngram_is_read_through_its_own_table(folder, tmp_path):
     (tmp_path / "G_4_gram.fst.txt").write_text(kaldilm.arpa2fst(arpa, "", **table))
     sequences = [[words.index(word) for word in line.split()] for line in ("ab cd ab", "ba ba", "")]
     expected = NgramLm(arpa, words).sequence_scores(sequences)
-    torch.testing.assert_close(read_word_ngram(tmp_path, words).sequence_scores(sequences), expected)
+    found = read_word_ngram(tmp_path, words).sequence_scores(sequences)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)  # kaldilm prints six digits
     with pytest.raises(UserError, match="others, such as `"):
         read_word_ngram(tmp_path, ["<eps>", "other"])
     write_words(tmp_path, [word for word in theirs if word != "#0"])
@@ -154,15 +155,14 @@ def test_a_compiled_word_ngram_is_read_through_its_own_table(folder, tmp_path):
 def test_texts_that_are_no_utf8_are_named(folder, tmp_path, name):
     (tmp_path / name).write_text("ab\xe9 1\n", encoding="latin-1")
     read = {"text": lambda path: lm.read_sentences(path, TokenTable(PIECES)), "words.txt": read_words}[name]
-    with pytest.raises(UserError, match=f"{name}` must be a UTF-8 text"):
+    with pytest.raises(UserError, match=f"{name}` must be UTF-8"):
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("package", ["kaldilm", "kaldifst"])
-def test_a_missing_package_is_named(folder, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_missing_package_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaldifst", None)
     flags = "--bpe-model tokens.txt --arpa four.arpa.gz --lang-dir never"
-    assert_one_line(run_program(folder, PROGRAM, flags, check=False), package, "pip install 'couloir[graph]'")
+    assert_one_line(run_program(folder, PROGRAM, flags, check=False), "kaldifst", "pip install 'couloir[graph]'")
 
 
 @pytest.mark.parametrize(
