@@ -47,3 +47,38 @@ MAX_NESTING = 16
 
 MAX_INDEX_HEADER_BYTES = 1 << 20
 """Of an index's first line, which has counts and a few examples."""
+
+# Audio. What is decoded lies in memory whole: the file, its samples as float32 (4 bytes each, of every channel), and
+# once more while they are resampled. The bounds keep that in proportion to the file.
+
+MIN_SAMPLE_RATE = 1000
+"""In Hz. Below it there is no speech, and a byte would become 16 samples or more at 16 kHz."""
+
+MAX_SAMPLE_RATE = 1_048_575
+"""In Hz, the highest that FLAC's header can hold; converters end at 768 kHz."""
+
+MAX_AUDIO_CHANNELS = 64
+"""Microphone arrays of speech corpora have up to 64. More is an array whose axes mean something else."""
+
+MAX_AUDIO_BYTES = 1 << 34
+"""Of one recording's file: 24 hours of CD sound."""
+
+MAX_UNKNOWN_BYTES = 1 << 26
+"""Of a file whose first bytes name no container that is known: what it is can be said without reading more."""
+
+MAX_CHUNKS = 10_000
+"""Of a WAV, AIFF, CAF or VOC file before its samples: editors write some dozens."""
+
+MAX_SAMPLES = 1 << 31
+"""Over all channels of one recording: 37 hours at 16 kHz, 8 GiB as float32."""
+
+MAX_SAMPLES_PER_BYTE = 1000
+"""Digital silence in FLAC's usual blocks has 300 for each byte; nothing that was recorded has more than 50."""
+
+FREE_SAMPLES = 30_000_000
+"""What any file may give, however small: 31 minutes at 16 kHz, 120 MB as float32."""
+
+
+def max_samples(num_bytes: int) -> int:
+    """How many samples, over all channels, an encoded recording of so many bytes may hold."""
+    return min(MAX_SAMPLES, max(FREE_SAMPLES, MAX_SAMPLES_PER_BYTE * num_bytes))

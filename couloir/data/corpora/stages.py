@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from couloir.audio import SAMPLE_RATE, load_audio
+from couloir.audio import SAMPLE_RATE, audio_seconds, load_audio
 from couloir.data.corpora.base import Corpus, Phone, Utterance
 from couloir.data.corpora.config import SPLITS, TRAIN, FilterConfig, SharConfig, SplitConfig
 from couloir.data.corpora.manifest import (
@@ -40,7 +40,6 @@ from couloir.errors import UserError
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
 
-_G722_BYTES_PER_SECOND = 8000
 _MOST_UNREADABLE = 0.5
 _UNSAFE = re.compile(r"[^\w.-]+")
 
@@ -96,14 +95,7 @@ def _duration(utterance: Utterance) -> float:
 
 def recording_seconds(path: Path) -> float:
     """Length of a recording in s, without decoding it where the header tells. Raises `UserError`."""
-    import soundfile
-
-    try:
-        if path.suffix.lower() == ".g722":
-            return path.stat().st_size / _G722_BYTES_PER_SECOND
-        return soundfile.info(str(path)).duration
-    except (OSError, soundfile.LibsndfileError):
-        return len(load_audio(path)) / SAMPLE_RATE
+    return audio_seconds(path)
 
 
 # Stage: phones

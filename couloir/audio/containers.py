@@ -1,0 +1,69 @@
+"""Which container a recording is in. Its first bytes say so; a name is asked only for what has no such bytes."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from couloir.audio import mpeg
+
+AUDIO_SUFFIXES = (
+    ".wav", ".wave", ".rf64", ".bwf", ".w64", ".flac", ".mp3", ".mp2", ".ogg", ".oga", ".opus", ".aif", ".aiff",
+    ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc", ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".webm",
+    ".mka", ".mkv", ".amr", ".wma", ".g722",
+)  # fmt: skip
+"""What recordings that can be read are usually called: who looks for them in folders goes by these."""
+
+HEAD_BYTES = 1 << 16
+"""How much of a recording is looked at to know its container."""
+
+# The container is named to FFmpeg rather than guessed by it: a probing FFmpeg would also open play-lists, which may
+# point anywhere.
+PYAV_FORMATS = {
+    "mp4": "mov", "matroska": "matroska", "amr": "amr", "asf": "asf", "avi": "avi", "aac": "aac", "g722": "g722",
+    "wavpack": "wv", "ape": "ape", "tta": "tta", "wav": "wav", "ogg": "ogg", "caf": "caf", "aiff": "aiff", "au": "au",
+}  # fmt: skip
+"""Container -> FFmpeg's name for its reader."""
+
+BY_LIBSNDFILE = ("wav", "rf64", "w64", "aiff", "au", "sphere", "caf", "voc", "flac", "ogg", "mp3", "")
+"""What libsndfile is asked first; "" is whatever else it knows."""
+
+_MAGIC = {
+    b"RIFX": "wav", b"RF64": "rf64", b"BW64": "rf64", b"riff\x2e\x91\xcf\x11": "w64", b".snd": "au",
+    b"NIST_1A": "sphere", b"caff": "caf", b"Creative Voice File": "voc", b"fLaC": "flac", b"OggS": "ogg",
+    b"\x1a\x45\xdf\xa3": "matroska", b"#!AMR": "amr", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"ADIF": "aac",
+    b"wvpk": "wavpack", b"MAC ": "ape", b"TTA1": "tta", b"ajkg": "shorten",
+}  # fmt: skip
+_FORMS = {b"AIFF": "aiff", b"AIFC": "aiff"}
+_RIFFS = {b"WAVE": "wav", b"AVI ": "avi"}
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_HEADERLESS = {".g722": "g722"}
+_BY_SUFFIX = {
+    ".m4a": "mp4", ".mp4": "mp4", ".mov": "mp4", ".3gp": "mp4", ".aac": "aac", ".webm": "matroska", ".mka": "matroska",
+    ".mkv": "matroska", ".amr": "amr", ".wma": "asf",
+}  # fmt: skip
+_RAW = (".raw", ".pcm", ".s16", ".s16le", ".ul", ".al", ".ulaw", ".alaw")
+
+
+def container_of(head: bytes, name: str = "") -> str:
+    """The container by the first `HEAD_BYTES` of a recording; by the suffix of ``name`` where no byte can say it.
+
+    "raw" is samples without a header; "" is what nothing is known of.
+    """
+    head = head[mpeg.after_id3(head) :] or head
+    if head[:4] == b"RIFF":
+        return _RIFFS.get(head[8:12], "wav")
+    if head[:4] == b"FORM":
+        return _FORMS.get(head[8:12], "")
+    for magic, container in _MAGIC.items():
+        if head.startswith(magic):
+            return container
+    if head[4:8] in _BOXES:
+        return "mp4"
+    if len(head) > 6 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac"
+    suffix = PurePath(name).suffix.lower()
+    if suffix in _HEADERLESS:
+        return _HEADERLESS[suffix]
+    if mpeg.begins(head):
+        return "mp3"
+    return "raw" if suffix in _RAW else _BY_SUFFIX.get(suffix, "")
