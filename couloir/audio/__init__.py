@@ -168,6 +168,9 @@ def _read(source: Any, sample_rate: int, name: str, pipes: bool) -> tuple[list[S
         name = name or f"audio of {len(encoded)} bytes"
         return decode(encoded, name, name), name
     name = name or "the array of samples"
+    if source is None or isinstance(source, (int, float, dict, set)):
+        kinds = "a path, the bytes of a file, or samples"
+        raise AudioError(f"{name} must be {kinds}, but is of type {type(source).__name__}")
     samples, rate = source if isinstance(source, tuple) and len(source) == 2 else (source, sample_rate)
     rate = _whole_rate(rate, name)
     samples = frames_by_channels(scaled(as_array(samples, name), name), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from couloir.audio import SAMPLE_RATE, AudioError, load_audio
+from couloir.audio import SAMPLE_RATE, AudioError, Source, load_audio
 from couloir.errors import must_be
 from couloir.inference.backend import MIN_SAMPLES, Backend
 from couloir.inference.inventory import restriction_to
@@ -20,7 +21,6 @@ from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.windows import Window, cut, join
 from couloir.machine import usable_cores
 
-Source = str | Path | bytes | np.ndarray | tuple[np.ndarray, int]
 # What is in memory at a time: enough batches to sort recordings by length, but no more than an hour of audio. A file's
 # length is known once it is read; large ones are therefore not read together.
 _POOL_BATCHES = 8
@@ -119,7 +119,8 @@ class Recognizer:
         """Transcribe recordings.
 
         Args:
-            items: paths, encoded bytes, samples at 16 kHz, or (samples, rate in Hz); of any length.
+            items: a list of recordings of any length: paths, encoded bytes, files open for reading, samples at 16 kHz,
+                or (samples, rate in Hz), as of `couloir.audio.load_audio`. A single one is a list of one.
             log_probs: keep the model's log-probabilities, which a CTC model has.
 
         Returns:
@@ -127,7 +128,7 @@ class Recognizer:
 
         Raises:
             AudioError: an item cannot be used.
-            UserError: log-probabilities are asked of a transducer.
+            UserError: ``items`` is one recording, not a list, or log-probabilities are asked of a transducer.
         """
         transcripts: list[Transcript] = []
         for _, result in sorted(self.results(items, log_probs), key=lambda pair: pair[0]):
@@ -140,6 +141,7 @@ class Recognizer:
         self, items: Iterable[Source], log_probs: bool = False
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """As `transcribe`, but one at a time, each with the item's index, and an error in the place of a bad item."""
+        _refuse_one(items)
         if log_probs and self.backend.kind != "ctc":
             raise must_be("log_probs", "False", f"True, and {self.backend.origin} is a transducer, which has none")
         return self._results(items, log_probs)
@@ -167,9 +169,10 @@ class Recognizer:
 
     def _try_to_read(self, numbered: tuple[int, Source]) -> _Recording | AudioError:
         index, item = numbered
-        name = str(item) if isinstance(item, (str, Path)) else ""
+        name = os.fspath(item) if isinstance(item, (str, os.PathLike)) else ""
         try:
-            samples = load_audio(item, name=name or f"item {index}")
+            # A path that comes here was named by a person: a shell's <(...) is one as well.
+            samples = load_audio(item, name=name or f"item {index}", pipes=True)
         except AudioError as error:
             return error
         except Exception as error:  # whatever a decoder makes of one bad file, the others go on
@@ -241,12 +244,22 @@ def _read_together(items: Iterable[Source], most: int) -> Iterator[list[tuple[in
 
 
 def _size(item: Source) -> int:
-    if isinstance(item, bytes):
-        return len(item)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return memoryview(item).nbytes
     try:
-        return Path(item).stat().st_size if isinstance(item, (str, Path)) else 0
+        return os.stat(item).st_size if isinstance(item, (str, os.PathLike)) else 0
     except (OSError, ValueError):
         return 0  # reading it says what is wrong
+
+
+def _refuse_one(items: Any) -> None:
+    """Raise `UserError` for one recording where a list of them is expected."""
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, dict)
+    is_samples = hasattr(items, "detach") or hasattr(items, "read")
+    is_pair = isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], (int, float, np.number))
+    if isinstance(items, kinds) or is_samples or is_pair or not isinstance(items, Iterable):
+        found = f"one {type(items).__name__}"
+        raise must_be("items", "a list of recordings", found, "write [item] for a single one")
 
 
 def _wave(recording: _Recording, window: int) -> np.ndarray:
