@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from couloir.data.index import Utterance
+
 
 @dataclass
 class Batch:
@@ -18,6 +20,7 @@ class Batch:
         tokens: the encoded texts ([] each when no tokenizer was given).
         audio: (B, N) float32 in [-1, 1] at 16 kHz; audio_lens: (B,) int64 samples.
         skipped: (id, reason) of utterances that had to be left out of this batch, or of the loss of it.
+        unread: those of them that the loader left out, without their audio; their texts as in ``texts``.
         index: position of the batch in the rank's epoch, from 0.
     """
 
@@ -29,6 +32,7 @@ class Batch:
     audio: Tensor
     audio_lens: Tensor
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[Utterance] = field(default_factory=list)
     index: int = 0
 
     def __len__(self) -> int:

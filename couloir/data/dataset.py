@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +45,10 @@ class Preparation:
     seed: int = 0
     epoch: int = 0
 
+    def text(self, utterance: Utterance) -> Utterance:
+        """The utterance with the text that is trained on."""
+        return replace(utterance, text=self.text_transform(utterance.text)) if self.text_transform else utterance
+
     def encode(self, text: str, num_samples: int) -> list[int]:
         """Token ids. Raises `UserError` with the reason when the utterance cannot be used."""
         if self.tokenizer is None:
@@ -83,40 +87,37 @@ class BatchDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> Batch:
         index, numbers = item
-        kept: list[tuple[Utterance, str, list[int], np.ndarray]] = []
+        kept: list[tuple[Utterance, list[int], np.ndarray]] = []
         skipped: list[tuple[str, str]] = []
+        unread: list[Utterance] = []
         for number in numbers:
             utterance, samples = self.reader.read(int(number))
+            utterance = self.preparation.text(utterance)
             try:
                 if isinstance(samples, UserError):
                     raise samples
                 kept.append(self._prepare(utterance, samples))
             except UserError as error:
                 skipped.append((utterance.id, str(error)))
-        return _collate(kept, skipped, index)
+                unread.append(utterance)
+        return replace(_collate(kept), skipped=skipped, unread=unread, index=index)
 
-    def _prepare(self, utterance: Utterance, samples: np.ndarray) -> tuple[Utterance, str, list[int], np.ndarray]:
-        preparation = self.preparation
-        samples = preparation.samples(utterance, samples)
-        text = preparation.text_transform(utterance.text) if preparation.text_transform else utterance.text
-        return utterance, text, preparation.encode(text, len(samples)), samples
+    def _prepare(self, utterance: Utterance, samples: np.ndarray) -> tuple[Utterance, list[int], np.ndarray]:
+        samples = self.preparation.samples(utterance, samples)
+        return utterance, self.preparation.encode(utterance.text, len(samples)), samples
 
 
-def _collate(
-    kept: list[tuple[Utterance, str, list[int], np.ndarray]], skipped: list[tuple[str, str]], index: int
-) -> Batch:
+def _collate(kept: list[tuple[Utterance, list[int], np.ndarray]]) -> Batch:
     lens = [len(samples) for *_, samples in kept]
     audio = torch.zeros(len(kept), max(lens, default=0))
     for row, (*_, samples) in zip(audio, kept):
         row[: len(samples)] = torch.from_numpy(samples)
     return Batch(
         ids=[utterance.id for utterance, *_ in kept],
-        texts=[text for _, text, *_ in kept],
+        texts=[utterance.text for utterance, *_ in kept],
         languages=[utterance.language for utterance, *_ in kept],
         speakers=[utterance.speaker for utterance, *_ in kept],
-        tokens=[tokens for _, _, tokens, _ in kept],
+        tokens=[tokens for _, tokens, _ in kept],
         audio=audio,
         audio_lens=torch.tensor(lens, dtype=torch.int64),
-        skipped=skipped,
-        index=index,
     )

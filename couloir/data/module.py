@@ -126,8 +126,11 @@ class DataModule:
         """Names of the test folders."""
         return sorted(set(self._splits) - {"train", "dev"})
 
-    def test_loader(self, name: str) -> BatchLoader:
+    def test_loader(self, name: str, judge: bool = True) -> BatchLoader:
         """The utterances of a test set (or of ``dev`` or ``train``), longest first.
+
+        Args:
+            judge: raise for too many unusable ones, as `BatchLoader` does; otherwise whoever asks does that.
 
         Left out, and named on the log, are unreadable ones and those longer than ``--max-test-utterance-duration``.
         Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation.
@@ -137,7 +140,8 @@ class DataModule:
         corpus = self._corpus(name if name in self._splits else "train")
         numbers = np.arange(len(corpus)) if name in self._splits else self._held_out
         plan = self._sorted_plan(corpus, self._not_too_long(name, corpus, numbers))
-        return BatchLoader(corpus, self._for_tests, plan, range(len(plan)), self.config)
+        config = self.config if judge else replace(self.config, max_skipped_share=1.0)
+        return BatchLoader(corpus, self._for_tests, plan, range(len(plan)), config, 0, 1 if judge else math.inf)
 
     def hardest_batches(self) -> list[Batch]:
         """The training batches likeliest not to fit in memory: the longest, the widest, the fullest, the most text."""

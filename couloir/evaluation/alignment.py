@@ -13,7 +13,7 @@ from couloir.text.ipa import segment
 UNITS = {"phone": "PER", "word": "WER", "char": "CER"}
 Pair = tuple[str | None, str | None]  # (reference, hypothesis); None where the other side has something of its own
 
-_NOTHING = "\0"  # no token of any vocabulary, unlike the `*` that is printed
+_NOTHING = "\0 "  # units hold no blanks, so it is none, unlike the `*` that is printed
 
 
 def units_of(text: str, unit: str) -> list[str]:

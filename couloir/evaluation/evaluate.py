@@ -75,7 +75,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known about a set of results. ``tables`` maps "language", "split"... to rows, worst first."""
+    """What is known about a set of results.
+
+    ``tables`` maps "language", "split"... to rows, worst first; ``notes`` say what a reader must know of the figures.
+    """
 
     unit: str
     overall: Row
@@ -83,6 +86,7 @@ class Evaluation:
     utterances: list[Utterance]
     confusions: list[tuple[Pair, int]]  # unequal pairs, most frequent first
     unknown: dict[str, int]  # characters that panphon's table lacks, so that PFER does not see them
+    notes: list[str] = field(default_factory=list)
 
     @property
     def rate_name(self) -> str:
@@ -98,6 +102,7 @@ class Evaluation:
             "tables": {name: [row.plain() for row in rows] for name, rows in self.tables.items()},
             "confusions": [{"ref": ref, "hyp": hyp, "count": n} for (ref, hyp), n in self.confusions],
             "unknown_to_panphon": self.unknown,
+            "notes": self.notes,
         }
         return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
 
@@ -121,14 +126,14 @@ class Evaluation:
                 out.write(text)
 
 
-def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0) -> Evaluation:
+def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0, notes: Sequence[str] = ()) -> Evaluation:
     """Score decoded utterances.
 
     Args:
         results: decoded utterances. A reference may be empty: its insertions count, and the rate of a group with no
             reference unit at all is infinite (0 when nothing was inserted).
         unit: ``phone`` (PER and PFER), ``word`` (WER) or ``char`` (CER).
-        seed: of the bootstrap's resampling.
+        seed: of the bootstrap's resampling. notes: lines that the report shows beside the figures.
 
     Raises `UserError` for another unit.
     """
@@ -157,6 +162,7 @@ def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0) -> E
         utterances=utterances,
         confusions=sorted(confusions.items(), key=lambda item: (-item[1], str(item[0]))),
         unknown=_unknown([*refs, *hyps]) if unit == "phone" else {},
+        notes=list(notes),
     )
 
 

@@ -70,6 +70,7 @@ def text_report(evaluation: Evaluation) -> str:
         lines += [f"PFER {name}: {meaning}" for name, meaning in CONVENTIONS.items()]
     if evaluation.unknown:
         lines += [_unknown_note(evaluation)]
+    lines += ["", *(f"Note: {note}" for note in evaluation.notes)] if evaluation.notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -115,8 +116,9 @@ def _overview(evaluation: Evaluation) -> str:
         f"{counts.correct} correct, {counts.substitutions} substituted, {counts.deletions} deleted; "
         f"{counts.insertions} inserted."
     )
-    note = f"<p class='note'>{escape(_unknown_note(evaluation))}</p>" if evaluation.unknown else ""
-    return f'<div class="cards">{boxes}</div><p>{escape(summary)}</p>{note}'
+    notes = [*evaluation.notes, *([_unknown_note(evaluation)] if evaluation.unknown else [])]
+    texts = "".join(f"<p class='note'>{escape(note)}</p>" for note in notes)
+    return f'<div class="cards">{boxes}</div><p>{escape(summary)}</p>{texts}'
 
 
 def _bars(evaluation: Evaluation, rows: list[Row]) -> str:

@@ -21,6 +21,8 @@ from torch import Tensor
 from couloir.audio import SAMPLE_RATE
 from couloir.config import flag_name, from_mapping, given_flags
 from couloir.data.batch import Batch
+from couloir.data.folder import FEWEST_TO_JUDGE
+from couloir.data.index import Utterance
 from couloir.data.module import DataModule
 from couloir.decoding.ctc_config import CtcSearchConfig
 from couloir.decoding.ctc_methods import CtcSearch
@@ -124,33 +126,70 @@ def text_of(run: LoadedRun, search: Search, hypothesis: Hypothesis) -> str:
     return run.tokenizer.decode(hypothesis.tokens) if words is None else " ".join(words)
 
 
-def decode_set(
-    run: LoadedRun, config: DecodeConfig, search: Search, data: DataModule, name: str
-) -> dict[str, list[Result]]:
-    """Result key -> the results of one test set, longest utterances first.
+@dataclasses.dataclass
+class DecodedSet:
+    """What came of one test set.
 
-    In an utterance too short for the encoder nothing is found, which counts as errors.
+    Fields:
+        results: result key -> results, longest utterances first. seen: utterances of the set.
+        unread: those without usable audio. too_short: those too short for the encoder.
     """
-    results: dict[str, list[Result]] = {}
-    too_short: list[Result] = []
-    loader = data.test_loader(name)
+
+    results: dict[str, list[Result]] = dataclasses.field(default_factory=dict)
+    seen: int = 0
+    unread: int = 0
+    too_short: int = 0
+
+    def note(self, name: str) -> str:
+        """A line on what the figures of the set hold beside what was decoded; "" where that is nothing."""
+        parts = ((self.too_short, "too short for the model"), (self.unread, "without usable audio"))
+        found = [f"{count} {what}" for count, what in parts if count]
+        if not found:
+            return ""
+        return f"{name}: of {self.seen} utterances {', '.join(found)}, scored as if nothing was found in them"
+
+
+def decode_set(run: LoadedRun, config: DecodeConfig, search: Search, data: DataModule, name: str) -> DecodedSet:
+    """The results of one test set.
+
+    In an utterance that is too short for the encoder, or whose audio is unusable, nothing is found, which counts as
+    errors: the set has all its utterances, whatever becomes of them. Raises `UserError` for a set without any.
+    """
+    done, lost = DecodedSet(), list[Result]()
+    loader = data.test_loader(name, judge=False)
     for batch in track(loader, description=f"decoding {name}", total=len(loader)):
-        for utterance, reason in batch.skipped:
-            logging.warning("%s left out: %s", utterance, reason)
+        done.seen += len(batch) + len(batch.unread)
+        done.unread += len(batch.unread)
+        lost += [_nothing_found(run, utterance, name) for utterance in batch.unread]
         batch, rest = _split_short(run, batch)
-        too_short += _results(run, rest, [""] * len(rest), name)
+        done.too_short += len(rest)
+        lost += _results(run, rest, [""] * len(rest), name)
         if not len(batch):
             continue
         batch = batch.to(run.device)
         for key, rows in search_batch(run, search, batch, encode_batch(run, config, batch), name).items():
-            results.setdefault(key, []).extend(rows)
-    if too_short:
-        ids = ", ".join(result.id for result in too_short)
-        text = "%s: %d utterances too short for the model, scored as if nothing was found in them: %s"
-        logging.warning(text, name, len(too_short), ids)
-    for rows in results.values():
-        rows += too_short
-    return results
+            done.results.setdefault(key, []).extend(rows)
+    if not done.seen:
+        raise UserError(f"{name} holds no utterance that can be decoded")
+    if lost:
+        if not done.results:
+            done.results = {key: [] for key in _result_keys(run, config, search, lost[0])}
+        for rows in done.results.values():
+            rows += lost
+        logging.warning("%s: %s", done.note(name), ", ".join(result.id for result in lost))
+    return done
+
+
+def _nothing_found(run: LoadedRun, utterance: Utterance, name: str) -> Result:
+    reference = run.tokenizer.prepare(utterance.text)
+    return Result(utterance.id, reference, "", utterance.language, name, utterance.duration)
+
+
+def _result_keys(run: LoadedRun, config: DecodeConfig, search: Search, result: Result) -> list[str]:
+    """The keys of a method's results, which only decoding tells: of a second of silence."""
+    tokens, lens = [run.tokenizer.encode(result.ref)], torch.tensor([SAMPLE_RATE])
+    silence = Batch([""], [result.ref], [""], [""], tokens, torch.zeros(1, SAMPLE_RATE), lens).to(run.device)
+    return list(search_batch(run, search, silence, encode_batch(run, config, silence), ""))
 
 
 def _split_short(run: LoadedRun, batch: Batch) -> tuple[Batch, Batch]:
@@ -206,24 +245,44 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
     out_dir = run.exp_dir / search.name
     everything: dict[str, list[Result]] = {}
     rates: Counter[str] = Counter()
+    sets, failures = dict[str, DecodedSet](), list[str]()
     for name in _chosen_sets(config.test_sets, data):
-        results = decode_set(run, config, search, data, name)
-        units, score = _as_units(results, config.unit), not config.skip_scoring
+        try:
+            done = decode_set(run, config, search, data, name)
+        except UserError as error:  # the other sets have their results
+            logging.error("%s", error)
+            failures.append(str(error))
+            continue
+        sets[name] = done
+        units, score = _as_units(done.results, config.unit), not config.skip_scoring
         found = write_decoding_files(out_dir, name, suffix, units, score)
         logging.info("%s: %s", name, ", ".join(f"{key} {rate} %" for key, rate in found.items()) or "not scored")
         rates.update(found)
-        for key, rows in results.items():
+        for key, rows in done.results.items():
             everything.setdefault(key, []).extend(rows)
-    if not everything:
-        raise UserError("the test sets hold no utterance that can be decoded; see the warnings above")
-    if config.skip_scoring:
-        print(f"files: {shown(out_dir)}")
-        return
-    best = min(everything, key=lambda key: rates[key])
-    evaluation = evaluate(everything[best], unit=config.unit)
-    evaluation.write(out_dir, "report", f"{best}, {suffix}")
-    print(shown(evaluation.to_text(), lines=True))
-    print(f"files and report.html: {shown(out_dir)}")
+    if everything and not config.skip_scoring:
+        best = min(everything, key=lambda key: rates[key])
+        notes = [note for name, done in sets.items() if (note := done.note(name))]
+        evaluation = evaluate(everything[best], unit=config.unit, notes=[*notes, *failures])
+        evaluation.write(out_dir, "report", f"{best}, {suffix}")
+        print(shown(evaluation.to_text(), lines=True))
+    if everything:
+        print(f"files{' and report.html' * (not config.skip_scoring)}: {shown(out_dir)}")
+    _judge(sets, failures, data.config.max_skipped_share)
+
+
+def _judge(sets: dict[str, DecodedSet], failures: list[str], most: float) -> None:
+    """End with an error when a set has no result, or too many of its utterances have no usable audio."""
+    if sets and all(done.unread == done.seen for done in sets.values()):
+        raise UserError("no utterance of the test sets has usable audio; the warnings above say why")
+    lacking = [
+        f"{name}: {done.unread} of {done.seen} utterances have no usable audio, more than --max-skipped-share {most}; "
+        "they count as errors"
+        for name, done in sets.items()
+        if done.unread >= FEWEST_TO_JUDGE and done.unread > most * done.seen
+    ]
+    if failures or lacking:
+        raise UserError("; ".join([*failures, *lacking]))
 
 
 def _suffix(run: LoadedRun, search: Search) -> str:
