@@ -127,3 +127,32 @@ def torch_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
         return []
     text = "CTC, from samples to tokens, features included (`benchmarks/torch_inference.py`)."
     return ["## Inference in PyTorch", "", text, "", *table(header, rows)]
+
+
+GPU_FACTS = ("ours_ms", "peer_ms", "ratio", "median_ms", "peak_MiB", "x_real_time", "largest_difference")
+
+
+def gpu_run(found: list[dict[str, Any]], table: Table) -> list[str]:
+    """One run of `gpu.py`: how each part ended, and its figures."""
+    lines = []
+    for run in found:
+        rows = [
+            [name, row["what"], row["ended"], "; ".join(_figures(row.get("result", {})))]
+            for name, row in run["rows"].items()
+        ]
+        lines += ["## On a GPU", "", f"`python benchmarks/gpu.py` on {run['machine']} ({run['date']}).", "",
+                  *table(["part", "what", "ended", "figures"], rows)]  # fmt: skip
+    return lines
+
+
+def _figures(value: Any, path: str = "") -> list[str]:
+    """The figures within a part's table, each with the names on the way to it."""
+    if isinstance(value, list):
+        return [text for row in value for text in _figures(row, str(row.get("batch_count", path)))]
+    texts = []
+    for key, inner in value.items():
+        if isinstance(inner, (dict, list)):
+            texts += _figures(inner, path if key == "rows" else f"{path} {key}".strip())
+        elif key in GPU_FACTS:
+            texts.append(f"{path} {key} {inner:.3g}".strip())
+    return texts

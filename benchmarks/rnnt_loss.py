@@ -17,10 +17,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import torch
-from result_file import write_result
+from result_file import save_result, write_result
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -97,6 +98,15 @@ class Inputs:
         return {"couloir": ours, "torchaudio": theirs} if peer else {"couloir": ours}
 
 
+def parse_shape(text: str) -> tuple[int, int, int, int]:
+    """``B,T,U,V`` as numbers. Raises `argparse.ArgumentTypeError` for anything else."""
+    try:
+        batch, frames, symbols, vocab = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be four whole numbers, B,T,U,V, but is {text}") from None
+    return batch, frames, symbols, vocab
+
+
 def torchaudio_loss() -> Callable[..., Tensor] | None:
     """torchaudio's loss; None where it is not installed, or is without one."""
     try:
@@ -132,19 +142,22 @@ def peak_bytes(step: Callable[[], object]) -> int:
     return peak
 
 
-def memory_on_cpu(systems: dict[str, ModuleType]) -> dict[str, object]:
-    """Peak memory of the pruned loss at the shape of k2's published figures, beyond the logits."""
-    inputs = Inputs(PUBLISHED_SHAPE, "cpu")
+def memory_on_cpu(systems: dict[str, ModuleType], shape: tuple[int, int, int, int]) -> dict[str, object]:
+    """Peak memory of the pruned loss, beyond the logits."""
+    inputs = Inputs(shape, "cpu")
     row = {name: {"peak_mb": round(peak_bytes(inputs.pruned(system)) / 1e6)} for name, system in systems.items()}
-    title = "B {} T {} S {} V {}, pruned alone".format(*PUBLISHED_SHAPE)
+    title = "B {} T {} S {} V {}, pruned alone".format(*shape)
     print(title, row, flush=True)
     return {title: row}
 
 
-def compare_on_cpu(systems: dict[str, ModuleType], repeats: int) -> dict[str, object]:
+def compare_on_cpu(
+    systems: dict[str, ModuleType], repeats: int, only: tuple[int, int, int, int] | None
+) -> dict[str, object]:
     """One row per shape and loss: each system's times, and the ratio of the first system's to the last one's."""
     rows: dict[str, object] = {}
-    for shape in CPU_SHAPES:
+    shapes = (only,) if only else CPU_SHAPES
+    for shape in shapes:
         inputs = Inputs(shape, "cpu")
         steps: dict[str, dict[str, Callable[[], object]]] = {
             "smoothed": {name: partial(inputs.smoothed, system) for name, system in systems.items()},
@@ -159,15 +172,16 @@ def compare_on_cpu(systems: dict[str, ModuleType], repeats: int) -> dict[str, ob
             row = "B {} T {} S {} V {}, ".format(*shape) + title
             rows[row] = {**found, **ratios}
             print(row, rows[row], flush=True)
-    row = "B {} T {} S {} V {}, unpruned".format(*CPU_SHAPES[-1])
-    rows[row] = alternately(Inputs(CPU_SHAPES[-1], "cpu").unpruned(torch.float32), repeats)
+    row = "B {} T {} S {} V {}, unpruned".format(*shapes[-1])
+    rows[row] = alternately(Inputs(shapes[-1], "cpu").unpruned(torch.float32), repeats)
     print(row, rows[row], flush=True)
-    return rows | memory_on_cpu(systems)
+    # The shape of k2's published figures.
+    return rows | memory_on_cpu(systems, only or PUBLISHED_SHAPE)
 
 
-def measure_on_cuda(repeats: int) -> dict[str, object]:
+def measure_on_cuda(repeats: int, shape: tuple[int, int, int, int]) -> dict[str, object]:
     """Time and peak memory of the pruned loss in float32 and of the unpruned one in bfloat16 and float32."""
-    inputs = Inputs(PUBLISHED_SHAPE, "cuda")
+    inputs = Inputs(shape, "cuda")
 
     def waited(step: Callable[[], None]) -> None:
         step()
@@ -194,6 +208,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--peer", default="fast_rnnt", help="module with k2's names to compare with on CPU")
+    parser.add_argument("--shape", type=parse_shape, help="B,T,U,V in place of the usual ones")
+    parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     parser.add_argument("--write", action="store_true", help="write results/rnnt_loss-DEVICE-DATE.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -203,10 +219,15 @@ def main() -> None:
             systems[options.peer] = importlib.import_module(options.peer)
         except ImportError as error:
             print(f"{options.peer} is not compared with: {error}")
-    rows = measure_on_cuda(options.repeats) if options.device == "cuda" else compare_on_cpu(systems, options.repeats)
+    if options.device == "cuda":
+        rows = measure_on_cuda(options.repeats, options.shape or PUBLISHED_SHAPE)
+    else:
+        rows = compare_on_cpu(systems, options.repeats, options.shape)
+    result = {"what": "ms, forward and backward, random scores", "repeats": options.repeats, **rows}
+    if options.save:
+        save_result(options.save, result, options.device)
     if options.write:
-        head = {"what": "ms, forward and backward, random scores", "repeats": options.repeats}
-        write_result(f"rnnt_loss-{options.device}", head | rows, options.device)
+        write_result(f"rnnt_loss-{options.device}", result, options.device)
 
 
 if __name__ == "__main__":

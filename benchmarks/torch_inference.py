@@ -16,11 +16,12 @@ from __future__ import annotations
 import argparse
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from decoding_search import measure
-from result_file import write_result
+from result_file import save_result, write_result
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -134,16 +135,19 @@ def main() -> None:
     parser.add_argument("--amp", default="none", choices=tuple(AMP))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true", help="also print where the time of one batch goes")
+    parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     parser.add_argument("--write", action="store_true", help="write results/torch_inference-PRESET-DEVICE-DATE.json")
     args = parser.parse_args()
     args.device = pick_device(args.device).type
     modes = args.modes.split(",") if args.modes else ["eager", "compile"] + ["graph"] * (args.device == "cuda")
     forward = forward_of(args.preset, args.vocab_size, torch.device(args.device), args.amp)
     rows = {batch: measure_batch(forward, modes, int(batch), args) for batch in args.batches.split(",")}
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    settings = {"preset": args.preset, "seconds": args.seconds, "amp": args.amp, "device": name}
+    if args.save:
+        save_result(args.save, settings | {"rows": rows}, args.device)
     if args.write:
-        name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
-        settings = {"preset": args.preset, "seconds": args.seconds, "amp": args.amp, "device": name}
-        write_result(f"torch_inference-{args.preset}-{args.device}", settings | {"rows": rows})
+        write_result(f"torch_inference-{args.preset}-{args.device}", settings | {"rows": rows}, args.device)
 
 
 if __name__ == "__main__":

@@ -224,6 +224,7 @@ def test_one_state_of_the_generator_gives_one_result():
     assert not torch.equal(SpecAugment(ALWAYS)(feats, lens), once)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu():
     feats, lens = features(4, 400, [400, 380, 200, 100])

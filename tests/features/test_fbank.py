@@ -225,6 +225,7 @@ def test_nothing_is_stored_with_a_model():
     assert not Fbank().state_dict() and not list(ExportableFbank().parameters())
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_equals_cpu():
     waves = [*WAVES, WAVES[0][:1000]]
