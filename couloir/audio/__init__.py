@@ -20,15 +20,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from couloir.audio import sources
-from couloir.audio.channels import LOUDEST, as_array, frames_by_channels, mono, out_of_range, scaled
+from couloir.audio.channels import CANCELLED, LOUDEST, as_array, frames_by_channels, mono, out_of_range, scaled
 from couloir.audio.chunks import layout_of
 from couloir.audio.containers import AUDIO_SUFFIXES, BY_LIBSNDFILE, HEAD_BYTES, container_of
 from couloir.audio.decoding import MISSING_ALLOWED_S, Samples, decode, refuse_unusable, seconds
 from couloir.audio.errors import AudioError
 
 __all__ = [
-    "AUDIO_SUFFIXES", "LOUDEST", "MISSING_ALLOWED_S", "SAMPLE_RATE", "AudioError", "Source", "audio_seconds",
-    "load_audio", "load_span",
+    "AUDIO_SUFFIXES", "CANCELLED", "LOUDEST", "MISSING_ALLOWED_S", "SAMPLE_RATE", "AudioError", "Source",
+    "audio_seconds", "load_audio", "load_span",
 ]  # fmt: skip
 
 SAMPLE_RATE = 16000

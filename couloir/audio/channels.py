@@ -92,13 +92,25 @@ def _listed(channels: np.ndarray) -> str:
 
 def _cancelling(samples: np.ndarray, mean: np.ndarray, rate: int) -> int | None:
     """The loudest channel (N, C) where the mean (N,) loses what they hold: over all, or over any whole second."""
-    spread = samples.std(axis=0)
-    loudest = int(spread.argmax())
-    if float(mean.std()) < CANCELLED * spread[loudest]:
+    block = max(1, round(_BLOCK_S * rate))
+    counts, sums, squares = [], [], []
+    for start in range(0, len(samples), block):
+        stop = start + block
+        part = np.column_stack([samples[start:stop], mean[start:stop]]).astype(np.float64)
+        counts.append([len(part)])
+        sums.append(part.sum(axis=0))
+        squares.append(np.square(part).sum(axis=0))
+    n, total, energy = np.array(counts), np.array(sums), np.array(squares)
+    whole = _deviation(n.sum(), total.sum(axis=0), energy.sum(axis=0))
+    loudest = int(whole[:-1].argmax())
+    if whole[-1] < CANCELLED * whole[loudest]:
         return loudest
-    block = max(1, int(_BLOCK_S * rate))
-    for start in range(0, len(samples) - block + 1, block):
-        there = samples[start : start + block].std(axis=0).max()
-        if there > CANCELLED * spread[loudest] and mean[start : start + block].std() < CANCELLED * there:
-            return loudest
-    return None
+    seconds = _deviation(n, total, energy)[n[:, 0] == block]
+    there = seconds[:, :-1].max(axis=1)
+    lost = (there > CANCELLED * whole[loudest]) & (seconds[:, -1] < CANCELLED * there)
+    return loudest if lost.any() else None
+
+
+def _deviation(count: np.ndarray, total: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Standard deviations from counts, sums, and sums of squares."""
+    return np.sqrt(np.maximum(energy / count - np.square(total / count), 0.0))

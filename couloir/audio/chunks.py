@@ -173,7 +173,7 @@ def _wave64(content: Bytes, name: str) -> Layout | None:
         size = _int(content, at + 16, "<Q")
         if content[at : at + 4] == b"data":
             start, room = at + 24, len(content) - at - 24
-            known = 24 < size < 2**63 and not is_streamed(size)
+            known = 24 < size < 2**62 and not is_streamed(size)
             patched = _patched(content, start, [(at + 16, "<Q", 24), (16, "<Q", start)])
             promised = size - 24 if known else None
             return Layout(

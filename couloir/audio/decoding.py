@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -119,6 +119,8 @@ def _ogg_parts(content: bytes, name: str) -> Iterator[Part]:
     if not is_whole:
         raise AudioError(f"{name} is truncated: it ends within a page")
     for link in links:
+        if not link.is_plain():
+            raise UnsupportedAudio(f"{name} is not audio that can be read (it holds neither Vorbis nor Opus alone)")
         if not link.ends:
             log.warning("%s does not say that it ends: a recording that was stopped, or cut short", name)
         yield Part(content[link.start : link.stop])
@@ -133,7 +135,7 @@ def _chunk_parts(content: bytes, container: str, name: str) -> Iterator[Part]:
         return
     samples = content[layout.start : layout.start + layout.there] if layout.header or layout.is_mpeg else b""
     if layout.is_mpeg:
-        yield from _mpeg_parts(samples)
+        yield from (replace(part, promised=layout.missing()) for part in _mpeg_parts(samples))
     else:
         yield Part(layout.header(layout.there) + samples if layout.header else content, layout.missing())
     if layout.joined:
@@ -222,11 +224,14 @@ def _too_many(name: str, count: int, size: int) -> AudioError:
 
 
 def _with_pyav(content: bytes, container: str, name: str, read: Reader) -> Any:
-    samples, rate = _decode_pyav(content, PYAV_FORMATS[container], name)
+    samples, rate = _decode_pyav(
+        content, PYAV_FORMATS[container], container_of(content[:HEAD_BYTES]) == container, name
+    )
     return (samples, rate) if read is _samples else len(samples) / rate
 
 
-def _decode_pyav(content: bytes, container: str, name: str) -> Samples:
+def _decode_pyav(content: bytes, container: str, known: bool, name: str) -> Samples:
+    """``container`` is FFmpeg's name; ``known`` says whether the first bytes named it."""
     try:
         import av
     except ImportError:
@@ -236,6 +241,8 @@ def _decode_pyav(content: bytes, container: str, name: str) -> Samples:
             return _frames_of(file, content, name)
     except (av.FFmpegError, IndexError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if known:
+            raise AudioError(f"{name} is truncated or damaged ({reason})") from None
         raise AudioError(f"{name} is not audio that can be read ({reason})") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _FIRST, _LAST = 2, 4
 _HEADER = 27
@@ -11,11 +11,21 @@ _HEADER = 27
 
 @dataclass
 class Link:
-    """One of the files that a content is joined of, from ``start`` to ``stop``; whether it says that it ends."""
+    """One of the files that a content is joined of.
+
+    Attributes:
+        start, stop: where it is. heads: how each of its streams begins, which names its codec.
+        ends: whether it says that it ends.
+    """
 
     start: int
     stop: int
+    heads: list[bytes] = field(default_factory=list)
     ends: bool = False
+
+    def is_plain(self) -> bool:
+        """Whether it is one stream of Vorbis or Opus."""
+        return len(self.heads) == 1 and self.heads[0].startswith((b"\x01vorbis", b"OpusHead"))
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class _Page:
     start: int
     stop: int
     flags: int
+    head: bytes
 
 
 def _pages(content: bytes) -> Iterator[_Page]:
@@ -32,7 +43,8 @@ def _pages(content: bytes) -> Iterator[_Page]:
         segments = content[at + 26]
         sizes = content[at + _HEADER : at + _HEADER + segments]
         stop = at + _HEADER + segments + sum(sizes)
-        yield _Page(at, stop, content[at + 5])
+        first = at + _HEADER + segments
+        yield _Page(at, stop, content[at + 5], content[first : first + 8])
         at = content.find(b"OggS", stop if stop <= len(content) else len(content))
 
 
@@ -46,6 +58,8 @@ def links(content: bytes) -> tuple[list[Link], bool]:
             if found:
                 found[-1].stop = page.start
             found.append(Link(page.start, len(content)))
+        if first:
+            found[-1].heads.append(page.head)
         in_head = first
         if found and page.flags & _LAST and page.stop <= len(content):
             found[-1].ends = True

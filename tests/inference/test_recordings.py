@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from couloir.audio import SAMPLE_RATE, load_audio
+from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 from couloir.data.corpora.textgrid import read_textgrid
 
 SLOW = pytest.mark.slow
@@ -118,8 +118,8 @@ def test_m4a_keeps_length_and_shape(speech, tmp_path):
     assert max(np.corrcoef(loaded[d:whole], samples[: whole - d])[0, 1] for d in delays) > 0.97
     (tmp_path / "cut.m4a").write_bytes((tmp_path / "a.m4a").read_bytes()[:2000])
     (tmp_path / "text.m4a").write_text("no film")
-    for name in ("cut.m4a", "text.m4a"):
-        with pytest.raises(Exception, match=f"{name} is not audio that can be read"):
+    for name, reason in (("cut.m4a", "is truncated or damaged"), ("text.m4a", "is not audio that can be read")):
+        with pytest.raises(AudioError, match=f"{name} {reason}"):
             load_audio(tmp_path / name)
 
 

@@ -49,7 +49,7 @@ def test_constants_are_pythons():
     expected = {name: getattr(transcript, name) for name in dir(transcript) if name.endswith("_S") and name.isupper()}
     expected["BLANKS_OF_FIRST"] = transcript.BLANKS_OF_FIRST
     expected |= {"SAMPLE_RATE": audio.SAMPLE_RATE, "MIN_SAMPLES": backend.MIN_SAMPLES}
-    expected |= {"MISSING_ALLOWED_S": audio.MISSING_ALLOWED_S, "LOUDEST": audio.LOUDEST}
+    expected |= {"MISSING_ALLOWED_S": audio.MISSING_ALLOWED_S, "LOUDEST": audio.LOUDEST, "CANCELLED": audio.CANCELLED}
     expected |= {"STEP_SAMPLES": windows.STEP_SAMPLES, "NEIGHBOURHOOD_S": windows._NEIGHBOURHOOD_S}
     defaults = Recognizer.__init__.__kwdefaults__
     expected |= {"WINDOW_S": defaults["window_s"], "OVERLAP_S": defaults["overlap_s"]}

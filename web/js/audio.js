@@ -1,5 +1,6 @@
-// Any recording as mono samples at the model's rate (couloir/audio.py).
+// Any recording as mono samples at the model's rate (couloir/audio).
 
+import { mono } from "./channels.js";
 import { LOUDEST, MISSING_ALLOWED_S, SAMPLE_RATE } from "./constants.js";
 import { headOf } from "./heads.js";
 import { resample } from "./resample.js";
@@ -11,7 +12,7 @@ const USUAL_RATE = 48000;
 /**
  * @param {ArrayBuffer} bytes an encoded recording
  * @param {string} name for messages
- * @returns {Promise<Float32Array>} mean over the channels at SAMPLE_RATE
+ * @returns {Promise<Float32Array>} its channels as one at SAMPLE_RATE
  * @throws {Error} the recording is empty, not audio, cut short or damaged
  */
 export async function decode(bytes, name) {
@@ -51,7 +52,8 @@ async function decodeByBrowser(bytes) {
   if (head?.seconds - buffer.duration > MISSING_ALLOWED_S) {
     throw new Error(`is truncated: it holds ${buffer.duration.toFixed(2)} s of ${head.seconds.toFixed(2)} s`);
   }
-  return { samples: meanOf(buffer), rate: context.sampleRate };
+  const channels = Array.from({ length: buffer.numberOfChannels }, (_, i) => buffer.getChannelData(i));
+  return { samples: mono(channels, context.sampleRate), rate: context.sampleRate };
 }
 
 function contextAt(rate) {
@@ -60,10 +62,4 @@ function contextAt(rate) {
   } catch {
     return new OfflineAudioContext(1, 1, USUAL_RATE);
   }
-}
-
-function meanOf(buffer) {
-  const channels = Array.from({ length: buffer.numberOfChannels }, (_, i) => buffer.getChannelData(i));
-  if (channels.length === 1) return channels[0];
-  return channels[0].map((_, i) => channels.reduce((sum, channel) => sum + channel[i], 0) / channels.length);
 }

@@ -1,4 +1,4 @@
-// The numbers of couloir/audio.py, inference/transcript.py, windows.py, backend.py and recognizer.py.
+// The numbers of couloir/audio, inference/transcript.py, windows.py, backend.py and recognizer.py.
 // tests/web/test_modules.py fails when one differs from Python's.
 
 export const SAMPLE_RATE = 16000;
@@ -6,6 +6,8 @@ export const SAMPLE_RATE = 16000;
 export const MISSING_ALLOWED_S = 0.1;
 /** Samples are nominally in [-1, 1]; beyond this they are of another scale. */
 export const LOUDEST = 64;
+/** Channels cancel each other where their mean has less than this share of the loudest one's amplitude. */
+export const CANCELLED = 0.1;
 /** Audio below this many samples is padded: the front end needs 9 feature frames. */
 export const MIN_SAMPLES = 1360;
 

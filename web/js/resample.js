@@ -1,4 +1,4 @@
-// Samples at another rate, by the windowed sinc of soxr's high quality (couloir/audio.py).
+// Samples at another rate, by the windowed sinc of soxr's high quality (couloir/audio).
 
 // Measured from soxr's impulse response, which these give to -130 dB; in samples and Nyquist frequencies of the lower rate.
 const CUTOFF = 0.956872;
