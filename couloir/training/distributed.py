@@ -6,9 +6,8 @@ Rank and world size come from torchrun's environment, srun's, or from `couloir.t
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from datetime import timedelta
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,32 +15,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from couloir.errors import must_be
-
-# Rank 0 may be writing a checkpoint to a slow file system while the others wait.
-PATIENCE = timedelta(minutes=60)
+from couloir.training.rendezvous import PATIENCE, from_srun, step_store
 
 
 def ranks_from_environment() -> tuple[int, int, int] | None:
-    """(rank, world size, rank on this machine) under torchrun or srun; None when this process stands alone.
-
-    Under srun the variables of torchrun are filled in, so that torch finds the first machine.
-    """
+    """(rank, world size, rank on this machine) under torchrun or srun; None when this process stands alone."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", 0))
-    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env:
-        env.setdefault(
-            "MASTER_ADDR", first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "localhost")))
-        )
-        env.setdefault("MASTER_PORT", str(10000 + int(env.get("SLURM_JOB_ID", 0)) % 20000))
+    if from_srun(env):
         return int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_LOCALID", 0))
     return None
-
-
-def first_host(nodelist: str) -> str:
-    """The first host of SLURM's notation: ``gpu[003-007,9],cpu1`` -> ``gpu003``."""
-    match = re.match(r"([^,\[]+)(?:\[(\w+))?", nodelist)
-    return match.group(1) + (match.group(2) or "") if match else nodelist
 
 
 def pick_device(name: str, local_rank: int) -> torch.device:
@@ -52,6 +36,17 @@ def pick_device(name: str, local_rank: int) -> torch.device:
     if local_rank >= count:
         raise must_be("--world-size", f"at most {count}, the number of GPUs here, or `--device` cpu", local_rank + 1)
     return torch.device("cuda", local_rank)
+
+
+def connect(device: torch.device, rank: int, world_size: int, store: dist.Store | None = None) -> None:
+    """Join the other processes, where that was not done: at ``store``, in srun's step, or where torchrun says."""
+    if dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with step_store(os.environ, rank, world_size) if store is None and from_srun() else nullcontext(store) as met:
+        dist.init_process_group(backend, store=met, rank=rank, world_size=world_size, timeout=PATIENCE)
 
 
 class Group:
@@ -69,9 +64,7 @@ class Group:
         self._control: Any = None
         if self.world_size == 1:
             return
-        if not dist.is_initialized():
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, rank=self.rank, world_size=self.world_size, timeout=PATIENCE)
+        connect(device, self.rank, self.world_size)
         self._control = dist.new_group(backend="gloo", timeout=PATIENCE) if device.type == "cuda" else dist.group.WORLD
 
     @property

@@ -21,8 +21,9 @@ import torch
 from couloir.errors import UserError
 from couloir.machine import usable_cores
 from couloir.training.config import TrainerConfig
-from couloir.training.distributed import pick_device, ranks_from_environment
+from couloir.training.distributed import connect, pick_device, ranks_from_environment
 from couloir.training.random_state import seed_everything
+from couloir.training.rendezvous import LOOPBACK, join, listen, serve
 from couloir.training.signals import SIGNALS
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ T = TypeVar("T")
 
 @dataclass
 class _Shared:
-    """What the processes of a run are started with: a queue of errors, the port, how they start loader processes."""
+    """What the processes of a run are started with: a queue of errors, the port on which rank 0 serves, how they start
+    loader processes."""
 
     errors: Any
     port: int
@@ -70,9 +72,11 @@ def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
     pick_device(config.device, config.world_size - 1)
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    shared = _Shared(errors, _free_port(config.master_port), multiprocessing.get_start_method())
+    # Held from here on, so no other run gets the port.
+    listener = listen([config.master_port, 0], LOOPBACK)
+    shared = _Shared(errors, listener.getsockname()[1], multiprocessing.get_start_method())
     processes = [
-        context.Process(target=_child, args=(worker, argument, config, rank, shared))
+        context.Process(target=_child, args=(worker, argument, config, rank, shared, None if rank else listener))
         for rank in range(config.world_size)
     ]
     received: list[int] = []
@@ -86,6 +90,7 @@ def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
     before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
         _start(processes)
+        listener.close()
         failed = _supervise(processes)
     finally:
         for number, handler in before.items():
@@ -120,18 +125,6 @@ def _failure(exit_code: int) -> Exception:
     return UserError(f"a process of the run was ended by {signal.Signals(-exit_code).name}; {remedy}")
 
 
-def _free_port(preferred: int) -> int:
-    """``preferred``, or another port where a second run on this machine has taken it."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("localhost", port))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    return preferred
-
-
 def _supervise(processes: list[Any]) -> int | None:
     """Wait for all; when one fails, end the others, who would wait for it, and return its exit code."""
     waiting = {process.sentinel: process for process in processes}
@@ -147,21 +140,25 @@ def _supervise(processes: list[Any]) -> int | None:
     return None
 
 
-def _child(worker: Callable[[T], None], argument: T, config: TrainerConfig, rank: int, shared: _Shared) -> None:
+def _child(
+    worker: Callable[[T], None],
+    argument: T,
+    config: TrainerConfig,
+    rank: int,
+    shared: _Shared,
+    listener: socket.socket | None,
+) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # A spawned process would spawn its loader processes too, which costs seconds at the start of every epoch.
     multiprocessing.set_start_method(shared.start_method, force=True)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(config.world_size),
-        MASTER_ADDR="localhost",
-        MASTER_PORT=str(shared.port),
-    )
+    world_size = config.world_size
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     try:
-        _prepare(config, config.world_size)
+        _prepare(config, world_size)
+        store = serve(listener, world_size) if listener else join(LOOPBACK, shared.port, world_size)
+        connect(pick_device(config.device, rank), rank, world_size, store)
         worker(argument)
     except UserError as error:
         shared.errors.put(str(error))
