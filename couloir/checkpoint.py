@@ -7,10 +7,12 @@ ZIPA's ``.pth``, ``{"model": state_dict}``, and safetensors.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
+from couloir.integrity import CHECKSUM, Damaged, check_archive, checksum, is_plain
 
 Weights = dict[str, Tensor]
 
@@ -54,26 +57,48 @@ def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
         mmap: map it instead of reading it, to look at a few entries.
 
     Raises:
-        UserError: the file is missing, cut off, no checkpoint, or would run code.
+        UserError: the file is missing, cut off, damaged (of a mapped one the tensors are not looked at), no checkpoint,
+            or would run code.
     """
     if not path.is_file():
+        if path.exists():
+            raise must_be(str(path), "a checkpoint", "no regular file")
         raise UserError(f"checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    if is_torchscript(path):  # torch says so in a warning of several lines
-        raise must_be(str(path), "a checkpoint", "TorchScript", "give the one that it was exported from")
-    try:
-        # Old files are not in zip form and cannot be mapped.
-        mmap = mmap and zipfile.is_zipfile(path)
-        with torch.serialization.safe_globals(ALLOWED):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        raise _unpickling_error(path, str(error)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
+    with reading(path):
+        loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path, mmap)
     if not isinstance(loaded, dict):
         raise must_be(str(path), "a checkpoint", f"a pickled {type(loaded).__name__}")
     return loaded
+
+
+def _load_pickled(path: Path, mmap: bool) -> Any:
+    if is_torchscript(path):  # torch says so in a warning of several lines
+        raise must_be(str(path), "a checkpoint", "TorchScript", "give the one that it was exported from")
+    check_archive(path, whole=not mmap)
+    # Old files are not in zip form and cannot be mapped.
+    mmap = mmap and zipfile.is_zipfile(path)
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise _unpickling_error(path, str(error)) from None
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Compare all of a file with its checksums. Raises `UserError` where it is damaged."""
+    with reading(path):
+        check_archive(path, whole=True)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Any exception that the content of a foreign or damaged checkpoint leads to inside is a `UserError` naming it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from None
 
 
 def is_torchscript(path: Path) -> bool:
@@ -87,23 +112,24 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Iterating over the file itself is not possible.
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            config = (file.metadata() or {}).get("config", "")
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
+    with safe_open(path, framework="pt") as file:
+        # Iterating over the file itself is not possible.
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+    config = metadata.get("config", "")
+    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(weights, config):
+        raise Damaged("its checksum differs")
     try:
         return {"model": weights, "config": json.loads(config)}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"model": weights}
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).split(". ")[0].split("\n")[0] or "it is empty"
+    reason = str(error).split(". ")[0].split("\n")[0][:200]
+    reason = reason or (type(error).__name__ if path.stat().st_size else "it is empty")
     return UserError(f"checkpoint {path} is damaged or cut off ({reason}); fetch it again or use another")
 
 
@@ -143,9 +169,28 @@ def model_weights(checkpoint: Mapping[str, Any], origin: str, entry: str = "mode
         UserError: there is none.
     """
     weights = checkpoint.get(entry, checkpoint if entry == "model" else None)
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+    if not isinstance(weights, Mapping) or not weights or not all(_is_weight(*item) for item in weights.items()):
         raise UserError(f"checkpoint {origin} holds no `{entry}` state dict")
+    hollow = next((name for name, tensor in weights.items() if not is_plain(tensor)), None)
+    if hollow is not None:
+        raise UserError(f"checkpoint {origin} is refused: the values of its `{hollow}` are not all in the file")
     return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def _is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
+
+
+def number(checkpoint: Mapping[str, Any], entry: str, origin: object, default: float | None = None) -> float:
+    """A number that a checkpoint holds. Raises `UserError` where it holds none and there is no ``default``."""
+    value = checkpoint.get(entry, default)
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"checkpoint {origin} holds no number `{entry}`; use another")
+    return found
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from couloir.checkpoint import load_checkpoint, model_weights
 from couloir.errors import UserError
 from couloir.export.publish import staged
+from couloir.integrity import CHECKSUM, checksum
 from couloir.models.asr import AsrModel
 from couloir.weight_files import PRETRAINED, SAFETENSORS
 
@@ -31,7 +32,8 @@ def save_weights(model: AsrModel, config: Any, out_dir: Path) -> None:
     from safetensors.torch import save_file
 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": "pt", "config": json.dumps(config, ensure_ascii=False)}
+    text = json.dumps(config, ensure_ascii=False)
+    metadata = {"format": "pt", "config": text, CHECKSUM: checksum(weights, text)}
     writers: dict[str, Callable[[Path], None]] = {
         PRETRAINED: lambda path: torch.save({"model": weights}, path),
         SAFETENSORS: lambda path: save_file(weights, path, metadata=metadata),

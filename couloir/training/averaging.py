@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couloir.checkpoint import Weights, load_checkpoint, model_weights
+from couloir.checkpoint import Weights, load_checkpoint, model_weights, number
 from couloir.errors import UserError, must_be
 from couloir.training.config import AveragingConfig
 from couloir.training.run_dir import batch_path, epoch_path, numbered, single_file
@@ -92,7 +92,7 @@ def mean_between(start: Path, end: Path) -> Weights:
         UserError: a file has no ``model_avg``, or the two are the same number of batches apart from the start.
     """
     first, last = load_checkpoint(start), load_checkpoint(end)
-    batches = _averaged_batches(first, last)
+    batches = _averaged_batches((start, first), (end, last))
     if batches[1] <= batches[0]:
         raise UserError(f"no average was taken between {start.name} and {end.name}; give a larger `--avg`")
     weight_end = batches[1] / (batches[1] - batches[0])
@@ -106,10 +106,10 @@ def mean_between(start: Path, end: Path) -> Weights:
     return result
 
 
-def _averaged_batches(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[int]:
+def _averaged_batches(*checkpoints: tuple[Path, Mapping[str, Any]]) -> list[int]:
     """Batches of the last snapshot that each checkpoint's running average has seen."""
-    period = int(first.get("average_period", 1))
-    return [int(checkpoint["batch_idx_train"]) // period * period for checkpoint in (first, last)]
+    period = max(1, int(number(checkpoints[0][1], "average_period", checkpoints[0][0], 1)))
+    return [int(number(content, "batch_idx_train", path)) // period * period for path, content in checkpoints]
 
 
 # Without --avg: the part of the run that is averaged. A run whose learning rate falls to zero at its end is averaged
@@ -192,7 +192,7 @@ def _can_subtract(span: _Span) -> bool:
 
 def _holds_a_snapshot(span: _Span) -> bool:
     assert span.start is not None
-    seen = _averaged_batches(*(load_checkpoint(path, mmap=True) for path in (span.start, span.paths[0])))
+    seen = _averaged_batches(*((path, load_checkpoint(path, mmap=True)) for path in (span.start, span.paths[0])))
     return seen[1] > seen[0]
 
 
@@ -211,7 +211,8 @@ def _kind_and_end(exp_dir: Path, config: AveragingConfig) -> tuple[str, int]:
         return "single", 0
     if batches and epochs:
         # The name of an epoch's file does not tell how far it is.
-        seen = load_checkpoint(epoch_path(exp_dir, epochs[0]), mmap=True).get("batch_idx_train", 0)
+        newest = epoch_path(exp_dir, epochs[0])
+        seen = number(load_checkpoint(newest, mmap=True), "batch_idx_train", newest, 0)
         return ("epoch", epochs[0]) if seen >= batches[0] else ("iter", batches[0])
     return ("epoch", epochs[0]) if epochs else ("iter", batches[0])
 
@@ -221,7 +222,7 @@ def _automatic_start(exp_dir: Path, kind: str, numbers: Sequence[int]) -> int:
     newest = (epoch_path if kind == "epoch" else batch_path)(exp_dir, numbers[0])
     run = load_checkpoint(newest, mmap=True)
     decays = run.get("max_steps") or run.get("time_budget_minutes")
-    part = float(run.get("final_decay", 0.0)) / 2 if decays else 0.0
+    part = number(run, "final_decay", newest, 0.0) / 2 if decays else 0.0
     wanted = (1.0 - (part or AUTOMATIC_PART)) * numbers[0]
     return min(range(len(numbers)), key=lambda i: abs(numbers[i] - wanted))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from couloir.checkpoint import load_checkpoint, model_weights
+from couloir.checkpoint import load_checkpoint, model_weights, number, verify_checkpoint
 from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
@@ -25,6 +25,7 @@ from couloir.weight_files import likeliest, weight_files
 CONFIG_FILE = "config.yaml"
 LAST = "last.pt"
 METRICS = "metrics.jsonl"
+BEFORE = "%s; trying the one before"
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
@@ -106,13 +107,18 @@ def holds_checkpoints(exp_dir: Path) -> bool:
 
 
 def newest_first(exp_dir: Path) -> Iterator[Path]:
-    """Checkpoints that a run can go on from, by the number of batches seen, newest first. Damaged ones are named."""
+    """Whole checkpoints that a run can go on from, by the number of batches seen, newest first; damaged are named."""
     steps: list[tuple[int, float, Path]] = []
     for path in _checkpoints(exp_dir):
         step = _step_of(path)
         if step is not None:
             steps.append((step, path.stat().st_mtime, path))
     for _, _, path in sorted(steps, reverse=True):
+        try:
+            verify_checkpoint(path)
+        except UserError as error:
+            logging.warning(BEFORE, error)
+            continue
         yield path
 
 
@@ -123,11 +129,9 @@ def _checkpoints(exp_dir: Path) -> list[Path]:
 
 def _step_of(path: Path) -> int | None:
     try:
-        return int(load_checkpoint(path, mmap=True)["batch_idx_train"])
+        return int(number(load_checkpoint(path, mmap=True), "batch_idx_train", path))
     except UserError as error:
-        logging.warning("%s; trying the one before", error)
-    except KeyError:
-        logging.warning("checkpoint %s does not say how many batches it has seen; it is passed over", path)
+        logging.warning(BEFORE, error)
     return None
 
 

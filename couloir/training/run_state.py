@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from couloir.checkpoint import load_checkpoint, load_weights, model_weights, save_checkpoint
+from couloir.checkpoint import load_checkpoint, load_weights, model_weights, number, reading, save_checkpoint
 from couloir.config import as_plain
 from couloir.errors import UserError
 from couloir.models.zipformer.state import get_training_state, set_training_state
@@ -143,19 +143,22 @@ class Checkpointer:
         content = load_checkpoint(path)
         load_weights(self.model, model_weights(content, str(path)), str(path))
         if self.average is not None:
-            entry = "model_avg" if content.get("model_avg") else "model"
+            average = content.get("model_avg")
+            entry = "model_avg" if isinstance(average, Mapping) and average else "model"
             self.average.load(model_weights(content, str(path), entry))
-        self._restore_optimizer(content, path)
+        with reading(path):
+            self._restore_optimizer(content, path)
         self._restore_place(content, path)
-        self._restore_ranks(content)
+        with reading(path):
+            self._restore_ranks(content)
         logging.info("resumed from %s: epoch %d, batch %d", path, self.state.epoch, self.state.step)
 
     def _restore_optimizer(self, content: Mapping[str, Any], path: Path) -> None:
         if content.get("optimizer"):
             try:
                 self.optimizer.load_state_dict(content["optimizer"])
-            except ValueError as error:
-                raise UserError(f"{path}: its optimizer state does not fit this model ({error})") from None
+            except Exception as error:
+                raise UserError(f"{path}: its optimizer state does not fit this model ({error!s:.200})") from None
         else:
             logging.warning("%s holds no optimizer state: the optimizer begins anew", path)
         if content.get("scheduler"):
@@ -165,27 +168,36 @@ class Checkpointer:
             self.precision.scale = self.precision.scaler.get_scale()
 
     def _restore_place(self, content: Mapping[str, Any], path: Path) -> None:
+        state = self.state
+        with reading(path):
+            place = self._read_place(content, path)
+        now = self.plan_of(state.epoch) if self.group.is_main and state.batch else {}
+        with reading(path):
+            other = self._other_plan(place, now) if now else ""
+        if other := self.group.from_main(other):
+            text = "%s was saved within epoch %d, whose batches are others now (%s): the epoch begins anew"
+            logging.warning(text, path.name, state.epoch, other)
+            state.batch = 0
+
+    def _read_place(self, content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+        """Set all that says where the run is; returns the place in the data as the checkpoint has it."""
         state, place = self.state, content.get("sampler") or {}
-        state.step = int(content.get("batch_idx_train", 0))
+        state.step = int(number(content, "batch_idx_train", path, 0))
         for name in BEST:
             setattr(state, name, content.get(name, getattr(RunState, name)))
-        state.elapsed_s = float(content.get("elapsed_s", 0.0))
+        state.elapsed_s = number(content, "elapsed_s", path, 0)
         if {"epoch", "batch", "world_size"} <= place.keys():
             state.epoch, state.batch = int(place["epoch"]), int(place["batch"])
-            other = self.group.from_main(self._other_plan(place) if self.group.is_main and state.batch else "")
-            if other:
-                text = "%s was saved within epoch %d, whose batches are others now (%s): the epoch begins anew"
-                logging.warning(text, path.name, state.epoch, other)
-                state.batch = 0
         else:
             ended = int(path.name.startswith("epoch-"))
             state.epoch, state.batch = int(content.get("cur_epoch", 1)) + ended, 0
         if "recovery" in content:
             self.recovery.load_state_dict(content["recovery"])
+        return place
 
-    def _other_plan(self, place: Mapping[str, Any]) -> str:
-        """What makes the batches of the saved epoch others than they were; empty where they are the same."""
-        before, now = place.get("plan"), self.plan_of(int(place["epoch"]))
+    def _other_plan(self, place: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        """What makes the batches of the saved epoch others than they are ``now``; empty where they are the same."""
+        before = place.get("plan")
         if before is None:
             same = place["world_size"] == self.group.world_size
             return "" if same else f"--world-size {self.group.world_size} in place of {place['world_size']}"

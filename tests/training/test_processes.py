@@ -14,7 +14,7 @@ from fake_run import finish, run_program, start_program
 from couloir.errors import UserError
 from couloir.training import launch as launching
 from couloir.training.config import TrainerConfig
-from couloir.training.distributed import first_host, ranks_from_environment
+from couloir.training.distributed import ranks_from_environment
 from couloir.training.launch import launch
 
 ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1}
@@ -133,13 +133,4 @@ def test_ranks_under_srun(monkeypatch):
     monkeypatch.setattr(os, "environ", environment)
     assert ranks_from_environment() is None
     environment |= {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
-    environment["SLURM_STEP_NODELIST"] = "gpu[003-006]"
     assert ranks_from_environment() == (5, 8, 1)
-    assert (environment["MASTER_ADDR"], environment["MASTER_PORT"]) == ("gpu003", "10077")
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"), [("n1", "n1"), ("gpu[003-007,9],cpu1", "gpu003"), ("a-1,b-2", "a-1"), ("x[12,14]", "x12")]
-)
-def test_first_host(nodes, first):
-    assert first_host(nodes) == first
