@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,6 @@ import torch
 
 from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
-from couloir.data.module import DataModule
 from couloir.decoding.ctc_config import CTC_METHODS, FUSIONS
 from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.transducer.config import METHODS
@@ -26,8 +24,8 @@ from couloir.recipes.decode import Search, ctc_search, encode_batch, search_batc
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.lm import prepare_graphs, train_neural_lm
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
-from couloir.recipes.run import LoadedRun, build_data, load_run
-from couloir.recipes.run_config import saved_config
+from couloir.recipes.run import LoadedRun, load_run
+from couloir.recipes.run_config import known_recipe, saved_config
 from couloir.training.config import AveragingConfig
 
 ENCODER = "features and encoder"
@@ -58,15 +56,8 @@ def trained_run(exp_dir: Path, device: str, **averaging: Any) -> LoadedRun:
     saved = saved_config(exp_dir)
     if saved is None:
         raise must_be("--exp-dir", "a run directory with a config.yaml", exp_dir)
-    defaults = importlib.import_module(f"{saved.recipe}.train").DEFAULTS
     namespace = argparse.Namespace(exp_dir=str(exp_dir))
-    return load_run(namespace, AveragingConfig(**averaging), saved.recipe, defaults, device)
-
-
-def speech_of(run: LoadedRun, max_duration: float) -> DataModule:
-    """The run's data in batches of so many seconds, which need not be those of training."""
-    data = dataclasses.replace(run.config.data, max_duration=max_duration)
-    return build_data(dataclasses.replace(run.config, data=data), run.tokenizer)
+    return load_run(namespace, AveragingConfig(**averaging), known_recipe(saved, exp_dir), {}, device)
 
 
 def prepare_language(run: LoadedRun, folder: Path) -> None:
@@ -80,7 +71,7 @@ def prepare_language(run: LoadedRun, folder: Path) -> None:
     tokenizer, text = run.tokenizer, folder / "text"
     tokenizer.save_tokens(folder / "tokens.txt")
     with atomic_write(text, "w") as out:
-        for line in build_data(run.config, tokenizer).train_texts():
+        for line in run.data().train_texts():
             spaced = line if tokenizer.has_boundary else " ".join(tokenizer.pieces[i] for i in tokenizer.encode(line))
             out.write(spaced + "\n")
     source = str(folder / "tokens.txt")
@@ -94,7 +85,7 @@ def prepare_hotwords(run: LoadedRun, folder: Path, test_set: str) -> None:
 
     A phrase is eight tokens from a third of the way into the transcript.
     """
-    data, tokenizer = build_data(run.config, run.tokenizer), run.tokenizer
+    data, tokenizer = run.data(), run.tokenizer
     here = [text for batch in data.test_loader(test_set) for text in batch.texts]
     phrases: list[str] = []
     for texts, wanted in ((here, len(here)), (data.train_texts(), 2 * len(here))):

@@ -27,7 +27,6 @@ from decoding_methods import (
     measure,
     prepare_language,
     searches,
-    speech_of,
     trained_run,
 )
 from decoding_search import EMITTING_SHARE
@@ -130,7 +129,7 @@ def main() -> None:
         if args.exp_dir
         else random_run(args.preset, args.data, args.lang, args.device)
     )
-    data = speech_of(run, args.max_duration)
+    data = run.data(args.max_duration)
     if args.preset:
         make_peaky(run, next(iter(data.test_loader("train"))))
     prepare_language(run, args.lm_dir)

@@ -24,7 +24,6 @@ from decoding_methods import (
     prepare_hotwords,
     prepare_language,
     searches,
-    speech_of,
     trained_run,
 )
 from result_file import write_result
@@ -106,7 +105,7 @@ def main() -> None:
         pieces = run.tokenizer.pieces
         prepare_language(run, args.lm_dir)
         prepare_hotwords(run, args.lm_dir, args.test_set)
-        methods, speech = dict(searches(run, args.lm_dir, chosen)), speech_of(run, args.max_duration)
+        methods, speech = dict(searches(run, args.lm_dir, chosen)), run.data(args.max_duration)
         found = measure(run, methods, speech.test_loader(args.test_set), args.test_set)
         tuned = {name: search for name, search in methods.items() if len(found.results[name]) > 1}
         tuning = measure(run, tuned, speech.test_loader(args.dev_set), args.dev_set).results

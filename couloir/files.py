@@ -105,3 +105,17 @@ def place_in(folder: Path, *names: str) -> Path:
     if not found.is_relative_to(folder.resolve()) or path == folder:
         raise must_be(str(path), f"inside {folder}", f"a link to {found}", "remove it, or name another folder")
     return path
+
+
+def may_be_read(path: str, folder: Path) -> bool:
+    """Whether a path that the configuration in ``folder`` names may be read without being given as a flag.
+
+    A configuration may come from elsewhere: what it names is read inside its folder and the working folder, following
+    links, and nothing is ever written where it says.
+    """
+    try:
+        found, here = Path(path).resolve(), Path.cwd()
+        places = [folder.resolve(), *([here] if here != Path(here.anchor) else [])]
+    except (OSError, ValueError, RuntimeError):
+        return False
+    return any(found.is_relative_to(place) for place in places)

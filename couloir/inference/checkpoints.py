@@ -14,6 +14,7 @@ from couloir.config import from_mapping
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
+from couloir.files import may_be_read
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 from couloir.models.architecture import heads_config, zipformer_config
@@ -76,8 +77,10 @@ def find_tokenizer(folder: Path, saved: Mapping[str, Any], given: Path | None) -
     if given is not None:
         return given
     candidates = [folder / name for name in TOKENIZER_FOLDERS]
-    if saved.get("text", {}).get("bpe_model"):
-        candidates.insert(1, Path(saved["text"]["bpe_model"]))
+    text = saved.get("text")
+    named = text.get("bpe_model") if isinstance(text, Mapping) else None
+    if isinstance(named, str) and named and may_be_read(named, folder):
+        candidates.insert(1, Path(named))
     for place in candidates:
         if place.is_file() or (place.is_dir() and (any(place.glob("*.model")) or (place / "tokens.txt").is_file())):
             return place

@@ -36,7 +36,7 @@ from couloir.evaluation.files import write_decoding_files
 from couloir.features.fbank import PADDING_LOG_MEL
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run import LoadedRun, build_data, load_run, output_frames
+from couloir.recipes.run import LoadedRun, load_run, output_frames
 from couloir.recipes.run_config import Overrides
 from couloir.training.config import AveragingConfig
 from couloir.training.progress import LINE, LogFile
@@ -218,7 +218,7 @@ def decode_test_sets(
     run = load_run(namespace, averaging, recipe, defaults, config.device)
     _check_chunks(run.config.zipformer)
     search = make_search(run, namespace)
-    data = build_data(run.config, run.tokenizer)
+    data = run.data()
     out_dir, suffix = run.exp_dir / search.name, _suffix(run, search)
     with _logged_to(out_dir / f"log-decode-{suffix}-{time.strftime('%Y-%m-%d-%H-%M-%S')}"):
         given = sorted((flag_name(name), value) for name, value in vars(namespace).items() if value is not None)

@@ -22,7 +22,14 @@ from couloir.inference.checkpoints import pick_device
 from couloir.inference.pretrained import as_published, check_size
 from couloir.models.architecture import adapted
 from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
-from couloir.recipes.run_config import Overrides, RunConfig, TextConfig, build_config, lay_over_saved
+from couloir.recipes.run_config import (
+    Overrides,
+    RunConfig,
+    TextConfig,
+    build_config,
+    lay_over_saved,
+    unasked_data,
+)
 from couloir.recipes.source import KEPT_TOKENIZER, find_source, refuse_other_kind, tokenizer_of
 from couloir.text.ipa import remove_diacritics
 from couloir.text.tokenizer import Tokenizer, first_other, load_tokenizer
@@ -102,7 +109,11 @@ def check_vocabulary(tokenizer: Tokenizer, origin: str, exp_dir: Path) -> None:
 
 @dataclasses.dataclass
 class LoadedRun:
-    """A trained model with what belongs to it; ``exp_dir`` is the folder of its weights."""
+    """A trained model with what belongs to it.
+
+    Attributes:
+        exp_dir: the folder of its weights. unasked_data: see `run_config.unasked_data`.
+    """
 
     exp_dir: Path
     config: RunConfig
@@ -111,6 +122,19 @@ class LoadedRun:
     fbank: nn.Module
     suffix: str
     device: torch.device
+    unasked_data: str = ""
+
+    def data(self, max_duration: float | None = None) -> DataModule:
+        """The run's data, in batches of so many seconds, which need not be those of training.
+
+        Raises:
+            UserError: its configuration names them, nobody else, and they are not within what it may name.
+        """
+        if self.unasked_data:
+            named = "where the run says that its data are is not followed out of the working folder"
+            raise must_be("--manifest-dir", "given", "missing", f"{named}: give it, perhaps as {self.unasked_data}")
+        data = dataclasses.replace(self.config.data, max_duration=max_duration or self.config.data.max_duration)
+        return build_data(dataclasses.replace(self.config, data=data), self.tokenizer)
 
 
 def load_run(
@@ -139,6 +163,7 @@ def load_run(
     tokens = Path(config.text.bpe_model) if given else None
     if source.is_registered:
         tokens, averaging = as_published(source.hub_id, source.folder, tokens, averaging)
+    unasked = unasked_data(config, namespace, source.folder) if saved else ""
     weights, suffix = load_averaged(source.path, averaging)
     if saved is None:
         zipformer, heads = adapted(config.zipformer, config.heads, weights, vars(namespace), origin)
@@ -159,6 +184,5 @@ def load_run(
         sum(p.numel() for p in model.parameters()) / 1e6,
         target,
     )
-    return LoadedRun(
-        source.folder, config, model.to(target).eval(), tokenizer, build_fbank(config).to(target), suffix, target
-    )
+    fbank = build_fbank(config).to(target)
+    return LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, fbank, suffix, target, unasked)

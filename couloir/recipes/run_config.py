@@ -27,6 +27,7 @@ from couloir.config import (
 from couloir.data.config import DataConfig
 from couloir.errors import must_be, unknown_name
 from couloir.features.config import AugmentConfig, FbankConfig
+from couloir.files import may_be_read
 from couloir.losses.config import LossConfig, check
 from couloir.models.config import HEAD_WIDTHS, HeadsConfig
 from couloir.models.zipformer.config import PER_STACK, PRESETS, ZipformerConfig
@@ -37,6 +38,7 @@ from couloir.training.config import TrainerConfig
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+RECIPES = ("zipformer_crctc", "zipformer_transducer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,17 +189,35 @@ def saved_config(exp_dir: Path) -> RunConfig | None:
     return config_from_plain(read_yaml(path), str(path)) if path.is_file() else None
 
 
+def known_recipe(config: RunConfig, exp_dir: Path) -> str:
+    """The recipe that a run directory says it is of: a name out of a table. Raises `UserError` for any other."""
+    if config.recipe not in RECIPES:
+        raise must_be("--exp-dir", f"a run of {' or '.join(RECIPES)}", f"{exp_dir}, of `{config.recipe}`")
+    return config.recipe
+
+
 def lay_over_saved(saved: RunConfig, namespace: argparse.Namespace) -> RunConfig:
     """The saved configuration with a later program's flags (--preset and --config among them) over it.
+
+    Where the saved one says that files are to be written is not taken.
 
     Raises `UserError`, naming the flag, when one contradicts what the weights were trained with.
     """
     layers = _given_layers(namespace)
+    saved = dataclasses.replace(saved, data=dataclasses.replace(saved.data, index_dir=DataConfig.index_dir))
     config = _overlay(saved, layers, saved.recipe)
     for section in TIED:
         _refuse_contradiction(saved, config, section, _given_names(layers, section), "leave it out")
     _say_unheeded(config, layers)
     return config
+
+
+def unasked_data(config: RunConfig, namespace: argparse.Namespace, folder: Path) -> str:
+    """The data's folders where the configuration in ``folder`` alone names them, and outside of what it may name."""
+    given = _given_names(_given_layers(namespace), "data")
+    named = [] if "manifest_dir" in given else config.data.folders
+    named = named + ([] if "mux_manifest_dir" in given else config.data.mux_folders)
+    return ",".join(str(path) for path in named if not may_be_read(str(path), folder))
 
 
 def check_going_on(saved: RunConfig, config: RunConfig) -> None:

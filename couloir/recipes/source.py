@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from couloir.errors import UserError, must_be
+from couloir.files import may_be_read
 from couloir.inference.checkpoints import find_tokenizer
 from couloir.inference.pretrained import locate
 from couloir.inference.registry import HUB_MODELS
@@ -72,7 +73,8 @@ def tokenizer_of(source: Source, config: RunConfig, foreign: bool) -> Path:
         UserError: there is none.
     """
     path, kept = Path(config.text.bpe_model), source.folder / KEPT_TOKENIZER
-    if not foreign and path.exists() and not kept.is_dir():
+    there = path.exists() and (foreign or may_be_read(str(path), source.folder))
+    if not foreign and there and not kept.is_dir():
         return path
     # What training left in the run directory, under its own name where that folder holds several.
     if (kept / path.name).is_file():
@@ -80,6 +82,6 @@ def tokenizer_of(source: Source, config: RunConfig, foreign: bool) -> Path:
     try:
         return find_tokenizer(source.folder, {}, None)
     except UserError:
-        if path.exists():
+        if there:
             return path
         raise UserError(f"no tokenizer was found beside {source.path}; name its bpe.model with --bpe-model") from None
