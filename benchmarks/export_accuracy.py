@@ -139,7 +139,9 @@ def main() -> None:
     saved = saved_config(args.exp_dir)
     if saved is None:
         parser.error(f"{args.exp_dir} is no run directory of this project")
-    run = load_run(argparse.Namespace(exp_dir=args.exp_dir), AveragingConfig(), known_recipe(saved, args.exp_dir), {}, "cpu")
+    run = load_run(
+        argparse.Namespace(exp_dir=args.exp_dir), AveragingConfig(), known_recipe(saved, args.exp_dir), {}, "cpu"
+    )
     result = measure(run, args.data) | {"run": args.exp_dir.name, "data": args.data.name, "weights": run.suffix}
     if args.write:
         write_result(f"export_accuracy-{args.exp_dir.name}", result)

@@ -1,6 +1,6 @@
 """Whether a file of weights is what was written: checksums, and sizes that a file of its length can hold.
 
-PyTorch's reader does not look at the checksums of its archives, and one changed bit of a weight loads as another weight.
+PyTorch's reader does not look at the checksums of its archives: one changed bit of a weight loads as another weight.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def checksum(weights: Mapping[str, Tensor], config: str) -> str:
     for name in sorted(weights):
         tensor = weights[name].detach().contiguous()
         found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode("utf-8", "surrogatepass"), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 

@@ -46,7 +46,9 @@ class TrainerConfig:
     world_size: int = option(
         1, "Processes to start on this machine, one per GPU. Under torchrun or srun it is theirs.", unit="processes"
     )
-    master_port: int = option(12354, "Port on which the processes of one machine find each other; any other where it is taken.")
+    master_port: int = option(
+        12354, "Port on which the processes of one machine find each other; any other where it is taken."
+    )
 
     num_epochs: int = option(30, "Passes over the training data.", unit="epochs")
     max_steps: int = option(0, "Stop after that many batches; 0 sets no bound.", unit="batches")

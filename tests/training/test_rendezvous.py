@@ -58,7 +58,9 @@ def start_step(step, size=2, **more):
     env = {**os.environ, **slurm, "GLOO_SOCKET_IFNAME": "lo", **more}
     command = [sys.executable, "-c", STEP]
     return [
-        subprocess.Popen(command, env={**env, "SLURM_PROCID": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            command, env={**env, "SLURM_PROCID": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         for rank in range(size)
     ]
 
