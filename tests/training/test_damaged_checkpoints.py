@@ -267,10 +267,11 @@ def test_what_is_no_file_of_weights_is_named(tmp_path, kind):
     assert "\n" not in str(refused.value)
 
 
+PLACE = {"epoch": 1, "batch": 1, "world_size": 1}
 STRANGE = {
     "optimizer": ["x", {"state": 1}, {"state": {}, "param_groups": [{}]}, [1]],
     "scheduler": ["x", {"batch": "y"}, [1]],
-    "sampler": ["x", [1], {"epoch": "x", "batch": 1, "world_size": 1}, {"epoch": 1, "batch": 1, "world_size": 1, "plan": 3}],
+    "sampler": ["x", [1], {"epoch": "x", "batch": 1, "world_size": 1}, {**PLACE, "plan": 3}],
     "ranks": ["x", [1], [{}], [{"random": 1, "training": {}, "total": {}}], 3],
     "recovery": ["x", {}, {"skipped": "x", "rollbacks": 0, "lr_scale": 1}],
     "elapsed_s": ["x", None],
@@ -283,7 +284,10 @@ STRANGE = {
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     seed_everything(1)
-    make_trainer(fake_config(folder / "exp", {"max_steps": 4, "save_every_n": 2, "final_decay": 0}), FakeData()).fit()
+    make_trainer(
+        fake_config(folder / "exp", {"max_steps": 4, "save_every_n": 2, "final_decay": 0, "log_interval": 1}),
+        FakeData(),
+    ).fit()
     return folder / "exp"
 
 
