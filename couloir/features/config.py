@@ -11,6 +11,9 @@ from couloir.config import flag_name, from_mapping, option
 from couloir.errors import must_be
 
 METADATA_PREFIX = "fbank_"
+MIN_WINDOW_SAMPLES = 8  # a spectrum of 4 points, as many as the fewest filters
+MAX_FRAME_LENGTH_MS = 1000.0  # 40 times what speech is analysed with
+MAX_SAMPLE_RATE = 768_000  # of the fastest sound cards
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,25 @@ class FbankConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.feature_dim < 4:
-            raise must_be("--feature-dim", "at least 4", self.feature_dim)
-        if not 0 < self.frame_shift_ms <= self.frame_length_ms:
+        if not 1 <= self.sample_rate <= MAX_SAMPLE_RATE:
+            raise must_be("--sample-rate", f"from 1 to {MAX_SAMPLE_RATE} Hz", self.sample_rate)
+        if not 0 < self.frame_shift_ms <= self.frame_length_ms <= MAX_FRAME_LENGTH_MS:
             raise must_be(
-                "--frame-shift-ms", f"above 0 and at most --frame-length-ms {self.frame_length_ms}", self.frame_shift_ms
+                "--frame-shift-ms and --frame-length-ms",
+                f"above 0 and at most {MAX_FRAME_LENGTH_MS:g}, the shift no longer than the length",
+                f"{self.frame_shift_ms} and {self.frame_length_ms}",
+            )
+        if self.shift_samples < 1 or self.window_samples < MIN_WINDOW_SAMPLES:
+            raise must_be(
+                "--frame-shift-ms and --frame-length-ms",
+                f"at least 1 and {MIN_WINDOW_SAMPLES} samples at {self.sample_rate} Hz",
+                f"{self.frame_shift_ms} and {self.frame_length_ms} ms",
+            )
+        if not 4 <= self.feature_dim <= self.fft_samples // 2:
+            raise must_be(
+                "--feature-dim",
+                f"from 4 to {self.fft_samples // 2}, the points of the spectrum of {self.frame_length_ms:g} ms",
+                self.feature_dim,
             )
         if not 0 <= self.low_freq < self.top_freq <= self.sample_rate / 2:
             raise must_be(
@@ -131,3 +148,10 @@ class AugmentConfig:
             raise must_be("--volume-perturb-range", "two factors above 0, the smaller one first", low_high)
         if not self.speed_perturb_factors or not all(0.5 <= factor <= 2 for factor in self.speed_perturb_factors):
             raise must_be("--speed-perturb-factors", "one or more speeds from 0.5 to 2", self.speed_perturb_factors)
+
+
+def check_masks(augment: AugmentConfig, fbank: FbankConfig) -> None:
+    """Refuse frequency masks that may cover every bin. Raises `UserError`."""
+    if augment.num_feature_masks and augment.features_mask_size > fbank.feature_dim:
+        expected = f"at most --feature-dim {fbank.feature_dim}, so that a bin is left"
+        raise must_be("--features-mask-size", expected, augment.features_mask_size)

@@ -19,7 +19,7 @@ from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 from couloir.models.architecture import heads_config, zipformer_config
 from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.config import HeadsConfig, check_features
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.training.averaging import averaged_files, load_averaged
 from couloir.training.config import AveragingConfig
@@ -55,12 +55,14 @@ def open_checkpoint(
     heads = heads_config(weights, str(source))
     if saved:
         heads = dataclasses.replace(from_mapping(HeadsConfig, saved["heads"]), vocab_size=heads.vocab_size)
+    features = from_mapping(FbankConfig, saved.get("fbank", {})) if saved else FbankConfig(zipformer.feature_dim)
+    check_features(features, zipformer)
     _check_type(heads, model_type, str(source))
     tokens = find_tokenizer(folder, saved, tokens)
     vocabulary = read_vocabulary(tokens, heads.vocab_size, str(source))
     model = build_model(zipformer, heads)
     load_weights(model, weights, str(source))
-    fbank = Fbank(from_mapping(FbankConfig, saved.get("fbank", {})) if saved else FbankConfig())
+    fbank = Fbank(features)
     files = [*averaged_files(source, averaging), *tokenizer_files(tokens), *folder.glob(CONFIG_FILE)]
     return TorchBackend(model, fbank, vocabulary, pick_device(device), f"{source} ({suffix})", model_type, files)
 

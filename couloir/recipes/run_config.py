@@ -26,10 +26,10 @@ from couloir.config import (
 )
 from couloir.data.config import DataConfig
 from couloir.errors import must_be, unknown_name
-from couloir.features.config import AugmentConfig, FbankConfig
+from couloir.features.config import AugmentConfig, FbankConfig, check_masks
 from couloir.files import may_be_read
 from couloir.losses.config import LossConfig, check
-from couloir.models.config import HEAD_WIDTHS, HeadsConfig
+from couloir.models.config import HEAD_WIDTHS, HeadsConfig, check_features
 from couloir.models.zipformer.config import PER_STACK, PRESETS, ZipformerConfig
 from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
@@ -66,9 +66,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self.loss, self.augment, self.heads)
-        if self.fbank.sample_rate != FbankConfig.sample_rate:
-            remedy = "at which all audio is read; leave it out"
-            raise must_be("--sample-rate", f"{FbankConfig.sample_rate} Hz", f"{self.fbank.sample_rate} Hz", remedy)
+        check_features(self.fbank, self.zipformer)
+        check_masks(self.augment, self.fbank)
 
 
 SECTIONS: dict[str, type] = {
