@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import warnings
 from dataclasses import dataclass, field
@@ -39,6 +40,14 @@ class StepResult:
     grad_norm: float = math.nan
 
 
+# torch 2.13 renamed it, and warns of the older name.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
+
+
 class Stepper:
     """Runs batches through the objective and the optimizer.
 
@@ -70,9 +79,9 @@ class Stepper:
             devices = [group.device] if group.device.type == "cuda" else None
             # Depth-wise kernels have a dimension of size 1, whose stride means nothing and may be any number.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
-            # Some parameters of a Zipformer are for older checkpoints only, and every rank has its own buffers.
+            # Some parameters of a Zipformer are for older checkpoints only. No buffer changes in training.
             self.objective = DistributedDataParallel(
-                objective, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
+                objective, device_ids=devices, find_unused_parameters=True, **{_SYNC_BUFFERS: False}
             )
 
     def run(self, batch: Batch, batch_idx_train: float, last_of_window: bool) -> StepResult:

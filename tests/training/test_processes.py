@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_ranks_agree_on_bad_and_empty_batches_and_an_error_of_one_ends_all(tmp_p
     values = {"world_size": 2, "master_port": 29652, "max_steps": 12, "final_decay": 0, "log_interval": 1}
     done = run_program(exp_dir, **values, poison=("utt7", "utt50"), empty=((1, 3),))
     assert done.returncode == 0, done.stderr
+    assert not re.search(r"\b\w*Warning\b|deprecated", done.stderr), done.stderr
     skipped = [json.loads(line) for line in (exp_dir / "skipped.jsonl").read_text().splitlines()]
     # Each poisoned utterance is of one rank; both ranks leave the batch out, and the rank that saw it is named.
     assert {i for line in skipped for i in ("utt7", "utt50") if i in line["utterances"] and "loss" in line["reason"]}
