@@ -21,9 +21,9 @@ import numpy as np
 from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE, load_audio
-from couloir.inference.file_run import find_audio
 from couloir.inference.onnx_backend import OnnxBackend, ctc_file
 from couloir.inference.recognizer import Recognizer
+from couloir.inference.recordings import find_audio
 
 BATCHES = (1, 16)
 Run = Callable[[list[np.ndarray], int], list[str]]
@@ -61,7 +61,7 @@ RUNTIMES = {"couloir": with_couloir, "sherpa-onnx": with_sherpa}
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """One measurement, in this process: real-time factor and peak memory in MB."""
-    waves = [load_audio(file) for file in find_audio([args.data])[: args.files]]
+    waves = [load_audio(file) for file in find_audio([args.data]).files[: args.files]]
     seconds = sum(map(len, waves)) / SAMPLE_RATE
     run = RUNTIMES[args.runtime](args.model, args.suffix, args.threads)
     run(waves[:1], 1)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
-from couloir.errors import UserError, must_be, one_line_errors
+from couloir.errors import UserError, must_be, one_line_errors, shown
 from couloir.training.config import AveragingConfig
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]
 
 
 def _transcribe(flags: argparse.Namespace) -> int:
-    from couloir.inference.file_run import find_audio, transcribe_files
+    from couloir.inference.file_run import transcribe_files
+    from couloir.inference.recordings import find_audio
 
     recognizer, inputs = _open(
         flags,
@@ -93,39 +94,42 @@ def _transcribe(flags: argparse.Namespace) -> int:
     )
     places = [Path(place) for place in inputs]
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
-    run = transcribe_files(recognizer, find_audio(places), flags.output, flags.format, root, flags.inventory)
+    found = find_audio(places, flags.output)
+    run = transcribe_files(recognizer, found, flags.output, flags.format, root, flags.inventory)
     if flags.output is None and run.transcripts:
         print_table(run.transcripts.values())
     elif flags.output is not None:
-        print(f"{len(run.transcripts)} recordings in {flags.output}")
+        print(run.summary(flags.output), file=sys.stderr if run.streamed else sys.stdout)
     return run.exit_code()
 
 
 def _align(flags: argparse.Namespace) -> None:
-    from couloir.inference.align import align, read_transcript, words_of_ipa, words_of_text
-    from couloir.inference.formats import refuse_taken, write_textgrid
+    from couloir.inference.align import align
+    from couloir.inference.formats import textgrid
+    from couloir.inference.known_text import read_words
+    from couloir.inference.output import output_of, writing_one
 
     recognizer, inputs = _open(flags)
     if len(inputs) != 2:
         raise must_be("the command line", "MODEL FILE TRANSCRIPT", f"{len(inputs)} arguments after the model")
-    recording, text = Path(inputs[0]), read_transcript(inputs[1])
-    output = flags.output or recording.with_suffix(".TextGrid")
-    if flags.output is None:
-        refuse_taken(output)
-    words = words_of_text(text, flags.language) if flags.language else words_of_ipa(text)
-    aligned = align(recognizer, recording, words)
-    write_textgrid(output, aligned.tiers(), aligned.duration)
+    recording = Path(inputs[0])
+    output = output_of(flags.output or recording.with_suffix(".TextGrid"), "TextGrid")
+    with writing_one(output, "align") as write:
+        words = read_words(inputs[1], flags.language, recognizer.backend.vocabulary)
+        aligned = align(recognizer, recording, words)
+        write(textgrid(aligned.tiers(), aligned.duration))
     words_found = f"{len(aligned.words)} word" + "s" * (len(aligned.words) != 1)
-    print(f"{len(aligned.phones)} phones in {words_found}, {aligned.score:.2f} per frame: {output}")
+    done = f"{len(aligned.phones)} phones in {words_found}, {aligned.score:.2f} per frame: {shown(output.given)}"
+    print(done, file=sys.stderr if output.is_stream else sys.stdout)
 
 
 def _info(flags: argparse.Namespace) -> None:
     from couloir.inference.info import describe
 
     facts = describe(flags.model)
-    width = max(map(len, facts))
+    width = max(len(shown(key)) for key in facts)
     for key, value in facts.items():
-        print(f"{key:<{width}}  {value}")
+        print(f"{shown(key):<{width}}  {shown(value)}")
 
 
 def print_table(transcripts: Iterable[Transcript]) -> None:
@@ -138,7 +142,8 @@ def print_table(transcripts: Iterable[Transcript]) -> None:
     table = Table("file", "IPA", box=SIMPLE_HEAD)
     table.add_column("confidence", justify="right", no_wrap=True)
     for transcript in transcripts:
-        table.add_row(Text(Path(transcript.name).name), Text(transcript.text), f"{transcript.confidence:.2f}")
+        name, text = shown(Path(transcript.name).name), shown(transcript.text)
+        table.add_row(Text(name), Text(text), f"{transcript.confidence:.2f}")
     Console(width=None if sys.stdout.isatty() else 10000).print(table)
 
 

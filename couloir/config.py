@@ -16,7 +16,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from couloir.errors import UserError, must_be, shown, unknown_name
+from couloir.errors import UserError, message_line, must_be, unknown_name
 
 T = TypeVar("T")
 Ints = tuple[int, ...]
@@ -202,7 +202,7 @@ class TeachingParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         """Print one line and exit with 2."""
-        self.exit(2, f"error: {shown(message)} (see --help)\n")
+        self.exit(2, f"error: {message_line(message)} (see --help)\n")
 
 
 def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:

@@ -26,16 +26,18 @@ def shown(text: object, lines: bool = False) -> str:
     """Text of any origin as a terminal may get it: what would move its cursor or turn its letters around is escaped.
 
     Args:
-        text: names of files, metadata, transcripts, messages. lines: keep line feeds and tabs; otherwise the result is
-            one line, and one of `LONGEST_MESSAGE` characters at most.
+        text: names of files, metadata, transcripts. lines: keep line feeds and tabs; otherwise the result is one line.
     """
-    if lines:
-        return _SEVERAL_LINES.sub(_escaped, str(text))
+    return (_SEVERAL_LINES if lines else _ONE_LINE).sub(_escaped, str(text))
+
+
+def message_line(text: object) -> str:
+    """A message as one line that is `shown`, of `LONGEST_MESSAGE` characters about: its ends are kept."""
     whole = str(text)
     if len(whole) > LONGEST_MESSAGE:
         half = LONGEST_MESSAGE // 2
         whole = f"{whole[:half]} [... {len(whole) - 2 * half} characters ...] {whole[-half:]}"
-    return _ONE_LINE.sub(_escaped, whole)
+    return shown(whole)
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -51,7 +53,7 @@ class _ShownRecord(logging.LogRecord):
 
     def getMessage(self) -> str:
         message = super().getMessage()
-        return shown(message, lines=self.levelno < logging.WARNING)
+        return message_line(message) if self.levelno >= logging.WARNING else shown(message, lines=True)
 
 
 class UserError(Exception):
@@ -85,7 +87,7 @@ def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
         try:
             return main(*args, **kwargs) or 0
         except UserError as error:
-            print(f"error: {shown(error)}", file=sys.stderr)
+            print(f"error: {message_line(error)}", file=sys.stderr)
             return 2
         except BrokenPipeError:
             return 141

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -15,18 +16,25 @@ from uuid import uuid4
 
 from couloir.errors import UserError, must_be
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a file system that has no room left, for this person at least."""
 ANY_NAME = "surrogateescape"
 """How a text that holds names of files is coded: one that is no UTF-8 keeps its bytes."""
 
 
 @contextmanager
 def writing_to(place: str | Path) -> Iterator[None]:
-    """What cannot be written inside, on a full disk for one, becomes a `UserError` that names ``place``."""
+    """What cannot be written inside, on a full disk for one, becomes a `UserError` that names ``place``.
+
+    A pipe that nobody reads any more stays a `BrokenPipeError`.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{place} cannot be written ({reason}); free some space, or give another folder") from None
+        remedy = "free some space, or give another place" if error.errno in FULL else "give another place"
+        raise UserError(f"{place} cannot be written ({error.strerror or error}); {remedy}") from None
 
 
 @contextmanager
@@ -34,8 +42,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it is moved to ``path`` on success and removed on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes of several machines may have one number.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
+    # Processes of several machines may have one number, and a long name has no room for more.
+    temporary = path.with_name(f".{uuid4().hex[:16]}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -5,8 +5,8 @@
     python inference/batch_inference.py recordings --model-path exp/model.onnx --model-type ctc --output grids/
 
 Folders are searched to their depth. A run that was stopped goes on where it was when it is started again. A file
-that cannot be read is reported, the rest go on, and the exit code is 2. Without --output, lines FILE<TAB>TEXT are
-printed.
+that cannot be read is reported, the rest go on, and the exit code is 2. What a person changed or deleted in the output
+since stays as it is. Without --output, lines FILE<TAB>TEXT are printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.config import TeachingParser
-from couloir.errors import one_line_errors
+from couloir.errors import one_line_errors, shown
 from couloir.inference.program import add_model_flags, add_output_flags, run_files
 
 
@@ -32,12 +32,9 @@ def main() -> int:
     run = run_files(flags, flags.audio_dir)
     if flags.output is None:
         for name, transcript in run.transcripts.items():
-            print(f"{name}\t{transcript.text}")
-    done = len(run.transcripts) - run.resumed
-    before = f", {run.resumed} were done before" if run.resumed else ""
-    where = f"; written to {flags.output}" if flags.output else ""
+            print(f"{shown(name)}\t{shown(transcript.text)}")
     if run.transcripts or len(run.failed) > 1:  # one bad file has its one line
-        print(f"{done} transcribed{before}, {len(run.failed)} could not be read{where}", file=sys.stderr)
+        print(run.summary(flags.output), file=sys.stderr)
     return run.exit_code()
 
 

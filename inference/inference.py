@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.config import TeachingParser
-from couloir.errors import one_line_errors
+from couloir.errors import one_line_errors, shown
 from couloir.inference.program import add_model_flags, add_output_flags, run_files
 
 
@@ -29,10 +29,11 @@ def main() -> int:
     parser.add_argument("--times", action="store_true", help="print each phone with start, end and confidence")
     flags = parser.parse_args()
     run = run_files(flags, flags.audio)
-    for name, transcript in run.transcripts.items():
-        print(transcript.text if len(run.transcripts) + len(run.failed) == 1 else f"{name}\t{transcript.text}")
+    for name, transcript in run.transcripts.items() if not run.streamed else ():
+        single = len(run.transcripts) + len(run.failed) == 1
+        print(shown(transcript.text) if single else f"{shown(name)}\t{shown(transcript.text)}")
         for phone in transcript.phones() if flags.times else ():
-            print(f"{phone.start:9.3f} {phone.end:9.3f}  {phone.symbol}\t{phone.confidence:.2f}")
+            print(f"{phone.start:9.3f} {phone.end:9.3f}  {shown(phone.symbol)}\t{phone.confidence:.2f}")
     return run.exit_code()
 
 

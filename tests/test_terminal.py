@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from couloir.config import TeachingParser
-from couloir.errors import LONGEST_MESSAGE, UserError, one_line_errors, shown
+from couloir.errors import LONGEST_MESSAGE, UserError, message_line, one_line_errors, shown
 
 HOSTILE = {
     "\x1b[2J\x1b[H": r"\x1b[2J\x1b[H",  # clears the screen
@@ -50,10 +50,11 @@ def test_no_control_is_left_of_all_of_unicode():
 
 
 def test_a_long_message_keeps_its_ends():
-    text = shown("begin" + "x" * 25_000_000 + "end")
+    text = message_line("begin" + "x" * 25_000_000 + "end")
     assert len(text) < LONGEST_MESSAGE + 60 and text.startswith("begin") and text.endswith("end")
     assert "25000008" not in text and f"{25_000_008 - LONGEST_MESSAGE} characters" in text
-    assert shown("x" * LONGEST_MESSAGE) == "x" * LONGEST_MESSAGE
+    assert message_line("x" * LONGEST_MESSAGE) == "x" * LONGEST_MESSAGE
+    assert len(shown("x" * 100_000)) == 100_000, "a transcript is whole"
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)

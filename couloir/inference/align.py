@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -15,24 +12,15 @@ from couloir.decoding.ctc_alignment import ctc_align
 from couloir.errors import UserError, must_be
 from couloir.evaluation.pfer import feature_edit_distances
 from couloir.inference.formats import Tiers
+from couloir.inference.known_text import Word
 from couloir.inference.recognizer import Recognizer, Source
 from couloir.inference.transcript import Spans, Token, timed_tokens
 from couloir.inference.vocabulary import Vocabulary
-from couloir.text.ipa import normalize, segment
+from couloir.text.ipa import segment
 from couloir.text.tokenizer import BOUNDARY, TokenTable
 
 LONGEST_CELLS = 400_000_000
 """Frames times states of one alignment; each takes a byte (an hour against 1,000 phones is within)."""
-_TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid")
-_PATH = re.compile(r"\S+[/\\]\S+")  # /tat/ is a transcript, too, and so is "24/7 or so"
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word as it is written, and its phones as the model spells them."""
-
-    label: str
-    phones: list[str]
 
 
 @dataclass(frozen=True)
@@ -50,40 +38,15 @@ class AlignedWords:
     score: float
 
     def tiers(self) -> Tiers:
-        """For `formats.write_textgrid`."""
+        """For `formats.textgrid`."""
         return {"words": self.words, "phones": self.phones}
-
-
-def words_of_ipa(text: str) -> list[Word]:
-    """Words of a phone transcript. Where every space stands between two phones, the whole is one word.
-
-    Raises `UserError` when there is no phone.
-    """
-    parts = normalize(text).split()
-    if not parts:
-        raise UserError("the transcript holds no phone")
-    if len(parts) > 1 and all(len(segment(part)) == 1 for part in parts):
-        return [Word("".join(parts), parts)]
-    return [Word(part, segment(part)) for part in parts]
-
-
-def words_of_text(text: str, language: str) -> list[Word]:
-    """Words of an orthographic transcript, pronounced by espeak-ng. Raises `UserError` when it cannot."""
-    from couloir.text.g2p import phonemize
-
-    labels = text.split()
-    spoken = phonemize({language: labels})[language]
-    words = [Word(label, segment(ipa)) for label, ipa in zip(labels, spoken)]
-    if not any(word.phones for word in words):
-        raise UserError(f"espeak-ng pronounces none of the transcript's words as {language}")
-    return [word for word in words if word.phones]
 
 
 def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> AlignedWords:
     """Align a transcript to its recording.
 
     Args:
-        recognizer: with a CTC model. source: the recording. words: from `words_of_ipa` or `words_of_text`.
+        recognizer: with a CTC model. source: the recording. words: from `known_text.read_words`.
 
     Raises:
         UserError: the model is no CTC model, or the recording is too short or too long.
@@ -150,21 +113,3 @@ def _grouped(timed: Sequence[Token], owners: Sequence[int], labels: Sequence[str
         Token(labels[owner], parts[0].start, parts[-1].end, min(part.confidence for part in parts))
         for owner, parts in groups.items()
     ]
-
-
-def read_transcript(text_or_path: str) -> str:
-    """A transcript: the content of the file of that name, or the text itself.
-
-    Raises `UserError` for an empty one, and for what looks like a file's name where there is none.
-    """
-    path = Path(text_or_path)
-    try:
-        found = os.path.isfile(path)  # unlike Path.is_file, it takes a text that is too long for a name
-        text = path.read_text(encoding="utf-8") if found else text_or_path
-    except (UnicodeDecodeError, OSError):
-        raise must_be(str(path), "a UTF-8 text", "something else") from None
-    if not text.strip():
-        raise UserError(f"transcript {text_or_path or 'text'} is empty")
-    if not found and (path.suffix.lower() in _TEXT_SUFFIXES or _PATH.fullmatch(text.strip())):
-        raise UserError(f"transcript {text_or_path} does not exist; a text of that look is to be put into a file")
-    return text

@@ -22,6 +22,7 @@ class Backend(Protocol):
     Attributes:
         kind: "ctc" or "transducer". vocabulary: its pieces. frame_shift: distance of its output frames in s.
         origin: where it came from, for messages. files: what its results depend on: weights, settings, tokens.
+        average: which weights of the files, in words; "" where there is no choice.
         batch_size: recordings or windows that it likes to get at a time.
     """
 
@@ -29,6 +30,7 @@ class Backend(Protocol):
     vocabulary: Vocabulary
     frame_shift: float
     origin: str
+    average: str
     files: list[Path]
     batch_size: int
 

@@ -64,7 +64,9 @@ def open_checkpoint(
     load_weights(model, weights, str(source))
     fbank = Fbank(features)
     files = [*averaged_files(source, averaging), *tokenizer_files(tokens), *folder.glob(CONFIG_FILE)]
-    return TorchBackend(model, fbank, vocabulary, pick_device(device), f"{source} ({suffix})", model_type, files)
+    return TorchBackend(
+        model, fbank, vocabulary, pick_device(device), f"{source} ({suffix})", model_type, files, suffix
+    )
 
 
 def _check_type(heads: HeadsConfig, model_type: str | None, origin: str) -> None:

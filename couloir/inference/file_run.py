@@ -1,45 +1,28 @@
-"""Transcribing many files: finding them, going on after a stop, reporting the bad ones."""
+"""Transcribing many files: going on after a stop, keeping what a person made, reporting the bad ones."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from couloir.audio import AudioError
-from couloir.errors import UserError, must_be
-from couloir.files import ANY_NAME, writing_to
-from couloir.inference.formats import format_of, from_json, refuse_taken, textgrid_targets, to_json, write_transcripts
+from couloir.errors import UserError, must_be, shown
+from couloir.files import FULL, place_in, writing_to
+from couloir.inference.formats import table, textgrid, tiers_of
+from couloir.inference.journal import GONE, KEPT, WRITTEN, Journal, changed, state_of
+from couloir.inference.output import Output, output_of
+from couloir.inference.places import textgrid_places
 from couloir.inference.progress import ProgressBar
 from couloir.inference.recognizer import Recognizer
+from couloir.inference.recordings import Found, place_of
 from couloir.inference.transcript import Transcript
 
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".webm", ".aif", ".aiff", ".au", ".sph", ".g722"
-)  # fmt: skip
-
-
-def find_audio(places: Sequence[Path]) -> list[Path]:
-    """The files that were named, and the recordings in the folders that were, sorted, each once.
-
-    Raises `UserError` for a place that does not exist or a folder without recordings.
-    """
-    found: dict[Path, None] = {}
-    for place in places:
-        if place.is_dir():
-            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
-            if not inside:
-                raise UserError(f"folder {place} holds no recording ({', '.join(AUDIO_SUFFIXES[:6])}, ...)")
-            found.update(dict.fromkeys(inside))
-        elif place.exists():
-            found[place] = None
-        else:
-            raise UserError(f"{place} does not exist")
-    return list(found)
+_OF_ALL = (*FULL, errno.EROFS, errno.EIO)
+"""Errors of a file system that the next file meets, too."""
+_MOST_NAMED = 20
 
 
 @dataclass
@@ -48,20 +31,35 @@ class FilesRun:
 
     Attributes:
         transcripts: by file, in the order of the files. failed: file -> why. resumed: files that were done before.
+        left: TextGrid -> why it was not written: a person changed it since, or deleted it.
+        streamed: whether the output was a pipe, a terminal, or the like.
     """
 
     transcripts: dict[str, Transcript] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     resumed: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+    streamed: bool = False
 
     def exit_code(self) -> int:
         """2 when a file failed."""
         return 2 if self.failed else 0
 
+    def summary(self, output: Path | None) -> str:
+        """What was done, in one line."""
+        kept, gone = (sum(why == state for why in self.left.values()) for state in (KEPT, GONE))
+        parts = [f"{len(self.transcripts) - self.resumed} transcribed"]
+        parts += [f"{self.resumed} were done before"] if self.resumed else []
+        written = all(name not in self.transcripts for name in self.failed)
+        parts += [f"{len(self.failed)} could not be read" + ("" if written else " or written")]
+        parts += [f"{kept} kept as changed since"] if kept else []
+        parts += [f"{gone} not written again after deletion"] if gone else []
+        return ", ".join(parts) + (f"; written to {shown(output)}" if output else "")
+
 
 def transcribe_files(
     recognizer: Recognizer,
-    files: Sequence[Path],
+    found: Found | Sequence[Path],
     output: Path | None = None,
     kind: str | None = None,
     root: Path | None = None,
@@ -70,147 +68,185 @@ def transcribe_files(
     """Transcribe files; one that cannot be used is reported on stderr and the rest go on.
 
     With an output, every result is kept in a journal beside it at once, so that a run that is stopped goes on where it
-    was when it is started again. The output itself is written when all is done, or the run is interrupted. A recording
-    whose file has changed since is transcribed again.
+    was when it is started again, and recordings of other runs stay in it. The output itself is written when all is
+    done, or the run is interrupted. A recording whose file has changed since is transcribed again. A pipe or terminal
+    has no journal.
 
     Args:
-        recognizer: the model. files: recordings. output: file or folder to write. kind: one of `FORMATS`; None goes
-            by the suffix. root: folder whose structure a folder of TextGrids repeats. inventory: what it was asked for.
+        recognizer: the model. found: recordings. output: file, folder or stream to write; ``-`` is standard output.
+        kind: one of `FORMATS`; None goes by the suffix. root: folder whose structure a folder of TextGrids repeats.
+        inventory: what it was asked for.
 
     Raises:
         UserError: the output was begun with another model, inventory, or way of listening; it cannot be written; or a
-            folder holds a TextGrid of a recording that this run has not transcribed before.
+            file is in its place that no run has written, or a table that a person changed since.
     """
-    run = FilesRun()
-    kind = format_of(output, kind) if output else None
-    names = [str(file) for file in files]
-    grids = textgrid_targets(output, names, root) if output and kind == "TextGrid" else {}
-    with _Journal(output, made_with(recognizer, inventory) if output else {}, grids) as journal:
-        states = {name: _state(Path(name)) for name in names}
-        before = {name: journal.done[name] for name in names if journal.is_done(name, states[name])}
-        run.resumed = len(before)
-        rest = [name for name in names if name not in before]
-        bar = ProgressBar(len(rest))
-        for name in rest:
-            if name in journal.done:
-                bar.say(f"{name} is not the file that was transcribed before, and is transcribed again")
+    found = found if isinstance(found, Found) else Found(list(found))
+    run = FilesRun(failed=dict(found.unread))
+    names = [str(file) for file in found.files]
+    target = output_of(output, kind) if output else None
+    run.streamed = target is not None and target.is_stream
+    bar = ProgressBar(len(names))
+    if target is None or target.is_stream:
+        if target and target.kind == "TextGrid" and len(names) != 1:
+            raise must_be("--output", "a folder for TextGrids of several recordings", target.given)
+        _tell(found, bar)
+        _to_stream(recognizer, names, target, run, bar)
+        return run
+    assert target.path is not None
+    with Journal(target.path, made_with(recognizer, inventory)) as journal:
+        keeper = _Keeper(journal, target, names, root, bar)
+        keeper.check()
+        _tell(found, bar)
         try:
-            for index, result in recognizer.results(rest):
-                if isinstance(result, AudioError):
-                    run.failed[rest[index]] = str(result)
-                    bar.say(f"error: {result}")
-                else:
-                    before[rest[index]] = result
-                    journal.add(result, states[rest[index]])
-                bar.step(0.0 if isinstance(result, AudioError) else result.duration)
+            _resumed(recognizer, keeper, names, run, bar)
         finally:
             bar.close()
-            run.transcripts = {name: before[name] for name in names if name in before}
-            if output and kind:
-                write_transcripts(output, list(run.transcripts.values()), kind, root, names)
+            keeper.write(run)
     return run
 
 
-State = list[int] | None
-"""Size in bytes and time of the last change in ns of a file; None of one that is not there."""
+def _tell(found: Found, bar: ProgressBar) -> None:
+    """Say what of the folders is not transcribed."""
+    if found.passed:
+        bar.say(f"passed over in folders: {found.passed_over()}")
+    for line in found.unread.values():
+        bar.say(f"error: {line}")
 
 
-def _state(path: Path) -> State:
+def _to_stream(
+    recognizer: Recognizer, names: list[str], output: Output | None, run: FilesRun, bar: ProgressBar
+) -> None:
+    """Transcribe all, and write it into a stream, if there is one."""
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+        for name, result in _heard(recognizer, names, run, bar):
+            run.transcripts[name] = result
+    finally:
+        bar.close()
+        run.transcripts = {name: run.transcripts[name] for name in names if name in run.transcripts}
+        done = list(run.transcripts.values())
+        if output and output.kind == "TextGrid":
+            output.write_into("".join(textgrid(tiers_of(one), one.duration) for one in done))
+        elif output:
+            output.write_into(table(output.kind, done))
+
+
+def _resumed(recognizer: Recognizer, keeper: _Keeper, names: list[str], run: FilesRun, bar: ProgressBar) -> None:
+    """Transcribe what the journal has not got, and add it there."""
+    journal, places = keeper.journal, keeper.places
+    states = {name: state_of(name) for name in names}
+    before = {name for name in names if journal.is_done(places[name], states[name])}
+    run.resumed = len(before)
+    rest = [name for name in names if name not in before]
+    bar.total = len(rest)
+    for name in rest:
+        if journal.done.pop(places[name], None):
+            bar.say(f"{name} is not the file that was transcribed before, and is transcribed again")
+    for name, result in _heard(recognizer, rest, run, bar):
+        journal.add(places[name], result, states[name], keeper.grids.get(name))
+
+
+def _heard(
+    recognizer: Recognizer, names: list[str], run: FilesRun, bar: ProgressBar
+) -> Iterator[tuple[str, Transcript]]:
+    """What is found in each recording; one that cannot be used is reported."""
+    for index, result in recognizer.results(names):
+        if isinstance(result, AudioError):
+            run.failed[names[index]] = str(result)
+            bar.say(f"error: {result}")
+        else:
+            yield names[index], result
+        bar.step(0.0 if isinstance(result, AudioError) else result.duration)
+
+
+class _Keeper:
+    """The results of a journal as files, of this run and of those before it."""
+
+    def __init__(self, journal: Journal, output: Output, names: list[str], root: Path | None, bar: ProgressBar) -> None:
+        assert output.path is not None
+        self.journal, self.output, self.path, self.names, self.bar = journal, output, output.path, names, bar
+        self.places = {name: place_of(name) for name in names}
+        ours = set(self.places.values())
+        self.others = [place for place in journal.done if place not in ours]
+        self.grids: dict[str, str] = {}
+        if output.kind == "TextGrid":
+            self._lay_out(root)
+
+    def _lay_out(self, root: Path | None) -> None:
+        """Give each recording of this run the place of its TextGrid in the folder, or "" for the one file."""
+        known = {name: self.journal.grids[place] for name, place in self.places.items() if place in self.journal.grids}
+        foreign = [self.journal.grids[place] for place in self.others if place in self.journal.grids]
+        if self.path.suffix == ".TextGrid" and len(self.names) == 1 and not self.path.is_dir():
+            if self.others:
+                held = f"{self.output.given}, which has that of {self.journal.done[self.others[0]].name}"
+                raise must_be("--output", "a folder for the TextGrids of several recordings", held)
+            self.grids = {self.names[0]: ""}
+        elif self.path.exists() and not self.path.is_dir():
+            raise must_be("--output", "a folder for TextGrids", f"{self.output.given}, a file")
+        else:
+            places = textgrid_places(self.names, root, known, foreign)
+            self.grids = {name: str(place) for name, place in places.items()}
+
+    def check(self) -> None:
+        """Refuse, before any work is done, places that hold what no run has written. Raises `UserError`."""
+        self.lost = self.journal.is_lost()
+        if self.lost:
+            self.bar.say(f"what was written to {self.output.given} before is gone, and is written again")
+        if self.output.kind == "TextGrid":
+            for name, grid in self.grids.items():
+                if self.places[name] not in self.journal.done:  # of those, what would be written is known
+                    self.journal.state(grid)
+        elif self.journal.state() == KEPT:
+            raise changed(self.output.given, self.journal.path)
+
+    def write(self, run: FilesRun) -> None:
+        """Write what there is. Raises `UserError` for a table that a person changed meanwhile, or a full disk."""
+        done = self.journal.done
+        run.transcripts = {
+            name: replace(done[place], name=name) for name, place in self.places.items() if place in done
+        }
+        others = [done[place] for place in self.others]
+        if self.output.kind == "TextGrid":
+            wanted = [(grid, run.transcripts[name]) for name, grid in self.grids.items() if name in run.transcripts]
+            wanted += [(self.journal.grids[place], done[place]) for place in self.others if self.lost]
+            for grid, transcript in wanted:
+                self._write_grid(grid, transcript, run)
+            self._tell_left(run)
+            return
+        with writing_to(self.output.given):
+            text = table(self.output.kind, [*others, *run.transcripts.values()])
+            if self.journal.put(text, again=True) == KEPT:
+                raise changed(self.output.given, self.journal.path)
+
+    def _write_grid(self, grid: str, transcript: Transcript, run: FilesRun) -> None:
+        """Write a TextGrid; what stands in its way is that recording's failure, but not a full disk."""
+        path = self.path / grid
+        try:
+            if grid:
+                place_in(self.path, grid)
+            state = self.journal.put(textgrid(tiers_of(transcript), transcript.duration), grid, self.lost)
+        except (OSError, UserError) as error:
+            why = f"{path} cannot be written ({getattr(error, 'strerror', None) or error})"
+            if getattr(error, "errno", None) in _OF_ALL:
+                raise UserError(f"{why}; free some space, or give another place") from None
+            run.failed[transcript.name] = why
+            self.bar.say(f"error: {why}")
+            return
+        if state != WRITTEN:
+            run.left[str(path)] = state
+
+    def _tell_left(self, run: FilesRun) -> None:
+        for path, why in list(run.left.items())[:_MOST_NAMED]:
+            self.bar.say(f"{path} was {why}")
+        if len(run.left) > _MOST_NAMED:
+            self.bar.say(f"and {len(run.left) - _MOST_NAMED} more")
 
 
 def made_with(recognizer: Recognizer, inventory: str | None) -> dict[str, Any]:
     """All that decides what comes out for a recording, as plain values by what a person calls them."""
     backend, restriction = recognizer.backend, recognizer.restriction
-    names = f"{inventory} ({restriction.digest()})" if restriction else None
-    files = {f"file {file.name}": _state(file) for file in backend.files}
-    return {"model": backend.origin, "model type": backend.kind, **files, "inventory": names, **recognizer.choices}
-
-
-class _Journal:
-    """Results so far, one JSON line each, after a line that says what they were made with."""
-
-    def __init__(self, output: Path | None, made_with: dict[str, Any], grids: Mapping[str, Path]) -> None:
-        whole = Path(os.path.abspath(output or ""))  # "." and ".." are no names to make another of
-        self.path = whole.parent / f".{whole.name}.journal" if output else None
-        self.output, self.made_with, self.grids = output, made_with, grids
-        self.done: dict[str, Transcript] = {}
-        self._heard: dict[str, State] = {}
-        self._out: IO[str] | None = None
-
-    def __enter__(self) -> _Journal:
-        if self.path is None or self.output is None:
-            return self
-        with writing_to(self.output):
-            lines = self.path.read_text("utf-8", ANY_NAME).splitlines() if self.path.is_file() else []
-        whole = list(_whole(lines))
-        if whole and whole[0] != self.made_with:
-            remedy = (
-                f"give another --output, or delete {f'it and {self.path}' if self.grids else self.path} to begin anew"
-            )
-            was, now = _difference(whole[0], self.made_with)
-            raise must_be("--output", f"continued with what it was begun with, {was}", now, remedy)
-        for values in whole[1:]:
-            self._heard[values["name"]] = values.pop("heard", None)
-            self.done[values["name"]] = from_json(values)
-        for name, grid in self.grids.items():
-            if name not in self.done and grid != self.output:
-                refuse_taken(grid)
-        with writing_to(self.output):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._out = self.path.open("a" if whole else "w", encoding="utf-8", errors=ANY_NAME)
-        if not whole:
-            self._write(self.made_with)
-        elif len(whole) < len(lines):
-            self._out.write("\n")  # the line that was being written when the run was killed
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._out and self.output:
-            with writing_to(self.output):  # closing writes what a full disk would not take before
-                self._out.close()
-
-    def is_done(self, name: str, state: State) -> bool:
-        """Whether the result of a file in this state is here."""
-        return name in self.done and self._heard[name] == state
-
-    def add(self, transcript: Transcript, state: State) -> None:
-        """Keep a result, and the state of the file that it was heard in."""
-        if self._out:
-            self._write(to_json(transcript) | {"heard": state})
-
-    def _write(self, values: dict[str, Any]) -> None:
-        assert self._out and self.output
-        with writing_to(self.output):
-            self._out.write(json.dumps(values, ensure_ascii=False) + "\n")
-            self._out.flush()
-
-
-def _whole(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    for line in lines:
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
-            yield values
-
-
-def _difference(was: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
-    """The first thing that two runs were not alike in: what it was, and what it is."""
-    name = next(name for name in [*was, *now] if was.get(name) != now.get(name))
-    old, new = _shown(was.get(name)), _shown(now.get(name))
-    if old == new and name.startswith("file "):
-        new = "another of that size"
-    return f"{name} {old}", new
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list) and len(value) == 2:
-        size, changed = value
-        return f"of {size} bytes from {datetime.fromtimestamp(changed / 1e9):%Y-%m-%d %H:%M:%S}"
-    return "none" if value is None else str(value)
+    digest = restriction.digest() if restriction else None
+    files = {f"file {file.name}": state_of(file) for file in backend.files}
+    names = f"{inventory} ({digest})" if digest else None
+    model = {"model": place_of(backend.origin), "average": backend.average, "model type": backend.kind}
+    return {**model, **files, "inventory": names, "phones": digest, **recognizer.choices}

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from couloir.errors import UserError, must_be, unknown_name
-from couloir.files import ANY_NAME, atomic_write, writing_to
+from couloir.errors import must_be, unknown_name
 from couloir.inference.transcript import Token, Transcript
 
 FORMATS = ("jsonl", "tsv", "ctm", "TextGrid")
 Tiers = dict[str, list[Token]]
+_HALVES = re.compile("[\ud800-\udfff]")
+_BLANKS = re.compile(r"\s+")
+_CELL = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"} | ({"\\": r"\\"} if os.sep == "/" else {}))
 
 
 def format_of(path: Path, name: str | None = None) -> str:
@@ -41,97 +44,60 @@ def from_json(values: dict[str, Any]) -> Transcript:
     return Transcript(**{**values, "tokens": [Token(**token) for token in values["tokens"]]})
 
 
-def write_transcripts(
-    path: Path,
-    transcripts: Sequence[Transcript],
-    kind: str,
-    root: Path | None = None,
-    names: Sequence[str] | None = None,
-) -> None:
-    """Write all transcripts to one file, or TextGrids into a folder.
+def table(kind: str, transcripts: Sequence[Transcript]) -> str:
+    """All transcripts as the text of one file. Whatever their names are, it is valid UTF-8, and one line stays one.
 
     Args:
-        path: the file, or the folder. transcripts: what to write. kind: one of `FORMATS`.
-        root: folder of the recordings, whose structure the TextGrids' folder repeats.
-        names: of all recordings of the run, so that a TextGrid's name does not depend on which of them are done; None
-            for those of the transcripts.
-
-    Raises:
-        UserError: it cannot be written.
+        kind: one of `FORMATS` but TextGrid. transcripts: what to write.
     """
-    if kind != "TextGrid":
-        with writing_to(path), atomic_write(path, "w", ANY_NAME) as out:
-            out.write(_HEADERS.get(kind, ""))
-            out.writelines(_LINES[kind](transcript) for transcript in transcripts)
-        return
-    targets = textgrid_targets(path, [transcript.name for transcript in transcripts] if names is None else names, root)
-    for transcript in transcripts:
-        write_textgrid(targets[transcript.name], tiers_of(transcript), transcript.duration)
+    if kind == "jsonl":
+        return "".join(json_line(to_json(transcript)) for transcript in transcripts)
+    if kind == "tsv":
+        return "file\ttext\tconfidence\tduration_s\n" + "".join(map(_tsv, transcripts))
+    ids = ctm_ids([transcript.name for transcript in transcripts])
+    return "".join(_ctm(transcript, ids[transcript.name]) for transcript in transcripts)
 
 
-def textgrid_targets(path: Path, names: Sequence[str], root: Path | None = None) -> dict[str, Path]:
-    """The TextGrid of each recording: in the folder ``path`` (see `textgrid_places`), or ``path`` itself for one."""
-    places = textgrid_places(names, root)
-    single = path.suffix == ".TextGrid" and len(places) == 1
-    return {name: path if single else path / place for name, place in places.items()}
-
-
-def refuse_taken(path: Path) -> None:
-    """Refuse the place of a TextGrid that is there already: it may be somebody's own labels. Raises `UserError`."""
-    if path.exists():
-        raise UserError(f"{path} exists, and may be made by hand; say where else to write with --output")
-
-
-def textgrid_places(names: Sequence[str], root: Path | None = None) -> dict[str, Path]:
-    """Where each recording's TextGrid lies inside their folder: no two at one place.
-
-    Recordings below ``root`` keep their folders. Of the others, those of one name keep as many of their folders as it
-    takes to tell them apart. What is still alike (a.wav beside a.flac) is told apart by its whole name, or a number.
-    """
-    inside = {name: Path(name).relative_to(root) for name in names if root and Path(name).is_relative_to(root)}
-    folders: dict[str, dict[str, tuple[str, ...]]] = {}
-    for name in names:
-        if name not in inside:
-            path = Path(os.path.abspath(name))  # no ".." that would lead out of the TextGrids' folder
-            folders.setdefault(path.stem, {})[name] = path.parts[1:-1]
-    for alike in folders.values():
-        wanted = len(set(alike.values()))
-        depth = next(n for n in itertools.count() if len({_last(parts, n) for parts in alike.values()}) == wanted)
-        inside |= {name: Path(*_last(parts, depth), Path(name).name) for name, parts in alike.items()}
-    places: dict[str, Path] = {}
-    taken: set[str] = set()
-    for name in names:
-        path = inside[name]
-        candidates = itertools.chain((path.stem, path.name), (f"{path.name}-{n}" for n in itertools.count(2)))
-        stem = next(stem for stem in candidates if str(path.with_name(stem)).lower() not in taken)
-        taken.add(str(path.with_name(stem)).lower())  # some file systems do not tell letters' cases apart
-        places[name] = path.with_name(stem + ".TextGrid")
-    return places
-
-
-def _last(parts: tuple[str, ...], count: int) -> tuple[str, ...]:
-    return parts[max(len(parts) - count, 0) :]
-
-
-def _jsonl(transcript: Transcript) -> str:
-    return json.dumps(to_json(transcript), ensure_ascii=False) + "\n"
+def json_line(values: dict[str, Any]) -> str:
+    """Values as a line of JSON in valid UTF-8: the bytes of a name that is none are written as ``\\udcXX``."""
+    text = json.dumps(values, ensure_ascii=False)
+    return _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
 def _tsv(transcript: Transcript) -> str:
-    name = transcript.name.replace("\t", " ").replace("\n", " ")
-    return f"{name}\t{transcript.text}\t{transcript.confidence:.4f}\t{transcript.duration:.3f}\n"
+    name, text = cell(transcript.name), cell(transcript.text)
+    return f"{name}\t{text}\t{transcript.confidence:.4f}\t{transcript.duration:.3f}\n"
 
 
-def _ctm(transcript: Transcript) -> str:
-    name = "_".join(transcript.name.split()) or "audio"
+def cell(text: str) -> str:
+    """A text as the cell of a table: what would end it is written as ``\\t``, ``\\n``, ``\\r``, a backslash as two.
+
+    Bytes that are no UTF-8 become ``\\xHH``. No two texts have one form.
+    """
+    return _HALVES.sub(lambda half: f"\\x{ord(half[0]) & 255:02x}", text.translate(_CELL))
+
+
+def ctm_ids(names: Sequence[str]) -> dict[str, str]:
+    """The id of each recording in a CTM file, where a blank ends it: no two alike, none that begins a comment.
+
+    Blanks become ``_``. A name without any keeps its id; what is alike then gets a number.
+    """
+    ids = {name: _BLANKS.sub("_", cell(name)) or "audio" for name in names}
+    ids = {name: f"_{id}" if id.startswith(";;") else id for name, id in ids.items()}
+    taken: set[str] = set()
+    for name in sorted(ids, key=lambda name: (ids[name] != name, name)):
+        forms = itertools.chain([ids[name]], (f"{ids[name]}-{n}" for n in itertools.count(2)))
+        ids[name] = next(form for form in forms if form not in taken)
+        taken.add(ids[name])
+    return ids
+
+
+def _ctm(transcript: Transcript, name: str) -> str:
     return "".join(
-        f"{name} 1 {phone.start:.3f} {phone.end - phone.start:.3f} {phone.symbol} {phone.confidence:.4f}\n"
+        f"{name} 1 {phone.start:.3f} {phone.end - phone.start:.3f} {_BLANKS.sub('_', cell(phone.symbol))} "
+        f"{phone.confidence:.4f}\n"
         for phone in transcript.phones()
     )
-
-
-_HEADERS = {"tsv": "file\ttext\tconfidence\tduration_s\n"}
-_LINES = {"jsonl": _jsonl, "tsv": _tsv, "ctm": _ctm}
 
 
 def tiers_of(transcript: Transcript) -> Tiers:
@@ -140,17 +106,14 @@ def tiers_of(transcript: Transcript) -> Tiers:
     return ({"words": words} if words else {}) | {"phones": transcript.phones()}
 
 
-def write_textgrid(path: Path, tiers: Tiers, duration: float) -> None:
-    """Write interval tiers in Praat's long text format; the time between intervals is filled with empty ones.
+def textgrid(tiers: Tiers, duration: float) -> str:
+    """Interval tiers in Praat's long text format; the time between intervals is filled with empty ones.
 
     Args:
-        path: the file. tiers: name -> intervals in order of time. duration: end of every tier in s.
-
-    Raises:
-        UserError: it cannot be written.
+        tiers: name -> intervals in order of time. duration: end of every tier in s; Praat refuses one of 0.
     """
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', ""]
-    duration = round(duration, 3)
+    duration = max(round(duration, 3), 0.001)
     lines += ["xmin = 0", f"xmax = {duration}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, tokens) in enumerate(tiers.items(), 1):
         intervals = list(_filled(tokens, duration))
@@ -160,8 +123,7 @@ def write_textgrid(path: Path, tiers: Tiers, duration: float) -> None:
             label = label.replace('"', '""')
             lines += [f"        intervals [{i}]:", f"            xmin = {start}", f"            xmax = {end}"]
             lines.append(f'            text = "{label}"')
-    with writing_to(path), atomic_write(path, "w") as out:
-        out.write("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _filled(tokens: Sequence[Token], duration: float) -> Iterable[tuple[float, float, str]]:

@@ -69,7 +69,7 @@ class OnnxBackend:
         threads: int = 0,
     ) -> None:
         self.kind = model_type or guess_type(path, suffix)
-        self.origin = str(path)
+        self.origin, self.average = str(path), ""
         self._threads = threads or usable_cores()
         self.batch_size = 8 * self._threads
         if self.kind == "ctc":

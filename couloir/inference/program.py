@@ -6,17 +6,20 @@ import argparse
 import logging
 from pathlib import Path
 
-from couloir.inference.file_run import FilesRun, find_audio, transcribe_files
+from couloir.inference.file_run import FilesRun, transcribe_files
 from couloir.inference.formats import FORMATS
 from couloir.inference.inventory import restriction_to
 from couloir.inference.onnx_backend import OnnxBackend
 from couloir.inference.recognizer import Recognizer
+from couloir.inference.recordings import find_audio
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """What is written where, and how a model is listened to."""
     parser.add_argument("--inventory", help="phones that may be emitted: a file, or a language such as ru")
-    parser.add_argument("--output", type=Path, help="file (.jsonl, .tsv, .ctm), or folder for TextGrids; resumable")
+    parser.add_argument(
+        "--output", type=Path, help="file (.jsonl, .tsv, .ctm), folder for TextGrids (both resumable), or - for stdout"
+    )
     parser.add_argument("--format", help="what to write: " + ", ".join(FORMATS) + " (default: by --output's suffix)")
     parser.add_argument("--batch-size", type=int, help="recordings that are read and encoded at a time")
     parser.add_argument(
@@ -39,7 +42,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
     """Open the model and transcribe what was named on the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    files = find_audio(places)
+    found = find_audio(places, flags.output)
     backend = OnnxBackend(
         flags.model_path, model_type=flags.model_type, tokens=flags.tokens, suffix=flags.suffix, threads=flags.threads
     )
@@ -48,4 +51,4 @@ def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
         backend, restriction, batch_size=flags.batch_size, blank_penalty=flags.blank_penalty, passes=flags.passes
     )
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
-    return transcribe_files(recognizer, files, flags.output, flags.format, root, flags.inventory)
+    return transcribe_files(recognizer, found, flags.output, flags.format, root, flags.inventory)

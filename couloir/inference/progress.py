@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from couloir.errors import message_line
+
 
 class ProgressBar:
     """A line on stderr with what is done, how fast, and what is left; silent where stderr is no terminal."""
@@ -32,8 +34,8 @@ class ProgressBar:
             self._out.flush()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._out.write(("\r\x1b[K" if self._shown else "") + text + "\n")
+        """Print a line above the bar. It stays one line."""
+        self._out.write(("\r\x1b[K" if self._shown else "") + message_line(text) + "\n")
 
     def close(self) -> None:
         """Leave the bar's line."""

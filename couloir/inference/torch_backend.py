@@ -34,7 +34,7 @@ class TorchBackend:
     Args:
         model: the model. fbank: its features. vocabulary: its pieces. device: where to run.
         origin: where it came from. kind: "ctc" or "transducer"; None takes CTC where the model has it.
-        files: that it was made of.
+        files: that it was made of. average: which weights of them.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class TorchBackend:
         origin: str = "",
         kind: str | None = None,
         files: Sequence[Path] = (),
+        average: str = "",
     ) -> None:
         self.model, self.fbank = model.to(device).eval(), fbank.to(device)
         self.vocabulary, self.device, self.origin, self.files = vocabulary, device, origin, list(files)
+        self.average = average
         self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
         factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
         self.frame_shift = fbank.config.frame_shift_ms / 1000 * factor

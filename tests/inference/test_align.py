@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from couloir.errors import UserError
-from couloir.inference.align import _spelt, align, nearest, read_transcript, words_of_ipa
+from couloir.inference.align import _spelt, align, nearest
+from couloir.inference.known_text import words_of_ipa
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.tokenizer import TokenTable
@@ -63,16 +64,3 @@ def test_only_a_words_first_phone_is_spelt_with_the_boundary(caplog):
     assert spelt("ata tat") == ["▁a", "t", "a", "▁t", "a", "t"]
     assert spelt("ak") == ["▁a", "▁k"], "no other piece has it"
     assert spelt("dat") == ["▁t", "a", "t"] and "d as t" in caplog.text, "without <unk>, too"
-
-
-def test_transcripts_come_from_files_or_the_command_line(tmp_path):
-    (tmp_path / "t.txt").write_text("ak", encoding="utf-8")
-    assert read_transcript(str(tmp_path / "t.txt")) == "ak" and read_transcript("ta k") == "ta k"
-    for empty in ("", "  "):
-        with pytest.raises(UserError):
-            read_transcript(empty)
-    for gone in ("gone.txt", "gone.TextGrid", "a b.ipa", str(tmp_path / "gone"), "..\\gone"):
-        with pytest.raises(UserError, match="^transcript .*gone.* does not exist" if "gone" in gone else "not exist"):
-            read_transcript(gone)
-    for text in ("/ta ka/", "ta / ka", "ta.ka", "ta" * 200):
-        assert read_transcript(text) == text

@@ -9,7 +9,7 @@ import pytest
 
 from couloir.data.corpora.textgrid import read_textgrid
 from couloir.errors import UserError
-from couloir.inference.formats import format_of, from_json, to_json, write_textgrid, write_transcripts
+from couloir.inference.formats import ctm_ids, format_of, from_json, table, textgrid, tiers_of, to_json
 from couloir.inference.transcript import Spans, Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_vocabulary
 
@@ -51,10 +51,8 @@ def test_neighbours_meet_and_silence_stays_silent():
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "tsv", "ctm"])
-def test_lines(tmp_path, kind):
-    path = tmp_path / f"out.{kind}"
-    write_transcripts(path, [_transcript(), _transcript((), "empty.wav")], format_of(path))
-    lines = path.read_text(encoding="utf-8").splitlines()
+def test_lines(kind):
+    lines = table(kind, [_transcript(), _transcript((), "empty.wav")]).splitlines()
     if kind == "jsonl":
         assert [json.loads(line)["text"] for line in lines] == ["tʰa a", ""]
     elif kind == "tsv":
@@ -72,7 +70,7 @@ def test_json_round_trip():
 
 def test_textgrid_is_read_back_by_another_reader(tmp_path):
     tokens = [Token('say "a"', 0.1, 0.5, 1.0), Token("ə̃ː", 0.5, 0.9, 1.0), Token("b", 0.8, 1.7, 1.0)]
-    write_textgrid(tmp_path / "a.TextGrid", {"words": tokens[:1], "phones": tokens}, 1.5)
+    (tmp_path / "a.TextGrid").write_text(textgrid({"words": tokens[:1], "phones": tokens}, 1.5), "utf-8")
     words, phones = read_textgrid(tmp_path / "a.TextGrid")
     assert (words.name, phones.name) == ("words", "phones")
     assert [tuple(i) for i in phones.intervals] == [
@@ -83,19 +81,58 @@ def test_textgrid_is_read_back_by_another_reader(tmp_path):
 
 def test_textgrid_is_read_back_by_praat(tmp_path):
     parselmouth = pytest.importorskip("parselmouth")
-    write_transcripts(tmp_path, [_transcript()], "TextGrid")
-    grid = parselmouth.read(str(tmp_path / "x y.TextGrid"))
+    (tmp_path / "a.TextGrid").write_text(textgrid(tiers_of(_transcript()), 2.0), "utf-8")
+    grid = parselmouth.read(str(tmp_path / "a.TextGrid"))
     ask = parselmouth.praat.call
     assert ask(grid, "Get number of tiers") == 2
     assert ask(grid, "Get total duration") == 2.0
     assert "tʰ" in [ask(grid, "Get label of interval", 2, i + 1) for i in range(4)]
 
 
-def test_textgrids_repeat_the_folders_and_lose_none(tmp_path):
-    names = [tmp_path / "in" / "a" / "x.wav", tmp_path / "in" / "a" / "x.flac", tmp_path / "in" / "x.wav"]
-    write_transcripts(tmp_path / "out", [_transcript(name=str(n)) for n in names], "TextGrid", tmp_path / "in")
-    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.TextGrid"))
-    assert found == ["a/x.TextGrid", "a/x.flac.TextGrid", "x.TextGrid"]
+@pytest.mark.parametrize("seconds, end", [(0.0, "0.001"), (1 / 16000, "0.001"), (0.0014, "0.001"), (2.0, "2.0")])
+def test_a_textgrid_of_the_shortest_recording_has_a_length(seconds, end):
+    lines = textgrid({"phones": [Token("a", 0.0, seconds, 1.0)]}, seconds).splitlines()
+    assert lines[4] == f"xmax = {end}" and lines[3] == "xmin = 0"
+    assert lines.count(f"            xmax = {end}") == 1
+
+
+NAMES = ["a b.wav", "a_b.wav", "a\tb.wav", "a  b.wav", "a\\tb.wav", "a\r\nb.wav", "caf\udce9.wav", r"caf\xe9.wav"]
+NAMES += [";;x.wav", "ä.wav"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "tsv", "ctm"])
+def test_any_name_gives_valid_utf_8_one_line_each_and_none_alike(kind):
+    text = table(kind, [_transcript((4,), name=name) for name in NAMES])
+    lines = text.encode("utf-8").decode("utf-8").removesuffix("\n").split("\n")
+    assert not set(text) & {"\r", "\x0b"}
+    lines = lines[kind == "tsv" :]
+    assert len(lines) == len(NAMES)
+    if kind == "jsonl":
+        assert [json.loads(line)["name"] for line in lines] == NAMES
+    elif kind == "tsv":
+        assert [line.count("\t") for line in lines] == [3] * len(NAMES)
+        assert [line.split("\t")[0] for line in lines] == [
+            "a b.wav", "a_b.wav", r"a\tb.wav", "a  b.wav", r"a\\tb.wav", r"a\r\nb.wav", r"caf\xe9.wav", r"caf\\xe9.wav",
+            ";;x.wav", "ä.wav",
+        ]  # fmt: skip
+    else:
+        assert len({line.split(" ")[0] for line in lines}) == len(NAMES)
+        assert all(len(line.split()) == 6 and not line.startswith(";;") for line in lines)
+
+
+def test_ids_of_ctm_do_not_depend_on_the_order_and_a_name_without_blanks_keeps_its_own():
+    expected = {"a b": "a_b-3", "a_b": "a_b", "a\u2003b": "a_b-4", "a_b-2": "a_b-2", "": "audio"}
+    for names in (list(expected), list(expected)[::-1], sorted(expected)):
+        assert ctm_ids(names) == expected
+
+
+def test_what_a_model_calls_its_symbols_breaks_no_line():
+    odd = Vocabulary(["<blk>", "a\tb", "c\nd", "e f"])
+    spans = Spans([1, 2, 3], [0, 10, 20], [5, 15, 25], [0.5] * 3)
+    transcript = Transcript("x", odd.text([1, 2, 3]), timed_tokens(spans, odd, 0.02, 1.0), 1.0, 0.5, 0.02)
+    assert table("tsv", [transcript]).count("\n") == 2 and table("tsv", [transcript]).count("\t") == 6
+    rows = table("ctm", [transcript]).splitlines()
+    assert [row.split()[4] for row in rows] == [r"a\tb", r"c\nd", "e_f"]
 
 
 def test_format_names(tmp_path):

@@ -86,7 +86,8 @@ def test_batch_goes_on_after_bad_files_and_after_a_stop(models, speech, tmp_path
 
     # Killed while a line was being written; then two more files come, and the bad ones are mended.
     journal = out.with_name(".ipa.jsonl.journal")
-    journal.write_text(journal.read_text("utf-8")[:-40], "utf-8")
+    header, *results = [line for line in journal.read_text("utf-8").splitlines() if '"digest"' not in line]
+    journal.write_text("\n".join([header, *results])[:-40], "utf-8")
     out.unlink()
     shutil.copy(speech[2], audio / "a.wav")
     (audio / "nan.wav").unlink()

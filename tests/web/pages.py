@@ -8,7 +8,7 @@ from chromium import find_chromium
 from programs import ROOT, run_program
 
 from couloir import web
-from couloir.inference.formats import tiers_of, write_textgrid
+from couloir.inference.formats import textgrid, tiers_of
 from couloir.inference.recognizer import Recognizer
 
 IDLE = "!document.body.classList.contains('busy')"
@@ -82,5 +82,4 @@ def complaint(chromium, field, *files):
 def by_python(file, path, folder):
     """What Python says of a recording: the transcript, and the TextGrid's text."""
     transcript = Recognizer.from_pretrained(file).transcribe([path])[0]
-    write_textgrid(folder / "python.TextGrid", tiers_of(transcript), transcript.duration)
-    return transcript, (folder / "python.TextGrid").read_text(encoding="utf-8")
+    return transcript, textgrid(tiers_of(transcript), transcript.duration)

@@ -17,7 +17,7 @@ export function tiersOf(tokens) {
  * @param {number} seconds end of every tier
  */
 export function textGrid(tiers, seconds) {
-  const duration = round(seconds, 3);
+  const duration = Math.max(round(seconds, 3), 0.001); // Praat refuses one of 0
   const lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", `xmax = ${asFloat(duration)}`];
   lines.push("tiers? <exists>", `size = ${Object.keys(tiers).length}`, "item []:");
   Object.entries(tiers).forEach(([name, tokens], tier) => {

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
-from couloir.errors import shown
+from couloir.errors import message_line
 
 T = TypeVar("T")
 
 
 def log(message: str) -> None:
     """One dated line on stderr, in icefall's manner."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown(message)}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message_line(message)}", file=sys.stderr, flush=True)
 
 
 def _console() -> Any:

@@ -1,0 +1,202 @@
+"""What was said in a recording, for an alignment: a text, or a file of a kind that people keep such texts in."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from couloir.data.corpora.textgrid import PHONE_TIERS, UTTERANCE_TIERS, WORD_TIERS, Tier, read_textgrid
+from couloir.errors import UserError, must_be
+from couloir.inference.vocabulary import Vocabulary
+from couloir.text.ipa import normalize, segment
+from couloir.texts import read_text, split_lines
+
+_TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid", ".srt", ".vtt")
+_PATH = re.compile(r"\S+[/\\]\S+")  # /tat/ is a transcript, too, and so is "24/7 or so"
+_TIMED = re.compile(r"\s*-?[\d.]+\s+-?[\d.]+(?:\s+(.*\S))?\s*")  # TIMIT, HTK, Audacity: begin, end, label
+_MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+_WITHOUT_PHONES = ("spn", "<unk>", "unk", "<spn>")
+"""Labels of words that were spoken and not transcribed."""
+_SILENCES = ("", "h#", "pau", "epi", "sil", "sp", "#", "_", "<p:>", "<sil>")
+# TIMIT's symbols (Zue and Seneff 1988) that are no IPA letters of the same value.
+_TIMIT = {
+    "iy": "i", "ih": "ɪ", "eh": "ɛ", "ey": "eɪ", "ae": "æ", "aa": "ɑ", "aw": "aʊ", "ay": "aɪ", "ah": "ʌ", "ao": "ɔ",
+    "oy": "ɔɪ", "ow": "oʊ", "uh": "ʊ", "uw": "u", "ux": "ʉ", "er": "ɝ", "ax": "ə", "ix": "ɨ", "axr": "ɚ", "ax-h": "ə̥",
+    "dx": "ɾ", "q": "ʔ", "jh": "d͡ʒ", "ch": "t͡ʃ", "sh": "ʃ", "zh": "ʒ", "th": "θ", "dh": "ð", "ng": "ŋ", "em": "m̩",
+    "en": "n̩", "eng": "ŋ̍", "nx": "ɾ̃", "r": "ɹ", "y": "j", "hh": "h", "hv": "ɦ", "el": "l̩",
+    **{stop: stop for stop in "bdgptk"}, **{same: same for same in "szfvmnlwh"},
+}  # fmt: skip
+_CLOSURES = {f"{stop}cl": stop for stop in "bdgptk"}
+_RELEASES = {"dcl": ("d", "jh"), "tcl": ("t", "ch")}
+# Letters of the chart beyond a to z and the block of IPA extensions; modifiers and marks are no letters here.
+_IPA = frozenset("abcdefghijklmnopqrstuvwxyzæçðøħŋœβθχλǀǁǂǃⱱⱳƍƞƥƭƙƈɁʼ'ˈˌ")
+_IPA_BLOCKS = ((0x250, 0x2FF), (0x1D00, 0x1DBF), (0x2070, 0x209C), (0xA700, 0xA71F), (0x1DF00, 0x1DFFF))
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word as it is written, and its phones as the model spells them."""
+
+    label: str
+    phones: list[str]
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A transcript's labels, and whether they are phones (None: what they are was not said)."""
+
+    labels: list[str]
+    phones: bool | None = None
+
+
+def read_words(text_or_path: str, language: str | None, vocabulary: Vocabulary) -> list[Word]:
+    """The words of a transcript.
+
+    Args:
+        text_or_path: a text; or a file: plain text, TextGrid, TIMIT's .phn and .wrd, HTK's .lab, subtitles.
+        language: the one that words are pronounced in by espeak-ng; None where the text is IPA.
+        vocabulary: of the model: what it can spell is taken, IPA or not.
+
+    Raises:
+        UserError: there is no text, or it is neither IPA nor in a language that was named.
+    """
+    content = read_transcript(text_or_path)
+    if language:
+        if content.phones:
+            raise must_be("--language", "left out", f"{language}, and {text_or_path} holds phones")
+        return words_of_text(" ".join(content.labels), language)
+    words = words_of_ipa(" ".join(content.labels))
+    phones = [phone for word in words for phone in word.phones if not vocabulary.spell(phone)]
+    foreign = dict.fromkeys(c for phone in phones for c in unicodedata.normalize("NFC", phone) if not _is_ipa(c))
+    if foreign or content.phones is False:
+        found = f"with {' '.join([*foreign][:8])}" if foreign else f"{text_or_path}, a list of words"
+        raise must_be("the transcript", "IPA", found, "name the language of its words, such as --language ru")
+    return words
+
+
+def words_of_ipa(text: str) -> list[Word]:
+    """Words of a phone transcript. Where every space stands between two phones, the whole is one word.
+
+    Raises `UserError` when there is no phone.
+    """
+    parts = normalize(text).split()
+    if not parts:
+        raise UserError("the transcript holds no phone")
+    if len(parts) > 1 and all(len(segment(part)) == 1 for part in parts):
+        return [Word("".join(parts), parts)]
+    return [Word(part, segment(part)) for part in parts]
+
+
+def words_of_text(text: str, language: str) -> list[Word]:
+    """Words of an orthographic transcript, pronounced by espeak-ng. Raises `UserError` when it cannot."""
+    from couloir.text.g2p import phonemize
+
+    labels = text.split()
+    spoken = phonemize({language: labels})[language]
+    words = [Word(label, segment(ipa)) for label, ipa in zip(labels, spoken)]
+    if not any(word.phones for word in words):
+        raise UserError(f"espeak-ng pronounces none of the transcript's words as {language}")
+    return [word for word in words if word.phones]
+
+
+def read_transcript(text_or_path: str) -> _Content:
+    """A transcript: the content of the file of that name, or the text itself.
+
+    Raises `UserError` for an empty one, and for what looks like a file's name where there is none.
+    """
+    path = Path(text_or_path)
+    found = _exists(text_or_path)  # unlike Path.exists, it takes a text that is too long for a name
+    content = _of_file(path) if found else _Content([text_or_path])
+    if not any(label.strip() for label in content.labels):
+        raise UserError(f"transcript {text_or_path or 'text'} is empty")
+    if not found and (path.suffix.lower() in _TEXT_SUFFIXES or _PATH.fullmatch(text_or_path.strip())):
+        raise UserError(f"transcript {text_or_path} does not exist; a text of that look is to be put into a file")
+    return content
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)
+    except ValueError:
+        return False
+
+
+def _of_file(path: Path) -> _Content:
+    if path.is_dir():
+        raise must_be(f"transcript {path}", "a text file", "a folder")
+    text = read_text(path)
+    suffix, lines = path.suffix.lower(), [line for line in split_lines(text) if line.strip()]
+    if suffix == ".textgrid" or '"ooTextFile' in "".join(lines[:1]) or '"TextGrid"' in "".join(lines[:2]):
+        return _of_textgrid(path)
+    if lines and lines[0].lstrip().startswith(("<?xml", "<!DOCTYPE", "{\\rtf", '{"', "[{")):
+        raise must_be(f"transcript {path}", "a plain text, a TextGrid, or a list of labels", "another kind of file")
+    if any("-->" in line for line in lines):
+        return _Content(_of_subtitles(text))
+    timed = [_TIMED.fullmatch(line) for line in lines]
+    if timed and all(timed):
+        labels = [label for row in timed if row and (label := row[1] or "").lower() not in _SILENCES]
+        return _Content(_phones_of(labels, path), True) if suffix == ".phn" else _Content(labels, _of_words(suffix))
+    return _Content([text], _of_words(suffix))
+
+
+def _of_words(suffix: str) -> bool | None:
+    return False if suffix == ".wrd" else None
+
+
+def _of_textgrid(path: Path) -> _Content:
+    """The tier of phones, or of words, or the only one. Raises `UserError` where it is not clear which is meant."""
+    tiers = read_textgrid(path)
+    for names, phones in ((PHONE_TIERS, True), (WORD_TIERS, None), (UTTERANCE_TIERS, None)):
+        fitting = [tier for tier in tiers if tier.name.lower().rpartition(" - ")[2].strip() in names]
+        if len(fitting) > 1:
+            raise must_be(f"transcript {path}", "of one speaker", " and ".join(tier.name for tier in fitting))
+        if fitting:
+            return _of_tier(path, fitting[0], phones)
+    if len(tiers) != 1:
+        found = ", ".join(tier.name for tier in tiers) or "none"
+        raise must_be(f"a tier of {path}", f"named {PHONE_TIERS[0]} or {WORD_TIERS[0]}", found)
+    return _of_tier(path, tiers[0], None)
+
+
+def _of_tier(path: Path, tier: Tier, phones: bool | None) -> _Content:
+    labels = [label for _, _, label in tier.intervals if label.lower() not in _SILENCES]
+    return _Content(_phones_of(labels, path) if phones else labels, phones)
+
+
+def _phones_of(labels: Sequence[str], path: Path) -> list[str]:
+    """Labels of phones as IPA; TIMIT's symbols where all are among them."""
+    unknown = next((label for label in labels if label.lower() in _WITHOUT_PHONES), None)
+    if unknown:
+        raise must_be(f"transcript {path}", "the phones of all that is spoken", f"one with `{unknown}`")
+    if not all(label in _TIMIT or label in _CLOSURES for label in labels):
+        return list(labels)
+    phones = []
+    for label, following in zip(labels, [*labels[1:], ""]):
+        if label in _CLOSURES and following in _RELEASES.get(label, (_CLOSURES[label],)):
+            continue  # the stop follows, and the two are one phone
+        phones.append(_TIMIT.get(label) or _CLOSURES[label])
+    return phones
+
+
+def _of_subtitles(text: str) -> list[str]:
+    """The lines of SubRip and WebVTT files that are spoken."""
+    spoken = []
+    for block in re.split(r"\n[ \t]*\n", "\n".join(split_lines(text))):
+        lines = block.split("\n")
+        times = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        spoken += [] if times is None else [_MARKUP.sub("", line).strip() for line in lines[times + 1 :]]
+    return [line for line in spoken if line]
+
+
+def _is_ipa(character: str) -> bool:
+    parts = unicodedata.normalize("NFD", character)
+    return all(
+        part in _IPA
+        or unicodedata.category(part)[0] == "M"
+        or any(first <= ord(part) <= last for first, last in _IPA_BLOCKS)
+        for part in parts
+    )
