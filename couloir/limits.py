@@ -8,6 +8,9 @@ MAX_LINE_CHARS = 1 << 24
 MAX_TEXT_BYTES = 1 << 30
 """Of a text that is read whole: tables of ten million rows fit."""
 
+MAX_HOTWORD_SCORE = 1000
+"""Of a hotword, for each token: 1 to 3 is usual; sums of it must stay numbers."""
+
 MAX_GAPS = 1024
 """Numbers that a table of ids, or a graph's states, may leave out: a place is made for each up to the highest, so a
 line `word 2000000000` would take gigabytes."""

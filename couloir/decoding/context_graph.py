@@ -8,6 +8,8 @@ built, so that a step is one look-up for all hypotheses at once.
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +19,12 @@ from torch import Tensor
 
 from couloir.decoding.fsa.ragged import find
 from couloir.errors import UserError, must_be
+from couloir.limits import MAX_HOTWORD_SCORE
 from couloir.text.tokenizer import Tokenizer
+from couloir.texts import read_lines
 
 ROOT = 0
+_SCORED = re.compile(r"(.*)[ \t]:(\S*)[ \t]*")
 
 
 class ContextGraph:
@@ -43,6 +48,8 @@ class ContextGraph:
         strict: bool = True,
     ) -> None:
         scores = [0.0] * len(phrases) if scores is None else scores
+        if not 0 <= context_score <= MAX_HOTWORD_SCORE:
+            raise must_be("--context-score", f"a number from 0 to {MAX_HOTWORD_SCORE}", context_score)
         if len(scores) != len(phrases):
             raise must_be("scores of the hotword phrases", f"{len(phrases)}, one for each", len(scores))
         self.strict = strict
@@ -151,26 +158,33 @@ def read_context_file(path: str | Path, tokenizer: Tokenizer, context_score: flo
             cannot spell or whose score is no number.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError:
         raise UserError(f"context file {path} does not exist; give --context-file one phrase per line") from None
-    except UnicodeDecodeError:
-        raise must_be(str(path), "a UTF-8 text with one phrase per line", "something else") from None
     phrases, scores = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        text, colon, score = line.rpartition(" :")
-        try:
-            scores.append(float(score) if colon else 0.0)
-        except ValueError:
-            raise must_be(f"line {number} of {path}", "`phrase :score`", repr(line)) from None
-        text = text if colon else line
-        unknown = tokenizer.unknown_symbols(text.strip())
+        found = _SCORED.fullmatch(line)
+        text = (found[1] if found else line).strip()
+        scores.append(_score(found[2], f"line {number} of {path}", line) if found else 0.0)
+        unknown = tokenizer.unknown_symbols(text)
         if unknown:
             shown = ", ".join(sorted(unknown))
             raise UserError(f"line {number} of {path}: the vocabulary has no {shown}; spell the phrase in its tokens")
-        phrases.append(tokenizer.encode(text.strip()))
+        phrases.append(tokenizer.encode(text))
+        if not phrases[-1]:
+            raise must_be(f"line {number} of {path}", "a phrase with a sound or letter", repr(line[:80]))
     if not phrases:
         raise must_be(f"context file {path}", "a text with one phrase per line", "empty")
     return ContextGraph(phrases, context_score, scores)
+
+
+def _score(text: str, place: str, line: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= MAX_HOTWORD_SCORE:
+        raise must_be(place, f"`phrase :score` with a score from 0 to {MAX_HOTWORD_SCORE}", repr(line[:80]))
+    return score

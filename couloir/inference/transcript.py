@@ -125,6 +125,6 @@ def timed_tokens(spans: Spans, vocabulary: Vocabulary, frame_shift: float, durat
         end[-1] += REACH_AFTER_S
     start, end = (np.clip(times, 0.0, duration).round(3) for times in (start, end))
     return [
-        Token(vocabulary.surface(token), float(a), float(b), round(confidence, 4))
-        for token, a, b, confidence in zip(spans.tokens, start, end, spans.confidences)
+        Token(symbol, float(a), float(b), round(confidence, 4))
+        for symbol, a, b, confidence in zip(vocabulary.surfaces(spans.tokens), start, end, spans.confidences)
     ]

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from couloir.errors import UserError, must_be
-from couloir.text.tokenizer import BOUNDARY, UNK_SURFACE, load_tokenizer
+from couloir.text.byte_pieces import byte_of, text_of, with_bytes_joined
+from couloir.text.ipa import normalize
+from couloir.text.tokenizer import BLANKS, BOUNDARY, SENTENCE_MARKS, SPACE, UNK, UNK_SURFACE, load_tokenizer
 
-_SPECIAL = ("<blk>", "<eps>", "<sos/eos>", "<sos>", "<eos>", "<s>", "</s>")
+_SPECIAL = (*BLANKS, *SENTENCE_MARKS)
 
 
 class Vocabulary:
@@ -20,7 +22,13 @@ class Vocabulary:
 
     def __init__(self, pieces: Sequence[str]) -> None:
         self.pieces = list(pieces)
-        self._ids = {piece: i for i, piece in enumerate(self.pieces) if piece not in (*_SPECIAL, "<unk>")}
+        self._bytes = [byte_of(piece) for piece in self.pieces]
+        spelling = [
+            i for i, piece in enumerate(self.pieces) if piece not in (*_SPECIAL, UNK) and self._bytes[i] is None
+        ]
+        forms = {normalize(self.pieces[i]).replace(" ", ""): i for i in reversed(spelling)}
+        self._ids = {**forms, **{self.pieces[i]: i for i in spelling}}
+        self._ids.pop("", None)
         self._longest = max(map(len, self._ids), default=1)
 
     def __len__(self) -> int:
@@ -31,14 +39,24 @@ class Vocabulary:
         piece = self.pieces[token]
         if piece in _SPECIAL:
             return ""
-        return UNK_SURFACE if piece == "<unk>" else piece.replace(BOUNDARY, " ")
+        value = self._bytes[token]
+        if value is not None:
+            return text_of([value])
+        return UNK_SURFACE if piece == UNK else piece.replace(BOUNDARY, " ").replace(SPACE, " ")
+
+    def surfaces(self, tokens: Sequence[int]) -> list[str]:
+        """What each of some tokens in a row adds to the text; of a run of bytes the first adds its characters."""
+        return with_bytes_joined([self.surface(i) for i in tokens], [self._bytes[i] for i in tokens])
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""
-        return "".join(map(self.surface, tokens)).strip()
+        return "".join(self.surfaces(list(tokens))).strip()
 
     def spell(self, text: str) -> list[int]:
-        """Token ids of a text, the longest piece that fits first; empty where a part of it has no piece."""
+        """Token ids of a text, the longest piece that fits first; empty where a part of it has no piece.
+
+        A piece fits as it is written, or by its IPA normal form.
+        """
         tokens, at = [], 0
         while at < len(text):
             ends = range(min(at + self._longest, len(text)), at, -1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 TIE = "\u0361"
@@ -22,6 +22,8 @@ _LETTER = rf"[^\s{TIE}{_MARKS}]"
 # Leading marks (preaspiration, prenasalisation) belong to the letter after them only where no letter stands before.
 _SEGMENT = re.compile(rf"[{_MARKS}]*{_LETTER}[{_MARKS}]*(?:{TIE}{_LETTER}[{_MARKS}]*)*{TIE}*|[{_MARKS}{TIE}]+")
 _ONLY_MARKS = re.compile(rf"[{_MARKS}{TIE}]+")
+_IPA_ALONE = re.compile("[\u0250-\u02af\u02d0ŋθβχ]")
+_MOST_PLAIN_PHONES = 20
 _LANGUAGE_SWITCH = re.compile(r"\([a-z]{2,3}(?:-[a-z0-9]+)*\)")
 _WITHOUT_DIACRITICS = str.maketrans("", "", DIACRITICS)
 
@@ -33,7 +35,7 @@ def _characters(cell: str) -> str:
 
 def _table_rows() -> Iterator[tuple[str, str]]:
     table = files("couloir.text").joinpath("ipa_normalisation.tsv").read_text(encoding="utf-8")
-    for line in table.splitlines():
+    for line in table.split("\n"):
         if line and not line.startswith("# ") and line != "#":
             sources, target, _ = line.split("\t")
             for source in sources.split(" "):
@@ -71,6 +73,25 @@ def segment(text: str) -> list[str]:
 def is_marks(text: str) -> bool:
     """Whether a text is diacritics, length marks and ties alone, which are no phone without a letter."""
     return _ONLY_MARKS.fullmatch(text) is not None
+
+
+def are_phones(pieces: Sequence[str]) -> bool:
+    """Whether pieces of a vocabulary are written in IPA, so that its texts are to be brought to the normal form.
+
+    The normal form keeps them apart and drops none, as it would tones, apostrophes and spaces; most are letters of the
+    IPA; and there are some that it alone has, or else so few pieces, none composed, that they are no alphabet.
+    """
+    forms = {normalize(piece).replace(" ", "") for piece in pieces}
+    if "" in forms or len(forms) < len(pieces) or 2 * sum(map(_is_ipa, pieces)) < len(pieces):
+        return False
+    return any(map(_IPA_ALONE.search, pieces)) or (forms == set(pieces) and len(pieces) <= _MOST_PLAIN_PHONES)
+
+
+def _is_ipa(piece: str) -> bool:
+    return all(
+        c == TIE or "a" <= c <= "z" or c in "æçðøħœǀǁǂǃ" or _IPA_ALONE.match(c) or _ONLY_MARKS.match(c)
+        for c in unicodedata.normalize("NFD", piece)
+    )
 
 
 def remove_diacritics(text: str) -> str:

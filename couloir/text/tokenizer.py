@@ -1,13 +1,16 @@
 """Texts to token ids and back: sentencepiece models, ``tokens.txt`` tables, and how either is made.
 
-All share icefall's layout: ``<blk>`` is 0, ``<sos/eos>`` 1, ``<unk>`` 2. A vocabulary that has no word-boundary
-piece ``▁`` is one of phones, as `train_tokenizer` makes it: its texts are brought to IPA normal form and their
-spaces dropped. A vocabulary that has it (ZIPA's, any icefall BPE) gets its texts as they are.
+All share icefall's layout: ``<blk>`` is 0, ``<sos/eos>`` 1, ``<unk>`` 2. A vocabulary of IPA symbols that has no
+word-boundary piece ``▁``, as `train_tokenizer` makes it, is one of phones: its texts are brought to IPA normal form and
+their spaces dropped. Any other (ZIPA's, an icefall BPE, characters) gets its texts as they are, but for Unicode's two
+normal forms: letters are composed or decomposed as the vocabulary has them.
 """
 
 from __future__ import annotations
 
 import io
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +18,9 @@ from pathlib import Path
 
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
-from couloir.text.ipa import TIE, normalize, segment
+from couloir.text.byte_pieces import byte_of, with_bytes_joined
+from couloir.text.ipa import TIE, are_phones, normalize, segment
+from couloir.texts import read_lines
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 BLANKS = (BLANK, "<eps>", "<blank>")
@@ -27,6 +32,12 @@ KINDS = ("phones", "unigram", "bpe")
 MODEL_NAME, TABLE_NAME = "bpe.model", "tokens.txt"
 
 
+SPACE = "<space>"
+"""What some tables of characters call the space."""
+_PIECE_ID = re.compile(r"[ \t]*(?:(?P<piece>.*?)[ \t]+)?(?P<id>[0-9]{1,9})[ \t]*")
+_ID_PIECE = re.compile(r"[ \t]*(?P<id>[0-9]{1,9})(?:[ \t]+(?P<piece>.*?))?[ \t]*")
+
+
 class Tokenizer(ABC):
     """What every tokenizer has. Plain picklable values, so a loader's workers can carry it."""
 
@@ -35,10 +46,18 @@ class Tokenizer(ABC):
         self.blank_id = 0
         self.unk_id = pieces.index(UNK) if UNK in pieces else -1
         self.has_boundary = any(BOUNDARY in piece for piece in pieces)
-        self._has_tie = any(TIE in piece for piece in pieces)
-        self._special = {i for i, piece in enumerate(pieces) if piece in (BLANK, "<eps>", *SENTENCE_MARKS)}
-        if not pieces or pieces[0] not in (BLANK, "<eps>"):
-            raise must_be(f"piece 0 of {origin}", BLANK, repr(pieces[0]) if pieces else "missing")
+        self._special = {i for i, piece in enumerate(pieces) if piece in (*BLANKS, *SENTENCE_MARKS)}
+        self._written = [piece for piece in pieces if not (len(piece) > 2 and piece[0] == "<" and piece[-1] == ">")]
+        self.is_ipa = not self.has_boundary and SPACE not in pieces and are_phones(self._written)
+        self._has_tie = any(TIE in (normalize(piece) if self.is_ipa else piece) for piece in self._written)
+        self._characters = set("".join(self._written))
+        if not pieces or pieces[0] not in BLANKS:
+            found = next((f"at {i}" for i, piece in enumerate(pieces) if piece in BLANKS), "missing")
+            raise must_be(
+                f"piece 0 of {origin}",
+                f"the blank, {BLANK}",
+                f"{pieces[0]!r} (the blank is {found})" if pieces else found,
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -46,13 +65,17 @@ class Tokenizer(ABC):
         return len(self.pieces)
 
     def prepare(self, text: str) -> str:
-        """The text that is really encoded: for phones the IPA normal form without spaces.
+        """The text that is really encoded, in the vocabulary's own spelling: composed letters or decomposed ones.
 
-        A tie that the vocabulary never has is dropped, so that ``t͡s`` becomes ``ts`` as in ZIPA's texts.
+        For phones that is the IPA normal form without spaces. Of other vocabularies without a word boundary, those
+        that have no space get none. A tie that the vocabulary never has is dropped, so that ``t͡s`` becomes ``ts`` as
+        in ZIPA's texts.
         """
-        if not self.has_boundary:
+        if self.is_ipa:
             text = normalize(text).replace(" ", "")
-        return text if self._has_tie else text.replace(TIE, "")
+        elif not self.has_boundary:
+            text = (" " if self._characters.issuperset(" ") or SPACE in self.pieces else "").join(text.split())
+        return self._respelt(text if self._has_tie else text.replace(TIE, ""))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; what the vocabulary lacks becomes ``<unk>`` if it has that (see `unknown_symbols`)."""
@@ -70,6 +93,20 @@ class Tokenizer(ABC):
         """Write ``tokens.txt``: a line ``piece id`` for each piece."""
         with atomic_write(path, "w") as out:
             out.writelines(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
+
+    def _respelt(self, text: str) -> str:
+        """The text with letters and syllables composed or decomposed where only that form is in the vocabulary."""
+        known = self._characters
+        if known.issuperset(text):
+            return text
+        parts: list[str] = []
+        for character in text:
+            if parts and (unicodedata.category(character)[0] == "M" or _is_hangul_end(character)):
+                parts[-1] += character
+            else:
+                parts.append(character)
+        forms = ([part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)] for part in parts)
+        return "".join(next(filter(known.issuperset, each), each[0]) for each in forms)
 
     @abstractmethod
     def _tokens(self, text: str) -> list[tuple[int, str]]:
@@ -93,6 +130,8 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(f"{origin} is not a sentencepiece model; give a bpe.model or a tokens.txt") from None
         self.model = model
         super().__init__([self.processor.id_to_piece(i) for i in range(len(self.processor))], origin)
+        # Without a boundary it was made by `train_tokenizer`, whatever its letters.
+        self.is_ipa = not self.has_boundary and all(normalize(piece) == piece for piece in self._written)
         self.unk_id = self.processor.unk_id()
 
     def save_model(self, path: str | Path) -> None:
@@ -115,54 +154,105 @@ class TokenTable(Tokenizer):
     """A ``tokens.txt`` without its model: the longest piece that fits is taken, from left to right.
 
     For phones and single letters that is what sentencepiece does; for a BPE of words it may cut differently, so a
-    ``bpe.model`` is to be preferred where there is one.
+    ``bpe.model`` is to be preferred where there is one. Pieces and texts are compared in one normal form.
     """
 
     def __init__(self, pieces: list[str], origin: str = "the token table") -> None:
         super().__init__(pieces, origin)
-        self._ids = {piece: i for i, piece in enumerate(pieces) if i not in self._special and i != self.unk_id}
+        values = [byte_of(piece) for piece in pieces]
+        self._values = {i: value for i, value in enumerate(values) if value is not None}
+        self._byte_ids = {value: i for i, value in self._values.items()}
+        plain = [i for i in range(len(pieces)) if i not in (*self._special, *self._values, self.unk_id)]
+        self._ids = {self._form(" " if pieces[i] == SPACE else pieces[i]): i for i in reversed(plain)}
         self._longest = max(map(len, self._ids), default=1)
+        self._same_form = self.is_ipa and self._ids.keys() == {pieces[i] for i in plain}
+
+    def _form(self, text: str) -> str:
+        """What pieces and texts are compared in."""
+        if self.is_ipa:
+            return normalize(text).replace(" ", "")
+        return text if text.isascii() else unicodedata.normalize("NFD", text)
+
+    def _respelt(self, text: str) -> str:
+        if text.isascii() or self._same_form:
+            return text
+        known = (
+            surface if i in (-1, self.unk_id) or i in self._values else self.pieces[i]
+            for i, surface in self._tokens(text)
+        )
+        return "".join(known).replace(SPACE, " ").replace(BOUNDARY, " ").strip()
 
     def _tokens(self, text: str) -> list[tuple[int, str]]:
+        text = text if self._same_form else self._form(text)
         if self.has_boundary:
             text = "".join(BOUNDARY + word for word in text.split())
         found: list[tuple[int, str]] = []
         at = 0
         while at < len(text):
-            sizes = range(min(self._longest, len(text) - at), 0, -1)
-            piece = next((text[at : at + n] for n in sizes if text[at : at + n] in self._ids), text[at])
+            piece = self._longest_at(text, at)
             at += len(piece)
             token = self._ids.get(piece, self.unk_id)
-            if (
-                found and token == self.unk_id == found[-1][0]
-            ):  # a run of unknown letters is one token, as in sentencepiece
-                piece = found.pop()[1] + piece
-            found.append((token, piece))
+            if token != self.unk_id:
+                found.append((token, piece))
+                continue
+            piece = piece if self.is_ipa else unicodedata.normalize("NFC", piece)
+            if len(self._byte_ids) == 256:
+                found += [(self._byte_ids[value], piece if not n else "") for n, value in enumerate(piece.encode())]
+            elif found and found[-1][0] == self.unk_id:  # a run of unknown letters is one token, as in sentencepiece
+                found[-1] = (token, found[-1][1] + piece)
+            else:
+                found.append((token, piece))
         return found
 
+    def _longest_at(self, text: str, at: int) -> str:
+        """The longest piece that begins at a place, or the unknown letter there, its marks included."""
+        for size in range(min(self._longest, len(text) - at), 0, -1):
+            piece = text[at : at + size]
+            if piece in self._ids and (self.is_ipa or not self._is_lone_mark(text[at + size : at + size + 1])):
+                return piece
+        end = at + 1
+        while not self.is_ipa and self._is_lone_mark(text[end : end + 1]):
+            end += 1
+        return text[at:end]
+
+    def _is_lone_mark(self, character: str) -> bool:
+        """Whether a character belongs to the one before it: a mark or a part of a syllable that is no piece itself."""
+        return (
+            bool(character)
+            and character not in self._ids
+            and (unicodedata.combining(character) > 0 or _is_hangul_end(character))
+        )
+
     def _join(self, ids: list[int]) -> str:
-        text = "".join(UNK_SURFACE if i == self.unk_id else self.pieces[i] for i in ids)
-        return text.replace(BOUNDARY, " ").strip()
+        surfaces = [UNK_SURFACE if i == self.unk_id else self.pieces[i].replace(BOUNDARY, " ") for i in ids]
+        surfaces = [" " if surface == SPACE else surface for surface in surfaces]
+        return "".join(with_bytes_joined(surfaces, [self._values.get(i) for i in ids])).strip()
+
+
+def _is_hangul_end(character: str) -> bool:
+    """Whether a character is a vowel or a final of a Korean syllable that is written in parts."""
+    return "\u1160" <= character <= "\u11ff"
 
 
 def read_tokens(path: str | Path) -> list[str]:
     """Pieces of a ``tokens.txt`` in the order of their ids; disambiguation symbols (``#0``) are left out.
 
-    Raises `UserError` naming the file and line when it is not a table of ``piece id`` with ids 0, 1, 2...
+    Lines are ``piece id``, or all of them ``id piece``; an id alone is that of the space, as sherpa writes it. Raises
+    `UserError` naming the file and line when it is not a table of ids 0, 1, 2...
     """
     by_id: dict[int, str] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise must_be(str(path), "a UTF-8 text of lines `piece id`", "something else") from None
-    for number, line in enumerate(lines, 1):
-        piece, _, index = line.rstrip().rpartition(" ")
-        if not line.strip() or (piece.startswith("#") and piece[1:].isdigit()):
+    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip(" \t")]
+    rows = [(number, line, _PIECE_ID.fullmatch(line)) for number, line in lines]
+    if not all(found for _, _, found in rows) and all(_ID_PIECE.fullmatch(line) for _, line in lines):
+        rows = [(number, line, _ID_PIECE.fullmatch(line)) for number, line in lines]
+    for number, line, found in rows:
+        if not found:
+            raise must_be(f"line {number} of {path}", "`piece id`", repr(line[:80]))
+        piece, index = found["piece"] or " ", int(found["id"])
+        if piece.startswith("#") and piece[1:].isdigit():
             continue
-        if not index.isdecimal() or not piece.strip():
-            raise must_be(f"line {number} of {path}", "`piece id`", repr(line))
-        if by_id.setdefault(int(index), piece.strip()) != piece.strip():
-            raise must_be(f"line {number} of {path}", f"a new id ({index} is taken)", repr(line))
+        if by_id.setdefault(index, piece) != piece:
+            raise must_be(f"line {number} of {path}", f"a new id ({index} is taken)", repr(line[:80]))
     missing = next((i for i in range(len(by_id)) if i not in by_id), None)
     if missing is not None:
         raise must_be(str(path), "a table of ids 0, 1, 2, ...", f"without id {missing}")
