@@ -18,6 +18,7 @@ import numpy as np
 from kaldialign import align as edit_alignment
 from result_file import write_result
 
+from couloir.data.shar import iterate_shar
 from couloir.inference.align import Word, align
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.transcript import Token
@@ -35,12 +36,10 @@ class Gold(NamedTuple):
 
 def gold_recordings(folder: Path) -> Iterator[Gold]:
     """The utterances of a Shar folder whose phones are timed."""
-    from lhotse import CutSet
-
-    for cut in CutSet.from_shar(in_dir=str(folder)):
-        timed = cut.supervisions[0].alignment["phone"]
-        phones = [Token(item.symbol, item.start, item.start + item.duration, 1.0) for item in timed]
-        yield Gold(cut.id, cut.load_audio()[0], phones)
+    for utterance in iterate_shar(folder):
+        timed = utterance.alignment or ()
+        phones = [Token(symbol, start, start + duration, 1.0) for symbol, start, duration in timed]
+        yield Gold(utterance.id, np.asarray(utterance.audio), phones)
 
 
 def boundaries(found: Sequence[Token], gold: Sequence[Token], right: Sequence[bool]) -> Pairs:

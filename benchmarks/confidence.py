@@ -18,6 +18,7 @@ import numpy as np
 from kaldialign import align as edit_alignment
 from result_file import write_result
 
+from couloir.data.shar import iterate_shar
 from couloir.inference.recognizer import Recognizer
 from couloir.text.ipa import segment
 
@@ -26,14 +27,12 @@ BINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 def measure(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
     """The table of phones and the correlation of utterances."""
-    from lhotse import CutSet
-
     phones: list[tuple[float, bool]] = []
     utterances: list[tuple[float, float]] = []
-    for cut in CutSet.from_shar(in_dir=str(folder)):
-        transcript = recognizer.transcribe([cut.load_audio()[0]])[0]
+    for utterance in iterate_shar(folder):
+        transcript = recognizer.transcribe([utterance.audio])[0]
         found = transcript.phones()
-        reference = segment(cut.supervisions[0].text)
+        reference = segment(utterance.text)
         rows = edit_alignment(reference, [phone.symbol for phone in found], "<eps>")
         right = [expected == heard for expected, heard in rows if heard != "<eps>"]
         phones += [(phone.confidence, ok) for phone, ok in zip(found, right)]

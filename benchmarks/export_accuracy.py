@@ -21,6 +21,7 @@ from kaldialign import edit_distance
 from result_file import write_result
 
 from couloir.audio import SAMPLE_RATE
+from couloir.data.shar import iterate_shar
 from couloir.export.config import CtcOnnxConfig, OnnxConfig
 from couloir.export.onnx import export_ctc, export_transducer
 from couloir.export.publish import Agreements
@@ -41,10 +42,8 @@ SUFFIXES = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.onnx"}
 
 def utterances(folder: Path) -> tuple[list[np.ndarray], list[list[str]]]:
     """Waves and reference phones of a test set."""
-    from lhotse import CutSet
-
-    cuts = list(CutSet.from_shar(in_dir=str(folder)))
-    return [cut.load_audio()[0] for cut in cuts], [segment(cut.supervisions[0].text) for cut in cuts]
+    found = list(iterate_shar(folder))
+    return [np.asarray(utterance.audio) for utterance in found], [segment(utterance.text) for utterance in found]
 
 
 def error_rate(references: list[list[str]], texts: list[str]) -> float:

@@ -36,12 +36,6 @@ MAX_MEMBER_BYTES = 1 << 30
 MAX_CUT_SECONDS = 1e6
 """Of a cut's start and length: 11 days."""
 
-MAX_MANIFEST_RATE = 10_000_000
-"""Hz that a manifest may say: recorders of ultrasound reach 1 MHz."""
-
-MAX_CHANNELS = 1024
-"""Of a manifest's recording: arrays of microphones have hundreds."""
-
 MAX_ID_CHARS = 1000
 """Of a cut's id: names of files end at 255 bytes."""
 

@@ -171,9 +171,9 @@ def _text(values: dict[str, Any], name: str) -> str:
 
 def _check_recording(recording: dict[str, Any]) -> None:
     if "sampling_rate" in recording:
-        _number(recording, "sampling_rate", 1, limits.MAX_MANIFEST_RATE)
+        _number(recording, "sampling_rate", 1, limits.MAX_SAMPLE_RATE)
     if "num_samples" in recording:
-        _number(recording, "num_samples", 0, limits.MAX_CUT_SECONDS * limits.MAX_MANIFEST_RATE)
+        _number(recording, "num_samples", 0, limits.MAX_CUT_SECONDS * limits.MAX_SAMPLE_RATE)
 
 
 def _channel(cut: dict[str, Any], recording: dict[str, Any]) -> int:
@@ -188,12 +188,12 @@ def _channel(cut: dict[str, Any], recording: dict[str, Any]) -> int:
             raise LeftOut("cuts of some of a recording's channels are not read here")
         return -1
     if "channel" in cut and not _is_channel(found):
-        raise _must_be("channel", f"a whole number from 0 to {limits.MAX_CHANNELS - 1}, or a list of them", found)
+        raise _must_be("channel", f"a whole number from 0 to {limits.MAX_AUDIO_CHANNELS - 1}, or a list of them", found)
     return int(found)
 
 
 def _is_channel(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limits.MAX_CHANNELS
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limits.MAX_AUDIO_CHANNELS
 
 
 def _path(recording: dict[str, Any]) -> str:

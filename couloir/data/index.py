@@ -198,7 +198,7 @@ class ShardIndex:
         in_tar = (size >= 0) & (size <= limits.MAX_MEMBER_BYTES) & (offset >= 0) & (offset <= tar_size - size)
         bounds = [
             (duration >= 0) & (duration <= limits.MAX_CUT_SECONDS) & (start >= 0) & (start <= limits.MAX_CUT_SECONDS),
-            (rows["channel"] >= -1) & (rows["channel"] < limits.MAX_CHANNELS) & (rows["num_chars"] >= 0),
+            (rows["channel"] >= -1) & (rows["channel"] < limits.MAX_AUDIO_CHANNELS) & (rows["num_chars"] >= 0),
             (blob_offset >= 0) & (blob_size > 0) & (blob_offset <= self.header["blob"] - blob_size),
             in_tar if self.files.tar else size == -1,
         ]

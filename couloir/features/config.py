@@ -9,11 +9,11 @@ from typing import Any
 
 from couloir.config import flag_name, from_mapping, option
 from couloir.errors import must_be
+from couloir.limits import MAX_SAMPLE_RATE
 
 METADATA_PREFIX = "fbank_"
 MIN_WINDOW_SAMPLES = 8  # a spectrum of 4 points, as many as the fewest filters
 MAX_FRAME_LENGTH_MS = 1000.0  # 40 times what speech is analysed with
-MAX_SAMPLE_RATE = 768_000  # of the fastest sound cards
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,8 @@ def load_run(
     weights, suffix = load_averaged(source.path, averaging)
     if saved is None:
         zipformer, heads = adapted(config.zipformer, config.heads, weights, vars(namespace), origin)
-        fbank = dataclasses.replace(config.fbank, feature_dim=zipformer.feature_dim)
-        config = dataclasses.replace(config, zipformer=zipformer, heads=heads, fbank=fbank)
+        features = dataclasses.replace(config.fbank, feature_dim=zipformer.feature_dim)
+        config = dataclasses.replace(config, zipformer=zipformer, heads=heads, fbank=features)
     if source.is_registered:
         check_size(source.hub_id, config.zipformer, kind)
     tokens = tokens or tokenizer_of(source, config, foreign=saved is None)

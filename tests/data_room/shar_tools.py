@@ -56,3 +56,12 @@ def module(folder, tokenizer=None, seed=7, **options):
     defaults = {"num_workers": 0, "max_duration": 3.0, "num_buckets": 4, "min_utterance_duration": 0.0, "index_jobs": 1}
     config = DataConfig(manifest_dir=str(folder), **{**defaults, **options})
     return DataModule(config, tokenizer, seed, num_output_frames=num_output_frames)
+
+
+def tar_of(path: Path, entries):
+    """A tar from (member's name, bytes)."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
