@@ -27,7 +27,7 @@ class Utterance:
     Attributes:
         id: unique within its corpus; becomes a file name in a tar, so only letters, digits and ``._-``.
         audio: path of the recording; start: where in it the utterance begins, in s, or None when it is all of it;
-        duration: in s, given with start; without it the manifests stage reads it from the recording's header.
+        duration: in s, given with start; None for all that follows, which the manifests stage reads from its header.
         text: orthographic transcript, as G2P should read it; may be empty where phones or ipa are given.
         language: ISO 639 tag; speaker: name, unique within the corpus, or "" where not known.
         phones: gold phones with their times, in IPA, silences left out; None where they are not known.
@@ -59,6 +59,23 @@ class Utterance:
         return cls(**{**values, "phones": phones and tuple(Phone(*phone) for phone in phones)})
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """An utterance that is left out: its id, a reason that many share, and the detail."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+NO_TRANSCRIPT, UNREADABLE = "no transcript", "cannot be read"
+
+
+def language_tag(text: str) -> str:
+    """One spelling of a language's tag: ``sv-se`` for ``sv-SE``, ``sv_SE`` and ``sv_SE.UTF-8``."""
+    return text.strip().partition(".")[0].partition("@")[0].replace("_", "-").lower()
+
+
 class Corpus(ABC):
     """A source of utterances. A builder names itself and implements `fetch`, `utterances` and `sources`.
 
@@ -81,8 +98,11 @@ class Corpus(ABC):
         """
 
     @abstractmethod
-    def utterances(self, download_dir: Path) -> Iterator[Utterance]:
-        """Every transcribed utterance, in a fixed order. Filtering and splitting are not a builder's business."""
+    def utterances(self, download_dir: Path) -> Iterator[Utterance | Dropped]:
+        """Every transcribed utterance, in a fixed order, and what is none by name.
+
+        Filtering and splitting are not a builder's business; nor is the end of a recording, which is looked up later.
+        """
 
     @abstractmethod
     def sources(self, download_dir: Path) -> list[Path]:

@@ -6,24 +6,16 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from couloir.config import as_plain
-from couloir.data.corpora.base import Utterance
+from couloir.data.corpora.base import Dropped, Utterance
 from couloir.errors import UserError
 from couloir.files import atomic_write
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """An utterance that is left out: its id, a reason that many share, and the detail."""
-
-    id: str
-    reason: str
-    detail: str = ""
+from couloir.texts import read_lines
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -52,7 +44,7 @@ def dropped_path(data_dir: Path, stage: str, name: str) -> Path:
 
 def write_dropped(path: Path, dropped: Iterable[Dropped]) -> None:
     """Write the list, also when it is empty."""
-    with atomic_write(path, "w") as out:
+    with atomic_write(path, "w", "backslashreplace") as out:
         out.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in dropped)
 
 
@@ -60,7 +52,10 @@ def read_dropped(path: Path) -> list[Dropped]:
     """The list of one stage and corpus; empty when there is none."""
     if not path.exists():
         return []
-    return [Dropped(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [Dropped(**json.loads(line)) for line in read_lines(path)]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run its stage again") from None
 
 
 def fingerprint(*values: Any, files: Iterable[Path] = ()) -> str:

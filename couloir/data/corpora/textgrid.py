@@ -1,26 +1,37 @@
-"""Praat's TextGrid files, long and short form, and what of them is words, phones and utterances."""
+"""Praat's TextGrid files, long and short form, and which tiers are whose words, phones and utterances."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from couloir.data.corpora.base import Phone, Utterance
 from couloir.errors import UserError, must_be
+from couloir.texts import read_text
 
 PHONE_TIERS = ("phones", "phone", "phonemes", "phoneme", "segments", "ipa", "mau")
 WORD_TIERS = ("words", "word", "ort-mau", "ort", "orthography")
 UTTERANCE_TIERS = ("utterances", "utterance", "sentences", "sentence", "phrases", "phrase", "text", "transcript")
-SILENCES = ("", "sil", "sp", "spn", "pau", "<p:>", "<usb>", "<nib>", "#", "_")
+SILENCES = ("", "sil", "sp", "pau", "<p:>", "<nib>", "<sil>", "<eps>", "#", "_")
+"""Labels of intervals in which nobody speaks (MFA, WebMAUS, Festival)."""
+UNKNOWN = ("spn", "<spn>", "<unk>", "[unk]", "<oov>", "<usb>")
+"""Labels of speech whose words or phones an aligner did not know."""
 
-# Names of fields and indices in brackets only repeat what the order of the values says; without them the
-# long form is the short one.
-_INDEX = re.compile(r"\[\d*\]")
-_VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w.-])(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?![\w.])')
+# Field names, and the numbers of items in brackets, only repeat what the order of the values says; without them the
+# long form is the short one. Brackets inside a label are text.
+_VALUE = re.compile(r'"([^"]*(?:""[^"]*)*)"|(?<![\w.\[-])(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?![\w.\]])')
 _NOT_IPA = re.compile(r"[A-Z0-9@{}]")
+_MOST_ROWS = 10**7
+_KINDS = {
+    name: kind
+    for kind, names in (("phones", PHONE_TIERS), ("words", WORD_TIERS), ("utterances", UTTERANCE_TIERS))
+    for name in names
+}
+_ALSO_OTHERS = ("ipa", "mau", "ort", "segments", "text")  # WebMAUS's KAN-MAU is no speaker KAN
 
 
 class Interval(NamedTuple):
@@ -39,34 +50,61 @@ class Tier:
     intervals: tuple[Interval, ...]
 
     def spoken(self) -> list[Interval]:
-        """The intervals that are no silence."""
+        """The intervals that are no silence; speech that is not known is none either."""
         return [interval for interval in self.intervals if interval.label.lower() not in SILENCES]
+
+    def unknown(self) -> list[Interval]:
+        """The intervals whose words or phones are not known."""
+        return [interval for interval in self.intervals if interval.label.lower() in UNKNOWN]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The tiers of one speaker ("" where no name is given), each None where it is missing."""
+
+    speaker: str
+    phones: Tier | None
+    words: Tier | None
+    utterances: Tier | None
 
 
 def read_textgrid(path: Path) -> list[Tier]:
-    """The interval tiers of a file (UTF-8 or UTF-16); point tiers are left out. Raises `UserError`."""
-    data = path.read_bytes()
+    """The interval tiers of a file (UTF-8, or UTF-16 with a mark); point tiers are left out. Raises `UserError`."""
     try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        values = iter([number or quoted.replace('""', '"') for quoted, number in _VALUE.findall(_INDEX.sub("", text))])
+        values = iter([number or label.replace('""', '"') for label, number in _VALUE.findall(read_text(path))])
         kinds = next(values), next(values)
         if "TextGrid" not in kinds:
             raise ValueError("no TextGrid header")
         next(values), next(values)  # start and end of the whole
-        return list(_tiers(values, int(next(values))))
+        return list(_tiers(values, _count(next(values))))
     except (ValueError, StopIteration, RuntimeError) as error:
-        raise UserError(f"{path} is not a TextGrid that can be read ({error or 'it ends too early'})") from None
+        reason = str(error) or "it ends too early"
+        raise UserError(f"{path} is not a TextGrid that can be read ({reason[:100]})") from None
 
 
 def _tiers(values: Iterator[str], count: int) -> Iterator[Tier]:
     for _ in range(count):
-        kind, name, _, _, size = next(values), next(values), next(values), next(values), int(next(values))
+        kind, name, _, _, size = next(values), next(values), next(values), next(values), _count(next(values))
         if kind == "IntervalTier":
-            rows = [(float(next(values)), float(next(values)), next(values).strip()) for _ in range(size)]
-            yield Tier(name, tuple(Interval(*row) for row in rows))
-        else:
+            yield Tier(name, tuple(_interval(name, next(values), next(values), next(values)) for _ in range(size)))
+        elif kind == "TextTier":
             for _ in range(2 * size):
                 next(values)
+        else:
+            raise ValueError(f"a tier of the kind {kind!r}")
+
+
+def _count(text: str) -> int:
+    if len(text) > len(str(_MOST_ROWS)) or not 0 <= int(text) <= _MOST_ROWS:
+        raise ValueError(f"a tier of {text[:20]} intervals")
+    return int(text)
+
+
+def _interval(tier: str, start: str, end: str, label: str) -> Interval:
+    interval = Interval(float(start), float(end), label.strip())
+    if not (math.isfinite(interval.start) and math.isfinite(interval.end) and interval.start <= interval.end):
+        raise ValueError(f"an interval from {start[:20]} to {end[:20]} s in tier {tier!r}")
+    return interval
 
 
 def find_tier(tiers: Sequence[Tier], names: Sequence[str]) -> Tier | None:
@@ -78,49 +116,52 @@ def find_tier(tiers: Sequence[Tier], names: Sequence[str]) -> Tier | None:
     return None
 
 
-def utterances_of(path: Path, whole: Utterance) -> list[Utterance]:
-    """The utterances of an annotated recording: one per interval of an utterance tier, else the whole recording.
+def annotations(path: Path, tiers: Sequence[Tier]) -> list[Annotation]:
+    """The tiers of each speaker, in the order of their first tiers; one tier alone is of utterances, whatever its name.
 
-    Args:
-        path: the TextGrid; whole: id, audio, language and speaker of its recording.
-
-    Raises `UserError` when no tier is known by its name, or phones are not in IPA.
+    Raises:
+        UserError: no tier is known by its name, or two of one speaker have one name.
     """
-    tiers = read_textgrid(path)
-    phones, words = find_tier(tiers, PHONE_TIERS), find_tier(tiers, WORD_TIERS)
-    sentences = find_tier(tiers, UTTERANCE_TIERS) or (tiers[0] if len(tiers) == 1 and not (phones or words) else None)
-    if not (phones or words or sentences):
+    found: dict[str, dict[str, Tier]] = {}
+    for tier in tiers:
+        speaker, name = speaker_and_name(tier.name)
+        if name in _KINDS:
+            if name in found.setdefault(speaker, {}):
+                raise must_be(f"a tier of {path}", "named once, or as `SPEAKER - words`", f"there twice: {tier.name!r}")
+            found[speaker][name] = tier
+    if not found and len(tiers) == 1:
+        found = {"": {UTTERANCE_TIERS[0]: tiers[0]}}
+    if not found:
         known = ", ".join((PHONE_TIERS[0], WORD_TIERS[0], UTTERANCE_TIERS[0]))
         raise must_be(f"a tier of {path}", f"named {known}", ", ".join(tier.name for tier in tiers) or "missing")
-    timed = _phones(path, phones)
-    if sentences is None:
-        text = " ".join(interval.label for interval in words.spoken()) if words else ""
-        return [replace(whole, text=text, phones=timed)]
     return [
-        replace(
-            whole,
-            id=f"{whole.id}-{round(1000 * start):07d}",
-            text=label,
-            start=start,
-            duration=round(end - start, 4),
-            phones=timed and _within(timed, start, end),
-        )
-        for start, end, label in sentences.spoken()
+        Annotation(speaker, *(_first(named, names) for names in (PHONE_TIERS, WORD_TIERS, UTTERANCE_TIERS)))
+        for speaker, named in found.items()
     ]
 
 
-def _phones(path: Path, tier: Tier | None) -> tuple[Phone, ...] | None:
-    if tier is None:
-        return None
-    spoken = tier.spoken()
-    foreign = next((label for _, _, label in spoken if _NOT_IPA.search(label)), None)
+def _first(named: Mapping[str, Tier], names: Sequence[str]) -> Tier | None:
+    return next((named[name] for name in names if name in named), None)
+
+
+def speaker_and_name(tier: str) -> tuple[str, str]:
+    """``ann - words``, ``words - ann``, ``ann_words``, ``words:ann`` -> ann and words; ("", its name) of any other."""
+    name = tier.strip().lower()
+    if name in _KINDS:
+        return "", name
+    for separator, front in itertools.product((" - ", "_", ":", "/", "-"), (False, True)):
+        first, found, last = tier.partition(separator) if front else tier.rpartition(separator)
+        speaker, kind = (last.strip(), first.strip()) if front else (first.strip(), last.strip())
+        known = kind.lower() in _KINDS and (separator == " - " or kind.lower() not in _ALSO_OTHERS)
+        if found and speaker and known and speaker.lower() not in _KINDS:
+            return speaker, kind.lower()
+    return "", name
+
+
+def refuse_other_letters(path: Path, tier: Tier) -> None:
+    """Raise `UserError` where the labels of a tier of phones are no IPA."""
+    known = [label for _, _, label in tier.spoken() if label.lower() not in UNKNOWN]
+    foreign = next((label for label in known if _NOT_IPA.search(label)), None)
     if foreign is not None:
         remedy = "export it as IPA, or rename the tier and the words are pronounced by espeak-ng"
         raise must_be(f"tier {tier.name} of {path}", "IPA", f"`{foreign}`", remedy)
-    return tuple(Phone(label, start, round(end - start, 4)) for start, end, label in spoken)
-
-
-def _within(phones: Sequence[Phone], start: float, end: float) -> tuple[Phone, ...]:
-    """The phones whose middle lies in an interval, timed from its start."""
-    inside = [phone for phone in phones if start <= phone.start + phone.duration / 2 < end]
-    return tuple(phone._replace(start=round(max(phone.start - start, 0.0), 4)) for phone in inside)

@@ -1,0 +1,160 @@
+"""A person's folder of recordings, each with a transcript beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from couloir.data.corpora.annotated import utterances_of
+from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
+from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
+from couloir.data.corpora.progress import log
+from couloir.data.split_names import innermost, kind_of
+from couloir.errors import UserError, must_be
+from couloir.texts import read_lines
+
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".aiff", ".aif", ".aifc",
+    ".au", ".w64", ".rf64", ".sph", ".nist", ".caf", ".amr", ".g722",
+)  # fmt: skip
+WORDS, IPA, GRID = (".txt", ".lab", ".trn"), ".ipa", ".textgrid"
+SPLITS = {"train": TRAIN, "dev": DEV, "test": HELDOUT}
+"""What prepared data calls a split that a folder or a table names."""
+_OTHERS = (
+    ".srt",
+    ".vtt",
+    ".phn",
+    ".wrd",
+    ".eaf",
+    ".json",
+    ".ctm",
+    ".stm",
+    ".tg",
+    ".docx",
+    ".csv",
+    ".tsv",
+    ".lrc",
+    ".mlf",
+)
+_TIMED = re.compile(r"\s*[\d.]+\s+[\d.]+\s+\S+(\s+-?[\d.]+)?\s*", re.ASCII)
+_TIMIT = re.compile(r"0 \d{4,} (?=\S)", re.ASCII)
+_TRN_ID = re.compile(r"\s*\([^()\s]+\)\s*$")
+
+
+@dataclass
+class _Found:
+    """What a folder holds: recordings with the files beside each, by lower-case suffix; and what is passed over."""
+
+    recordings: list[tuple[Path, dict[str, Path]]] = field(default_factory=list)
+    foreign: int = 0
+
+
+def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
+    """Recordings, each with a TextGrid, ``.txt``, ``.lab``, ``.trn`` or ``.ipa`` of its name; a subfolder is a speaker.
+
+    ``x.wav.txt`` is a name of x.wav too, and letters' case does not matter. A folder that names a split prescribes it.
+    Hidden files and what macOS leaves (``._x.wav``, ``__MACOSX``) are no recordings. A recording without a transcript,
+    or with one that cannot be read, is left out by name.
+
+    Raises:
+        UserError: no recording has a transcript.
+    """
+    found = _search(folder)
+    count = 0
+    for audio, files in found.recordings:
+        place = audio.relative_to(folder)
+        split = innermost(place.parts[:-1])
+        # A folder that names a split is nobody's name.
+        speaker = next((name for name in place.parts[:-1] if not kind_of(name)), "")
+        id = "-".join((*place.parts[:-1], place.stem))
+        whole = Utterance(id, str(audio), "", language, speaker, split=SPLITS[kind_of(split)] if split else "")
+        try:
+            for item in _transcribed(audio, files, whole):
+                count += isinstance(item, Utterance)
+                yield item
+        except UserError as error:
+            yield Dropped(id, UNREADABLE, str(error))
+    if found.foreign:
+        log(f"{folder}: {found.foreign} files that macOS left (._NAME, __MACOSX) are passed over")
+    _say_what_is_default(folder, found)
+    if not count:
+        raise UserError(
+            f"{folder} has no recording with a transcript of the same name (x.wav with x.txt or x.TextGrid)"
+        )
+
+
+def _search(folder: Path) -> _Found:
+    found = _Found()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if "__MACOSX" in folders:
+            found.foreign += sum(len(inside) for _, _, inside in os.walk(Path(root, "__MACOSX")))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        found.foreign += sum(name.startswith("._") for name in names)
+        names = sorted(name for name in names if not name.startswith("."))
+        texts: dict[str, dict[str, Path]] = {}
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in AUDIO_SUFFIXES:
+                texts.setdefault(stem.lower(), {}).setdefault(suffix.lower(), Path(root, name))
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in AUDIO_SUFFIXES:
+                beside = {**texts.get(name.lower(), {}), **texts.get(stem.lower(), {})}
+                found.recordings.append((Path(root, name), beside))
+    found.recordings.sort()
+    return found
+
+
+def _say_what_is_default(folder: Path, found: _Found) -> None:
+    """Folders that name no split, beside such that do: what is in them is split by chance, which is said aloud."""
+    splits = Counter(bool(innermost(audio.relative_to(folder).parts[:-1])) for audio, _ in found.recordings)
+    if splits[True] and splits[False]:
+        log(
+            f"WARNING: {folder}: {splits[True]} recordings lie in folders named train, dev or test, {splits[False]} do"
+            " not; those are split by their texts and speakers, and most are trained on"
+        )
+
+
+def _transcribed(audio: Path, files: Mapping[str, Path], whole: Utterance) -> Iterator[Utterance | Dropped]:
+    """The utterances of one recording."""
+    if GRID in files:
+        yield from utterances_of(files[GRID], whole)
+        return
+    words = next((files[suffix] for suffix in WORDS if suffix in files), None)
+    text = _words(words) if words else ""
+    ipa = " ".join(read_lines(files[IPA])).strip() if IPA in files else ""
+    if text or ipa:
+        yield replace(whole, text=text, ipa=ipa)
+        return
+    beside = [path.name for suffix, path in files.items() if suffix in (*WORDS, IPA)]
+    others = [path.name for suffix, path in files.items() if suffix in _OTHERS]
+    why = f"{beside[0]} is empty" if beside else f"{others[0]} is not read" if others else "none is beside it"
+    yield Dropped(whole.id, NO_TRANSCRIPT, f"{audio}: {why}; .TextGrid, .txt, .lab, .trn and .ipa are")
+
+
+def _words(path: Path) -> str:
+    """The words of a transcript. Raises `UserError` where it holds times, or many utterances."""
+    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    if lines and all(_TIMED.fullmatch(line) for line in lines):
+        raise must_be(str(path), "words alone", "lines of times and labels", "make a TextGrid of it")
+    if path.suffix.lower() == ".trn" and lines:
+        if sum(bool(_TRN_ID.search(line)) for line in lines) > 1:
+            raise must_be(str(path), "the transcript of one recording", f"{len(lines)} lines with ids")
+        lines = [_TRN_ID.sub("", line) for line in lines]
+    return _TIMIT.sub("", " ".join(lines))  # TIMIT's begin with the first and last sample
+
+
+def beside(folder: Path, audio: str) -> Path:
+    """A recording relative to a folder, to ``clips`` in it, or to the working directory."""
+    path = Path(audio)
+    if audio.startswith("~"):
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise must_be("a path", "of a user's folder that is known", f"`{audio[:100]}`") from None
+    places = (folder / path, folder / "clips" / path, path)
+    return next((place for place in places if os.path.isfile(place)), folder / path)

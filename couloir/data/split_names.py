@@ -1,0 +1,36 @@
+"""What the name of a folder, of a file or in a table says of a split: training, development or a test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+TRAIN, DEV, TEST = "train", "dev", "test"
+_KINDS = {
+    TRAIN: "train training trn trainset trainingset traindata",
+    DEV: "dev devel development devset valid validation validate val valset validset",
+    TEST: "test testing tst testset testdata eval evaluation evalset evl heldout holdout",
+}
+_WORDS = {word: kind for kind, words in _KINDS.items() for word in words.split()}
+_LETTERS = re.compile(r"[^\W\d_]+")
+_HELD_OUT = re.compile(r"(held|hold)[-_. ]+out", re.IGNORECASE)
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def kind_of(name: str) -> str:
+    """`TRAIN`, `DEV` or `TEST` where a word of the name says so, else "": ``test-clean``, ``Dev_other``, ``test1``.
+
+    Words end where letters do, and before a capital (``myTestSet``); letters' case does not matter. A name with both dev
+    and train (``train-dev``) is of dev, one with dev and test of a test. Of train and test (``train-test-split``) it is
+    the name of what holds both, and says nothing.
+    """
+    words = _LETTERS.findall(_CAPITAL.sub(" ", _HELD_OUT.sub(r"\1out", name)))
+    kinds = {_WORDS[word.lower()] for word in words if word.lower() in _WORDS}
+    if {TRAIN, TEST} <= kinds:
+        return ""
+    return next((kind for kind in (TEST, DEV, TRAIN) if kind in kinds), "")
+
+
+def innermost(folders: Sequence[str]) -> str:
+    """The name of the innermost of some folders, given from the outside, that says a split; "" where none does."""
+    return next((name for name in reversed(folders) if kind_of(name)), "")
