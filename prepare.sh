@@ -72,6 +72,10 @@ while [ $# -gt 0 ]; do
   else fail "\`$flag\` must be followed by a value"; fi
   flag=${flag//_/-}
   case $flag in
+    --data-dir | --download-dir | --user-data | --python | --stage | --stop-stage | --nj)
+      [ -n "$value" ] || fail "\`$flag\` must be followed by a value, but that is empty" ;;
+  esac
+  case $flag in
     --stage) stage=$value ;;
     --stop-stage) stop_stage=$value ;;
     --nj) nj=$value ;;
@@ -88,9 +92,13 @@ while [ $# -gt 0 ]; do
     *) fail "unknown flag \`$flag\`" ;;
   esac
 done
-[[ $stage =~ ^[0-9]+$ && $stop_stage =~ ^[0-9]+$ ]] || fail "\`--stage\` and \`--stop-stage\` must be whole numbers"
+for number in "$stage" "$stop_stage"; do
+  [[ $number =~ ^[0-9]{1,4}$ ]] || fail "\`--stage\` and \`--stop-stage\` must be numbers from 0 to 5, but one is \`${number:0:40}\`"
+done
+command -v "$python" >/dev/null || fail "\`--python\` must be an interpreter, but is \`$python\`"
 [ "$stage" -eq 0 ] || [ ${#fetch_flags[@]} -eq 0 ] || fail "\`${fetch_flags[0]}\` belongs to stage 0, give --stage 0"
 [ -z "$part" ] || [ "$stage-$stop_stage" = 3-3 ] || fail "\`--part\` belongs to stage 3, give --stage 3 --stop-stage 3"
+export COULOIR_PREPARE_PID=$$ # the stages of this run leave the folder to each other, and to no other run
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 run_stage() { # run_stage NUMBER "what it does" PROGRAM FLAGS...
@@ -108,4 +116,5 @@ run_stage 2 "phones" local/make_phones.py
 run_stage 3 "Shar" local/make_shar.py "${shar_flags[@]+"${shar_flags[@]}"}"
 run_stage 4 "tokenizer" local/train_tokenizer.py "${token_flags[@]+"${token_flags[@]}"}"
 run_stage 5 "validation and report" local/validate_data.py
+[ -n "$part" ] || rm -f -- "$data_dir/.prepare.lock"
 log "done"

@@ -11,6 +11,7 @@ import sys
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import CorporaConfig, PlaceConfig
+from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.progress import log
 from couloir.data.corpora.registry import GROUPS, build, builders, expand, save_choice
 from couloir.errors import UserError, one_line_errors
@@ -59,7 +60,8 @@ def main() -> None:
     config = from_mapping(CorporaConfig, given_flags(flags, CorporaConfig))
     if flags.list:
         return list_corpora(config)
-    save_choice(place.data_dir, fetch(config, place.nj))
+    with preparing(place.data_dir):
+        save_choice(place.data_dir, fetch(config, place.nj))
     log(f"fetched below {config.download_dir}")
 
 

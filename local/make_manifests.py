@@ -7,6 +7,7 @@ import sys
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import PlaceConfig
+from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.registry import chosen
 from couloir.data.corpora.stages import make_manifest
 from couloir.errors import one_line_errors
@@ -18,9 +19,10 @@ def main() -> None:
     parser = TeachingParser(description=__doc__)
     add_flags(parser, PlaceConfig)
     place = from_mapping(PlaceConfig, given_flags(parser.parse_args(), PlaceConfig))
-    corpora, config = chosen(place.data_dir)
-    for corpus in corpora:
-        make_manifest(corpus, config.download_dir, place.data_dir, config)
+    with preparing(place.data_dir):
+        corpora, config = chosen(place.data_dir)
+        for corpus in corpora:
+            make_manifest(corpus, config.download_dir, place.data_dir, config)
 
 
 if __name__ == "__main__":

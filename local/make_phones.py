@@ -10,6 +10,7 @@ import sys
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import PlaceConfig
+from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.registry import chosen
 from couloir.data.corpora.stages import make_phones
 from couloir.errors import one_line_errors
@@ -21,8 +22,9 @@ def main() -> None:
     parser = TeachingParser(description=__doc__)
     add_flags(parser, PlaceConfig)
     place = from_mapping(PlaceConfig, given_flags(parser.parse_args(), PlaceConfig))
-    for corpus in chosen(place.data_dir)[0]:
-        make_phones(corpus.name, place.data_dir, place.nj, corpus.voices)
+    with preparing(place.data_dir):
+        for corpus in chosen(place.data_dir)[0]:
+            make_phones(corpus.name, place.data_dir, place.nj, corpus.voices)
 
 
 if __name__ == "__main__":

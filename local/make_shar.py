@@ -13,6 +13,7 @@ import sys
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import FilterConfig, PartConfig, PlaceConfig, SharConfig, SplitConfig
+from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.parts import parse_part
 from couloir.data.corpora.registry import chosen
 from couloir.data.corpora.stages import make_shar
@@ -26,15 +27,17 @@ def main() -> None:
     add_flags(parser, PlaceConfig, PartConfig, FilterConfig, SplitConfig, SharConfig)
     flags = parser.parse_args()
     place = from_mapping(PlaceConfig, given_flags(flags, PlaceConfig))
-    make_shar(
-        [corpus.name for corpus in chosen(place.data_dir)[0]],
-        place.data_dir,
-        from_mapping(FilterConfig, given_flags(flags, FilterConfig)),
-        from_mapping(SplitConfig, given_flags(flags, SplitConfig)),
-        from_mapping(SharConfig, given_flags(flags, SharConfig)),
-        place.nj,
-        parse_part(from_mapping(PartConfig, given_flags(flags, PartConfig)).part, os.environ),
-    )
+    part = parse_part(from_mapping(PartConfig, given_flags(flags, PartConfig)).part, os.environ)
+    with preparing(place.data_dir, part):
+        make_shar(
+            [corpus.name for corpus in chosen(place.data_dir)[0]],
+            place.data_dir,
+            from_mapping(FilterConfig, given_flags(flags, FilterConfig)),
+            from_mapping(SplitConfig, given_flags(flags, SplitConfig)),
+            from_mapping(SharConfig, given_flags(flags, SharConfig)),
+            place.nj,
+            part,
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import TRAIN, PlaceConfig, TokenizerConfig
+from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.manifest import fingerprint, is_done, mark_done
 from couloir.data.corpora.progress import log
 from couloir.data.corpora.statistics import read_cuts
@@ -38,7 +39,8 @@ def main() -> None:
     add_flags(parser, PlaceConfig, TokenizerConfig)
     flags = parser.parse_args()
     place = from_mapping(PlaceConfig, given_flags(flags, PlaceConfig))
-    make_lang(place.data_dir, from_mapping(TokenizerConfig, given_flags(flags, TokenizerConfig)))
+    with preparing(place.data_dir):
+        make_lang(place.data_dir, from_mapping(TokenizerConfig, given_flags(flags, TokenizerConfig)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import PlaceConfig
+from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.page import as_html
 from couloir.data.corpora.progress import log
 from couloir.data.corpora.statistics import as_text, collect
@@ -25,6 +26,12 @@ def main() -> None:
     parser = TeachingParser(description=__doc__)
     add_flags(parser, PlaceConfig)
     place = from_mapping(PlaceConfig, given_flags(parser.parse_args(), PlaceConfig))
+    with preparing(place.data_dir):
+        report(place)
+
+
+def report(place: PlaceConfig) -> None:
+    """Validate, and write and print the report. Raises `UserError` when something is wrong."""
     findings = validate(place.data_dir, place.nj)
     statistics = collect(place.data_dir, findings.problems, findings.warnings)
     reports = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from couloir.errors import must_be, one_line_errors
+from couloir.errors import must_be, one_line_errors, shown
 
 
 @one_line_errors
@@ -31,14 +31,17 @@ def main() -> None:
 
     from couloir.audio import SAMPLE_RATE
     from couloir.data.shar import iterate_shar
-    from couloir.files import atomic_path, atomic_write
+    from couloir.files import atomic_path, atomic_write, name_of_id, place_in, writing_to
 
+    taken: set[str] = set()
     for utterance in itertools.islice(iterate_shar(args.shar), args.count):
-        with atomic_path(args.out / f"{utterance.id}.wav") as path:
+        name = name_of_id(utterance.id, taken)  # whoever made the folder chose the ids
+        wav, ipa = (place_in(args.out, f"{name}.{suffix}") for suffix in ("wav", "ipa"))
+        with writing_to(args.out), atomic_path(wav) as path:
             soundfile.write(path, utterance.audio, SAMPLE_RATE, format="WAV")
-        with atomic_write(args.out / f"{utterance.id}.ipa", "w") as out:
+        with writing_to(args.out), atomic_write(ipa, "w", "replace") as out:
             out.write(utterance.text + "\n")
-        print(f"{args.out / utterance.id}.wav\t{utterance.text}")
+        print(f"{wav}\t{shown(utterance.text)}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.progress import track
 
 from couloir.data.index import ShardIndex, Utterance, build_index
 from couloir.data.shard_files import ShardError, ShardFiles, tar_name
+from couloir.data.split_names import TEST, innermost, kind_of
 from couloir.errors import UserError, must_be
 from couloir.files import ANY_NAME
 
@@ -33,8 +34,7 @@ INDEX_FOLDER = "cuts.index"
 """Beside the shards. lhotse takes any other name in a Shar folder for a field that each shard must have."""
 
 _SHAR_CUTS = re.compile(r"cuts(\.\d+)?\.jsonl(\.gz)?")
-_FILE_CUTS = re.compile(r".*cuts[_-](?P<split>.+)\.jsonl(\.gz)?")
-_KINDS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+_FILE_CUTS = re.compile(r".*cuts[_-](?P<split>.+)\.jsonl(\.gz)?", re.IGNORECASE)
 
 
 @dataclass
@@ -78,19 +78,27 @@ class Corpus:
 def find_splits(folders: Sequence[Path], flag: str = "--manifest-dir") -> dict[str, list[ShardFiles]]:
     """Split name ("train", "dev", "test-heldout") -> shards.
 
-    Folders are searched at any depth, hidden ones aside. A folder's name says its split when train, dev, valid or
-    test is a word of it; shards in other folders are for training, unless there is a train folder. A manifest whose
-    recordings are files takes its split from its own name, as in ``librispeech_cuts_dev-clean.jsonl.gz``.
+    Folders are searched at any depth, hidden ones aside. The innermost folder whose name says a split decides
+    (`split_names.kind_of`); shards in other folders are for training, which is logged where it was not the only folder,
+    unless there is a train folder. A manifest whose recordings are files takes its split from its own name first, as in
+    ``librispeech_cuts_dev-clean.jsonl.gz``. Of several ``folders`` the name of each says a split too.
     Raises `UserError` for a folder that is missing or empty, naming the ``flag`` that gave it.
     """
     splits: dict[str, list[ShardFiles]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise must_be(flag, "a folder with cuts.*.jsonl.gz and recording.*.tar", f"{folder}, not there")
-        found = list(_find_shards(folder))
+        outer = (Path(os.path.abspath(folder)).name,) if len(folders) > 1 else ()
+        found = list(_find_shards(folder, outer))
         if not found:
             raise UserError(f"{folder} holds no cuts.*.jsonl.gz; name a folder of Shar shards by {flag}")
         has_train = any(split == "train" for split, _ in found)
+        unnamed = [shard.cuts for split, shard in found if split is None]
+        if unnamed and not has_train and (len(folders) > 1 or len(unnamed) < len(found)):
+            log.warning(
+                "%d shards are trained on, as no folder's name says train, dev or test; the first: %s",
+                len(unnamed), unnamed[0],
+            )  # fmt: skip
         for split, shard in found:
             if split is None and has_train:
                 log.warning("%s is left out: it is in no train, dev or test folder, and there are such", shard.cuts)
@@ -102,18 +110,18 @@ def find_splits(folders: Sequence[Path], flag: str = "--manifest-dir") -> dict[s
     return splits
 
 
-def _find_shards(folder: Path) -> Iterator[tuple[str | None, ShardFiles]]:
+def _find_shards(folder: Path, outer: tuple[str, ...]) -> Iterator[tuple[str | None, ShardFiles]]:
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != INDEX_FOLDER)
         tars = {name for name in names if name.startswith("recording") and name.endswith(".tar")}
+        of_folder = _split(innermost((*outer, *Path(root).relative_to(folder).parts)))
         for name in sorted(names):
             if _SHAR_CUTS.fullmatch(name):
                 tar = tar_name(Path(name))
-                split = _split_of_folder(Path(root).relative_to(folder))
-                yield split, ShardFiles(Path(root, name), Path(root, tar) if tar in tars else None)
+                yield of_folder, ShardFiles(Path(root, name), Path(root, tar) if tar in tars else None)
                 tars.discard(tar)
             elif found := _FILE_CUTS.fullmatch(name):
-                if split := _split_of_name(found["split"]):
+                if split := _split(found["split"]) or of_folder:
                     yield split, ShardFiles(Path(root, name), None)
                 else:
                     log.warning("%s is left out: its name says neither train, dev nor test", Path(root, name))
@@ -121,15 +129,10 @@ def _find_shards(folder: Path) -> Iterator[tuple[str | None, ShardFiles]]:
             log.warning("%s is left out: it has no manifest of cuts beside it", Path(root, tar))
 
 
-def _split_of_folder(relative: Path) -> str | None:
-    splits = (_split_of_name(part) for part in relative.parts)
-    return next((split for split in splits if split), None)
-
-
-def _split_of_name(name: str) -> str | None:
-    """``train``, ``dev`` or the name of a test set, when a word of the name says so."""
-    kind = next((_KINDS[word] for word in re.split(r"[-_.]", name) if word in _KINDS), None)
-    return name if kind == "test" else kind
+def _split(name: str) -> str | None:
+    """``train``, ``dev`` or the name of a test set, when the name says so."""
+    kind = kind_of(name)
+    return name if kind == TEST else kind or None
 
 
 def open_corpus(

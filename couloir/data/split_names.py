@@ -20,9 +20,9 @@ _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 def kind_of(name: str) -> str:
     """`TRAIN`, `DEV` or `TEST` where a word of the name says so, else "": ``test-clean``, ``Dev_other``, ``test1``.
 
-    Words end where letters do, and before a capital (``myTestSet``); letters' case does not matter. A name with both dev
-    and train (``train-dev``) is of dev, one with dev and test of a test. Of train and test (``train-test-split``) it is
-    the name of what holds both, and says nothing.
+    Words end where letters do, and before a capital (``myTestSet``); letters' case does not matter. A name with both
+    dev and train (``train-dev``) is of dev, one with dev and test of a test. With both train and test
+    (``train-test-split``) it is the name of what holds both, and says nothing.
     """
     words = _LETTERS.findall(_CAPITAL.sub(" ", _HELD_OUT.sub(r"\1out", name)))
     kinds = {_WORDS[word.lower()] for word in words if word.lower() in _WORDS}

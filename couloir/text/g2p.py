@@ -20,11 +20,7 @@ import numpy as np
 
 from couloir.errors import UserError, must_be
 from couloir.text.ipa import normalize, segment
-
-# Tags for which espeak's voice of the same name is missing or is another accent than most recordings have.
-VOICES = {"en": "en-us", "zh": "cmn", "no": "nb", "iw": "he", "pt": "pt-br"}
-# fo, kaa and xex have no dictionary; Japanese kanji and Thai come out as nonsense; Burmese aborts the process.
-UNUSABLE = ("fo", "kaa", "xex", "ja", "th", "my")
+from couloir.text.languages import voices_of
 
 _SYNCHRONOUS, _PHONEME_EVENTS_IN_IPA, _UTF8, _IPA = 2, 1 | 2, 1, 2
 _RATE, _PITCH = 1, 3
@@ -71,15 +67,20 @@ class Espeak:
     Raises `UserError` when the package is missing or does not know the voice.
     """
 
-    def __init__(self, voice: str, rate: int = 175, pitch: int = 50) -> None:
-        self.set_voice(voice, rate, pitch)
+    def __init__(self, voice: str = "", rate: int = 175, pitch: int = 50) -> None:
+        if voice:
+            self.set_voice(voice, rate, pitch)
 
     def set_voice(self, voice: str, rate: int = 175, pitch: int = 50) -> None:
         """Change the voice; as in the constructor."""
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(f"espeak-ng has no voice `{voice}`; give the language as an ISO 639 tag such as `sw`")
+        if not self.try_voice(voice):
+            raise _no_voice(voice)
         self._library.espeak_SetParameter(_RATE, rate, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
+
+    def try_voice(self, voice: str) -> bool:
+        """Change the voice where there is one of this name."""
+        return self._library.espeak_SetVoiceByName(voice.encode("utf-8", "replace")) == 0
 
     @cached_property
     def _library(self) -> ctypes.CDLL:
@@ -169,7 +170,7 @@ def phonemize(texts: Mapping[str, Sequence[str]], nj: int = 1) -> dict[str, list
         UserError: espeak-ng is missing, or cannot pronounce one of the languages.
     """
     for language in texts:
-        if language in UNUSABLE:
+        if not voices_of(language):
             raise must_be("the language of words without phones", "one that espeak-ng can pronounce", f"`{language}`")
     with ThreadPoolExecutor(nj) as pool:
         return dict(zip(texts, pool.map(_in_process, texts, texts.values())))
@@ -177,7 +178,7 @@ def phonemize(texts: Mapping[str, Sequence[str]], nj: int = 1) -> dict[str, list
 
 def _in_process(language: str, texts: Sequence[str]) -> list[str]:
     """Pronounce in a process of its own. A text on which it dies gets "", and the next process goes on after it."""
-    command = [sys.executable, "-m", "couloir.text.g2p", VOICES.get(language, language)]
+    command = [sys.executable, "-m", "couloir.text.g2p", language, *voices_of(language)]
     spoken: list[str] = []
     for _ in range(_MOST_DEATHS):
         lines = "".join(json.dumps(text) + "\n" for text in texts[len(spoken) :])
@@ -191,9 +192,22 @@ def _in_process(language: str, texts: Sequence[str]) -> list[str]:
     return spoken + [""] * (len(texts) - len(spoken))
 
 
+def _first_voice(language: str, *voices: str) -> Espeak:
+    """espeak-ng with the first voice that it has. Raises `UserError` naming the language where it has none."""
+    espeak = Espeak()
+    for voice in voices:
+        if espeak.try_voice(voice):
+            return espeak
+    raise _no_voice(language)
+
+
+def _no_voice(language: str) -> UserError:
+    return UserError(f"espeak-ng has no voice `{language[:40]}`; give the language as an ISO 639 tag such as `sw`")
+
+
 def _main() -> None:
-    """Read a text per line as a JSON string, write its IPA likewise; the argument is the voice."""
-    espeak = Espeak(sys.argv[1])
+    """Read a text per line as a JSON string, write its IPA likewise; arguments are the language and its voices."""
+    espeak = _first_voice(*sys.argv[1:])
     for line in sys.stdin:
         print(json.dumps(espeak.ipa(json.loads(line))), flush=True)
 

@@ -13,7 +13,7 @@ from couloir.data.corpora.textgrid import (
     Annotation,
     Interval,
     Tier,
-    annotations,
+    annotated_by,
     read_textgrid,
     refuse_other_letters,
 )
@@ -34,7 +34,7 @@ def utterances_of(path: Path, whole: Utterance) -> Iterator[Utterance | Dropped]
     Raises:
         UserError: the TextGrid cannot be read, no tier is known by its name, or phones are not in IPA.
     """
-    speakers = annotations(path, read_textgrid(path))
+    speakers = annotated_by(path, read_textgrid(path))
     for one in speakers:
         if one.phones is not None:
             refuse_other_letters(path, one.phones)

@@ -71,11 +71,6 @@ class Dropped:
 NO_TRANSCRIPT, UNREADABLE = "no transcript", "cannot be read"
 
 
-def language_tag(text: str) -> str:
-    """One spelling of a language's tag: ``sv-se`` for ``sv-SE``, ``sv_SE`` and ``sv_SE.UTF-8``."""
-    return text.strip().partition(".")[0].partition("@")[0].replace("_", "-").lower()
-
-
 class Corpus(ABC):
     """A source of utterances. A builder names itself and implements `fetch`, `utterances` and `sources`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from couloir.config import option
 from couloir.errors import must_be
+from couloir.text.languages import language_tag
 
 TRAIN, DEV, HELDOUT = "train", "dev", "test-heldout"
 UNSEEN_SPEAKERS, UNSEEN_LANGUAGES = "test-unseen-speakers", "test-unseen-languages"
@@ -54,6 +55,8 @@ class CorporaConfig:
             raise must_be("--user-data", "given with the corpus `user`", "missing")
         own = ("user",) if self.user_data is not None and "user" not in self.corpora else ()
         object.__setattr__(self, "corpora", (*self.corpora, *own) or DEFAULT_CORPORA)
+        object.__setattr__(self, "user_language", language_tag(self.user_language))
+        object.__setattr__(self, "synthetic_languages", tuple(map(language_tag, self.synthetic_languages)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class SplitConfig:
     split_seed: int = option(0, "Another seed gives another split.")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "unseen_languages", tuple(map(language_tag, self.unseen_languages)))
         for name in ("unseen_speaker_share", "heldout_share", "dev_share"):
             if not 0 <= getattr(self, name) <= 0.5:
                 raise must_be("--" + name.replace("_", "-"), "between 0 and 0.5", getattr(self, name))

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance, language_tag
+from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.keyed import normal_key, read_keyed
 from couloir.data.corpora.recordings import beside
 from couloir.data.corpora.times import seconds, span
 from couloir.errors import UserError, must_be
+from couloir.text.languages import language_tag
 from couloir.texts import split_fields
 
 Table = Mapping[str, str]

@@ -74,7 +74,8 @@ def _code_digest() -> str:
     """Changes when a program of data preparation does, so that a new mapping is never taken for an old one."""
     digest = hashlib.sha256()
     text = Path(__file__).parents[2] / "text"
-    for path in [*sorted(Path(__file__).parent.glob("*.py")), text / "g2p.py", *sorted(text.glob("ipa*"))]:
+    texts = (text / "g2p.py", text / "languages.py", *sorted(text.glob("ipa*")))
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), *texts]:
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from couloir.data.corpora.statistics import Statistics, part_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS = dict(zip(SPLITS, ("#4477aa", "#228833", "#ee6677", "#ccbb44", "#aa3377")))
 _MOST_PHONES = 64
@@ -63,9 +64,14 @@ def _table(header: list[str], rows: list[list[Any]]) -> str:
 
 def _plots(statistics: Statistics) -> str:
     """The plots as a data URI."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 8.6), layout="constrained")
+    with rc_context({"text.parse_math": False}):  # a `$` in a phone or a language is one
+        return _drawn(Figure(figsize=(12, 8.6), layout="constrained"), statistics)
+
+
+def _drawn(figure: Figure, statistics: Statistics) -> str:
     grid = figure.add_gridspec(3, 2)
     _durations(figure.add_subplot(grid[0, 0]), statistics)
     _rates(figure.add_subplot(grid[0, 1]), statistics)

@@ -64,7 +64,7 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         UserError: no recording has a transcript.
     """
     found = _search(folder)
-    count = 0
+    usable = False
     for audio, files in found.recordings:
         place = audio.relative_to(folder)
         split = innermost(place.parts[:-1])
@@ -74,14 +74,15 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         whole = Utterance(id, str(audio), "", language, speaker, split=SPLITS[kind_of(split)] if split else "")
         try:
             for item in _transcribed(audio, files, whole):
-                count += isinstance(item, Utterance)
+                usable = usable or isinstance(item, Utterance) or item.reason != NO_TRANSCRIPT
                 yield item
         except UserError as error:
+            usable = True
             yield Dropped(id, UNREADABLE, str(error))
     if found.foreign:
         log(f"{folder}: {found.foreign} files that macOS left (._NAME, __MACOSX) are passed over")
     _say_what_is_default(folder, found)
-    if not count:
+    if not usable:
         raise UserError(
             f"{folder} has no recording with a transcript of the same name (x.wav with x.txt or x.TextGrid)"
         )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
+import os
 import shutil
+import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE, audio_seconds, load_audio
-from couloir.data.corpora.base import Corpus, Phone, Utterance
+from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Corpus, Dropped, Phone, Utterance
 from couloir.data.corpora.config import SPLITS, TRAIN, FilterConfig, SharConfig, SplitConfig
+from couloir.data.corpora.keyed import normal_key
 from couloir.data.corpora.manifest import (
-    Dropped,
     dropped_path,
     fingerprint,
     is_done,
@@ -35,13 +38,14 @@ from couloir.data.corpora.parts import (
 )
 from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.splits import assign_splits
+from couloir.data.corpora.times import OUTSIDE, inside
 from couloir.data.shar import SharUtterance, refuse_foreign_files, write_shards
-from couloir.errors import UserError
+from couloir.errors import UserError, must_be
+from couloir.files import name_of_id
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
 
 _MOST_UNREADABLE = 0.5
-_UNSAFE = re.compile(r"[^\w.-]+")
 
 
 def manifest_path(data_dir: Path, corpus: str) -> Path:
@@ -58,44 +62,64 @@ def phones_path(data_dir: Path, corpus: str) -> Path:
 
 
 def make_manifest(corpus: Corpus, download_dir: Path, data_dir: Path, options: object) -> None:
-    """List a corpus with the duration of each utterance; recordings that cannot be opened are dropped."""
+    """List a corpus with the duration of each utterance; what cannot be opened or is outside its recording is dropped.
+
+    Raises `UserError` when that is most of them.
+    """
     out = manifest_path(data_dir, corpus.name)
     inputs = fingerprint(corpus.name, options, files=corpus.sources(download_dir))
     if is_done(out, inputs):
         log(f"{corpus.name}: manifest is there already")
         return
-    kept: dict[str, Utterance] = {}
-    dropped = []
-    for utterance in track(corpus.utterances(download_dir), f"{corpus.name}: reading headers"):
-        utterance = dataclasses.replace(utterance, id=f"{corpus.name}_{_UNSAFE.sub('-', utterance.id)}")
-        try:
-            if utterance.id in kept:
-                raise UserError("another utterance has its id")
-            kept[utterance.id] = dataclasses.replace(utterance, duration=_duration(utterance))
-        except UserError as error:
-            dropped.append(Dropped(utterance.id, "cannot be read", str(error)))
+    kept: list[Utterance] = []
+    dropped: list[Dropped] = []
+    ids: set[str] = set()
+    names: set[str] = set()
+    for item in track(corpus.utterances(download_dir), f"{corpus.name}: reading headers"):
+        item = item if isinstance(item, Dropped) else _measured(item, normal_key(item.id) in ids)
+        ids.add(normal_key(item.id))
+        item = dataclasses.replace(item, id=f"{corpus.name}_{name_of_id(item.id, names, blank='-')}")
+        if isinstance(item, Dropped):
+            dropped.append(item)
+        else:
+            kept.append(item)
     write_dropped(dropped_path(data_dir, "manifests", corpus.name), dropped)
-    if len(dropped) > _MOST_UNREADABLE * (len(kept) + len(dropped)) or not kept:
-        first = dropped[0].detail if dropped else "it has none"
+    unread = [item for item in dropped if item.reason != NO_TRANSCRIPT]
+    if len(unread) > _MOST_UNREADABLE * (len(kept) + len(unread)) or not kept:
+        first = "; ".join(f"{item.id}: {item.detail}" for item in (unread or dropped)[:1]) or "it has none"
         raise UserError(
-            f"{len(dropped)} of {len(kept) + len(dropped)} utterances of {corpus.name} cannot be read: {first}"
+            f"{len(dropped)} of {len(kept) + len(dropped)} utterances of {corpus.name} cannot be used: {first}"
         )
-    write_manifest(out, kept.values())
+    write_manifest(out, kept)
     mark_done(out, inputs)
-    hours = sum(u.duration or 0 for u in kept.values()) / 3600
-    log(f"{corpus.name}: {len(kept)} utterances, {hours:.2f} h; {len(dropped)} cannot be read")
+    hours = sum(u.duration or 0 for u in kept) / 3600
+    log(f"{corpus.name}: {len(kept)} utterances, {hours:.2f} h; {reasons(dropped)}")
 
 
-def _duration(utterance: Utterance) -> float:
-    """Seconds of an utterance from its recording's header. Raises `UserError`."""
-    if utterance.duration is not None:
-        return utterance.duration
-    return round(recording_seconds(Path(utterance.audio)), 4)
+def _measured(utterance: Utterance, is_repeated: bool) -> Utterance | Dropped:
+    """The utterance inside its recording, or why it is left out."""
+    try:
+        if is_repeated:
+            raise UserError("another utterance has its id")
+        length = recording_seconds(utterance.audio)
+    except UserError as error:
+        return Dropped(utterance.id, UNREADABLE, str(error))
+    try:
+        return inside(utterance, length)
+    except UserError as error:
+        return Dropped(utterance.id, OUTSIDE, str(error))
 
 
-def recording_seconds(path: Path) -> float:
+def reasons(dropped: Iterable[Dropped]) -> str:
+    """How many were left out for which reason, in words."""
+    counts = Counter(item.reason for item in dropped)
+    return "; ".join(f"{count} left out: {reason}" for reason, count in counts.most_common()) or "none left out"
+
+
+@lru_cache(maxsize=1024)
+def recording_seconds(audio: str) -> float:
     """Length of a recording in s, without decoding it where the header tells. Raises `UserError`."""
-    return audio_seconds(path)
+    return audio_seconds(Path(audio))
 
 
 # Stage: phones
@@ -112,13 +136,20 @@ def make_phones(corpus: str, data_dir: Path, nj: int, voices: Mapping[str, str] 
         log(f"{corpus}: phones are there already")
         return
     utterances = [_normalised(utterance) for utterance in read_manifest(source)]
-    pronounced = _pronounce([u for u in utterances if not u.ipa and u.phones is None], nj, voices or {})
+    pronounced, failed = _pronounce([u for u in utterances if not u.ipa and u.phones is None], nj, voices or {})
     utterances = [pronounced.get(utterance.id, utterance) for utterance in utterances]
-    dropped = [Dropped(u.id, "no phones", repr(u.text)) for u in utterances if not u.ipa]
+    unspoken = [utterance for utterance in utterances if not utterance.ipa]
+    dropped = [
+        Dropped(u.id, "cannot be pronounced", failed[u.language]) if u.language in failed and u.phones is None
+        else Dropped(u.id, "no phones", repr(u.text))
+        for u in unspoken
+    ]  # fmt: skip
     write_dropped(dropped_path(data_dir, "phones", corpus), dropped)
+    if failed and len(dropped) == len(utterances):
+        raise UserError(next(iter(failed.values())))
     write_manifest(out, [utterance for utterance in utterances if utterance.ipa])
     mark_done(out, inputs)
-    log(f"{corpus}: {len(utterances) - len(dropped)} utterances have phones, {len(dropped)} have none")
+    log(f"{corpus}: {len(utterances) - len(dropped)} utterances have phones; {reasons(dropped)}")
 
 
 def _normalised(utterance: Utterance) -> Utterance:
@@ -130,17 +161,31 @@ def _normalised(utterance: Utterance) -> Utterance:
     return dataclasses.replace(utterance, phones=tuple(phones), ipa="".join(phone.symbol for phone in phones))
 
 
-def _pronounce(utterances: list[Utterance], nj: int, voices: Mapping[str, str]) -> dict[str, Utterance]:
-    """Id -> utterance with IPA made from its words."""
-    by_voice: dict[str, list[Utterance]] = {}
+def _pronounce(
+    utterances: list[Utterance], nj: int, voices: Mapping[str, str]
+) -> tuple[dict[str, Utterance], dict[str, str]]:
+    """Id -> utterance with IPA made from its words; language -> why none of its words can be pronounced."""
+    by_language: dict[str, list[Utterance]] = {}
     for utterance in utterances:
-        by_voice.setdefault(voices.get(utterance.language, utterance.language), []).append(utterance)
-    spoken = phonemize({voice: [u.text for u in members] for voice, members in by_voice.items()}, nj)
-    return {
-        utterance.id: dataclasses.replace(utterance, ipa=ipa.replace(" ", ""))
-        for voice, members in by_voice.items()
-        for utterance, ipa in zip(members, spoken[voice])
-    }
+        by_language.setdefault(utterance.language, []).append(utterance)
+
+    def speak(language: str) -> list[str] | UserError:
+        voice = voices.get(language, language)
+        try:
+            return phonemize({voice: [u.text for u in by_language[language]]})[voice]
+        except UserError as error:
+            return error
+
+    pronounced, failed = {}, {}
+    with ThreadPoolExecutor(nj) as pool:
+        for (language, members), spoken in zip(by_language.items(), pool.map(speak, by_language)):
+            if isinstance(spoken, UserError):
+                log(f"WARNING: {len(members)} utterances in `{language}` are left out: {spoken}")
+                failed[language] = str(spoken)
+                continue
+            for utterance, ipa in zip(members, spoken):
+                pronounced[utterance.id] = dataclasses.replace(utterance, ipa=ipa.replace(" ", ""))
+    return pronounced, failed
 
 
 # Stage: Shar

@@ -21,7 +21,8 @@ from couloir.data.corpora.folders import whole_folder
 from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.sentences import sentences
 from couloir.errors import UserError
-from couloir.text.g2p import VOICES, Espeak
+from couloir.text.g2p import Espeak
+from couloir.text.languages import VOICES
 
 SPEAKERS = tuple(f"{sex}{i}" for sex, count in (("f", 5), ("m", 8)) for i in range(1, count + 1))  # espeak's variants
 PIECE_S = 600

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance, language_tag
+from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import SPLITS
 from couloir.data.corpora.keyed import refuse_repeated
 from couloir.data.corpora.recordings import SPLITS as SPLITS_BY_KIND
@@ -19,6 +19,7 @@ from couloir.data.corpora.times import seconds, span
 from couloir.data.split_names import kind_of
 from couloir.errors import UserError, must_be
 from couloir.limits import MAX_LINE_CHARS
+from couloir.text.languages import language_tag
 from couloir.texts import read_text, split_lines
 
 # Field -> headings that mean it, the likelier first; those of Common Voice and NeMo are among them.

@@ -116,7 +116,7 @@ def find_tier(tiers: Sequence[Tier], names: Sequence[str]) -> Tier | None:
     return None
 
 
-def annotations(path: Path, tiers: Sequence[Tier]) -> list[Annotation]:
+def annotated_by(path: Path, tiers: Sequence[Tier]) -> list[Annotation]:
     """The tiers of each speaker, in the order of their first tiers; one tier alone is of utterances, whatever its name.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from couloir.data.corpora.base import Phone, Utterance
 from couloir.errors import UserError, must_be
 
-WRONG_TIMES = "outside its recording"
+OUTSIDE = "outside its recording"
 MOST_OUTSIDE_S = 0.5
 """Times are rounded, and voice activity detectors pad: so much beyond a recording's ends is clamped to them."""
 TO_THE_END = -1.0
@@ -27,7 +27,7 @@ def seconds(text: str, name: str) -> float:
 
 
 def span(start: float, end: float | None, name: str) -> tuple[float, float | None]:
-    """Start and duration; no ``end``, or Kaldi's -1, is the recording's. Raises `UserError` for an end before the start."""
+    """Start and duration; no ``end``, or Kaldi's -1, is the recording's. Raises `UserError` where none is left."""
     if end is None or end == TO_THE_END:
         return start, None
     if end <= start:

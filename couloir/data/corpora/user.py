@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from couloir.data.corpora.base import Corpus, Dropped, Utterance, language_tag
+from couloir.data.corpora.base import Corpus, Dropped, Utterance
 from couloir.data.corpora.kaldi import read_kaldi
 from couloir.data.corpora.recordings import read_folder
 from couloir.data.corpora.tables import read_table
 from couloir.errors import UserError, must_be
+from couloir.text.languages import language_tag
 
 UNKNOWN_LANGUAGE = "und"
 

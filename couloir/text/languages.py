@@ -1,0 +1,32 @@
+"""Tags of languages as people write them, and the voice of espeak-ng that pronounces each."""
+
+from __future__ import annotations
+
+# Tags for which espeak's voice of the same name is missing or is another accent than most recordings have.
+VOICES = {"en": "en-us", "zh": "cmn", "no": "nb", "nn": "nb", "iw": "he", "in": "id", "pt": "pt-br", "kmr": "ku"}
+_OF_REGIONS = {
+    "pt-pt": "pt", "zh-hk": "yue", "zh-mo": "yue",
+    **dict.fromkeys(("en-gb", "en-au", "en-nz", "en-ie", "en-in", "en-za"), "en"),
+    **{f"es-{region}": "es-419" for region in ("ar", "bo", "cl", "co", "cr", "cu", "do", "ec", "gt", "hn", "mx", "ni")},
+    **{f"es-{region}": "es-419" for region in ("pa", "pe", "pr", "py", "sv", "us", "uy", "ve")},
+}  # fmt: skip
+# fo, kaa and xex have no dictionary; Japanese kanji and Thai come out as nonsense; Burmese aborts the process.
+_UNUSABLE = ("fo", "kaa", "xex", "ja", "th", "my")
+
+
+def language_tag(text: str) -> str:
+    """One spelling of a language's tag: ``sv-se`` for ``sv-SE``, ``sv_SE`` and ``sv_SE.UTF-8``."""
+    return text.strip().partition(".")[0].partition("@")[0].replace("_", "-").lower()
+
+
+def voices_of(tag: str) -> list[str]:
+    """Voices that may pronounce a language, the best first: of its region, of its name, of the language without region.
+
+    An empty list where what espeak-ng says of it is of no use.
+    """
+    tag = language_tag(tag)
+    base = tag.partition("-")[0]
+    if base in _UNUSABLE:
+        return []
+    found = [_OF_REGIONS.get(tag), VOICES.get(tag), tag, VOICES.get(base), base]
+    return list(dict.fromkeys(voice for voice in found if voice))
