@@ -24,11 +24,16 @@ def kind_of(name: str) -> str:
     dev and train (``train-dev``) is of dev, one with dev and test of a test. With both train and test
     (``train-test-split``) it is the name of what holds both, and says nothing.
     """
-    words = _LETTERS.findall(_CAPITAL.sub(" ", _HELD_OUT.sub(r"\1out", name)))
-    kinds = {_WORDS[word.lower()] for word in words if word.lower() in _WORDS}
+    kinds = kinds_in(name)
     if {TRAIN, TEST} <= kinds:
         return ""
     return next((kind for kind in (TEST, DEV, TRAIN) if kind in kinds), "")
+
+
+def kinds_in(name: str) -> set[str]:
+    """The kinds of split that words of a name mean."""
+    words = _LETTERS.findall(_CAPITAL.sub(" ", _HELD_OUT.sub(r"\1out", name)))
+    return {_WORDS[word.lower()] for word in words if word.lower() in _WORDS}
 
 
 def innermost(folders: Sequence[str]) -> str:

@@ -170,7 +170,7 @@ def test_the_filter_says_why():
 def test_a_corpus_that_mostly_cannot_be_read_stops_the_run(speech, tmp_path):
     for name in NAMES:
         (speech / f"nsh/{name}.flac").write_bytes(b"")
-    with pytest.raises(UserError, match=r"4 of 4 utterances of user cannot be read: .*broken"):
+    with pytest.raises(UserError, match=r"4 of 4 utterances of user cannot be used: .*broken"):
         prepare(speech, tmp_path / "data")
 
 

@@ -1,133 +1,24 @@
+"""A person's own data: a Kaldi folder, a folder of recordings, and what the path may be."""
+
+import os
 from pathlib import Path
 
 import pytest
+from user_files import LONG, SHORT, grid, put
 
-from couloir.data.corpora.base import Phone
-from couloir.data.corpora.textgrid import read_textgrid
-from couloir.data.corpora.user import UserData, read_folder, read_kaldi, read_table
+from couloir.data.corpora.base import Dropped, Phone, Utterance
+from couloir.data.corpora.kaldi import read_kaldi
+from couloir.data.corpora.recordings import read_folder
+from couloir.data.corpora.user import UserData
 from couloir.errors import UserError
 
-LONG = """File type = "ooTextFile"
-Object class = "TextGrid"
 
-xmin = 0
-xmax = 2.3
-tiers? <exists>
-size = 3
-item []:
-    item [1]:
-        class = "IntervalTier"
-        name = "anna - words"
-        xmin = 0
-        xmax = 2.3
-        intervals: size = 3
-        intervals [1]:
-            xmin = 0
-            xmax = 0.5
-            text = ""
-        intervals [2]:
-            xmin = 0.5
-            xmax = 1.25
-            text = "say ""no"" 2"
-        intervals [3]:
-            xmin = 1.25
-            xmax = 2.3
-            text = "sil"
-    item [2]:
-        class = "TextTier"
-        name = "clicks"
-        xmin = 0
-        xmax = 2.3
-        points: size = 1
-        points [1]:
-            number = 1.5
-            mark = "x"
-    item [3]:
-        class = "IntervalTier"
-        name = "anna - phones"
-        xmin = 0
-        xmax = 2.3
-        intervals: size = 3
-        intervals [1]:
-            xmin = 0.5
-            xmax = 0.75
-            text = "n"
-        intervals [2]:
-            xmin = 0.75
-            xmax = 1.25
-            text = "əʊ"
-        intervals [3]:
-            xmin = 1.25
-            xmax = 2.3
-            text = "<p:>"
-"""
-SHORT = """File type = "ooTextFile"
-Object class = "TextGrid"
-
-0
-9.5
-<exists>
-2
-"IntervalTier"
-"utterances"
-0
-9.5
-3
-0
-2.0
-"first one"
-2.0
-4.5
-""
-4.5
-9.5
-"second"
-"IntervalTier"
-"phones"
-0
-9.5
-3
-0.25
-0.5
-"f"
-1.9
-2.1
-"n"
-5.0
-5.5
-"s"
-"""
+def kept(found):
+    return {item.id: item for item in found if isinstance(item, Utterance)}
 
 
-def put(path: Path, content: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_the_long_form_of_a_textgrid(tmp_path, encoding):
-    path = tmp_path / "a.TextGrid"
-    path.write_text(LONG, encoding=encoding)
-    words, phones = read_textgrid(path)
-    assert [tuple(interval) for interval in words.intervals] == [
-        (0, 0.5, ""),
-        (0.5, 1.25, 'say "no" 2'),
-        (1.25, 2.3, "sil"),
-    ]
-    assert [interval.label for interval in phones.spoken()] == ["n", "əʊ"]
-
-
-def test_the_short_form_is_the_same_values(tmp_path):
-    sentences, phones = read_textgrid(put(tmp_path / "a.TextGrid", SHORT))
-    assert [interval.label for interval in sentences.intervals] == ["first one", "", "second"]
-    assert phones.intervals[2] == (5.0, 5.5, "s")
-
-
-@pytest.mark.parametrize("content", ["", "hello", LONG[:400], SHORT[:150], LONG.replace("0.75", "x")])
-def test_a_damaged_textgrid_is_named(tmp_path, content):
-    with pytest.raises(UserError, match=r"a\.TextGrid is not a TextGrid"):
-        read_textgrid(put(tmp_path / "a.TextGrid", content))
+def dropped(found):
+    return {item.id: item.detail for item in found if isinstance(item, Dropped)}
 
 
 def test_a_folder_of_recordings(tmp_path):
@@ -138,106 +29,180 @@ def test_a_folder_of_recordings(tmp_path):
     put(tmp_path / "c.mp3")
     put(tmp_path / "c.ipa", "habari")
     put(tmp_path / "untranscribed.wav")
-    a, b, c = read_folder(tmp_path, "sw")
+    a, b, c, untranscribed = read_folder(tmp_path, "sw")
     assert (a.id, a.speaker, a.text, a.start) == ("anna-a", "anna", 'say "no" 2', None)
     assert a.phones == (Phone("n", 0.5, 0.25), Phone("əʊ", 0.75, 0.5))
     assert (b.id, b.text, b.language, b.phones) == ("b", "habari ya asubuhi", "sw", None)
     assert (c.ipa, c.text) == ("habari", "")
+    assert isinstance(untranscribed, Dropped) and "none is beside it" in untranscribed.detail
 
 
-def test_a_long_recording_is_cut_at_its_utterances(tmp_path):
-    put(tmp_path / "a.wav")
-    put(tmp_path / "a.TextGrid", SHORT)
-    first, second = read_folder(tmp_path, "en")
-    assert (first.text, first.start, first.duration) == ("first one", 0.0, 2.0)
-    assert (second.text, second.start, second.duration) == ("second", 4.5, 5.0)
-    assert first.phones == (Phone("f", 0.25, 0.25),)  # the middle of "n" is not in it
-    assert second.phones == (Phone("s", 0.5, 0.5),)
-    assert first.id != second.id
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("r.txt", "pata kami", "pata kami"), ("r.TXT", "pata\nkami\n", "pata kami"), ("r.Txt", "pata", "pata"),
+        ("r.lab", "pata kami", "pata kami"), ("r.LAB", "pata", "pata"), ("r.wav.txt", "pata", "pata"),
+        ("r.WAV.TXT", "pata", "pata"), ("R.txt", "pata", "pata"), ("r.trn", "pata kami (ann_r)\n", "pata kami"),
+        ("r.trn", "pata kami", "pata kami"), ("r.txt", "0 46797 She had your dark suit.", "She had your dark suit."),
+        ("r.txt", "12 apples", "12 apples"), ("r.txt", b"\xff\xfep\0a\0", "pa"), ("r.txt", "a\u2028b", "a\u2028b"),
+        ("r.txt", "pa[1] ta", "pa[1] ta"), ("r.wav.lab", "pata", "pata"),
+    ],
+)  # fmt: skip
+def test_transcripts_by_many_names(tmp_path, name, content, text):
+    put(tmp_path / "r.wav")
+    put(tmp_path / name, content)
+    (found,) = read_folder(tmp_path, "sw")
+    assert isinstance(found, Utterance) and (found.id, found.text) == ("r", text)
 
 
-def test_phones_that_are_no_ipa_are_refused(tmp_path):
-    put(tmp_path / "a.wav")
-    put(tmp_path / "a.TextGrid", LONG.replace("əʊ", "OW1"))
-    with pytest.raises(UserError, match=r"must be IPA, but is `OW1`; export it as IPA, or rename"):
-        list(read_folder(tmp_path, "en"))
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("r.srt", "1\n00:00:00 --> 00:00:01\nx", "r.srt is not read"), ("r.phn", "0 100 h#\n", "r.phn is not read"),
+        ("r.eaf", "<x/>", "r.eaf is not read"), ("r.txt", "", "r.txt is empty"), ("r.txt", " \n\n", "r.txt is empty"),
+        ("r.lab", "0 1000 pa\n1000 2000 ta\n", "words alone"), ("r.lab", "0.12 125 pau\n0.2 125 a\n", "words alone"),
+        ("r.trn", "a (r1)\nb (r2)\n", "of one recording"), ("r.txt", "señor".encode("latin-1"), "UTF-8"),
+        ("r.txt", b"\0\1\2", "UTF-8"), ("r.TextGrid", b"\xe9", "UTF-8"), ("r.TextGrid", "", "it ends too early"),
+        ("r.TextGrid", grid([("words", [(0, 1, "\xe9")])]).encode("latin-1"), "UTF-8"),
+        ("notes.md", "x", "none is beside it"), ("q.txt", "pata", "none is beside it"),
+        ("r.TextGrid", SHORT.replace("utterances", "x").replace("phones", "y"), "named"),
+    ],
+)  # fmt: skip
+def test_a_recording_without_a_usable_transcript_is_named_and_the_others_go_on(tmp_path, name, content, why):
+    for recording in ("good.wav", "r.wav", "z.wav"):
+        put(tmp_path / recording)
+    put(tmp_path / "good.txt", "pata")
+    put(tmp_path / "z.txt", "kami")
+    put(tmp_path / name, content)
+    found = list(read_folder(tmp_path, "sw"))
+    assert sorted(kept(found)) == ["good", "z"]
+    assert list(dropped(found)) == ["r"] and why in dropped(found)["r"]
 
 
-def test_unknown_tiers_are_listed(tmp_path):
-    put(tmp_path / "a.wav")
-    put(tmp_path / "a.TextGrid", LONG.replace("anna - words", "mots").replace("anna - phones", "sons"))
-    with pytest.raises(UserError, match="named phones, words, utterances, but is mots, sons"):
-        list(read_folder(tmp_path, "en"))
+def test_a_transcript_that_is_a_pipe_or_a_folder_is_named(tmp_path):
+    for name in ("a", "b", "good"):
+        put(tmp_path / f"{name}.wav")
+    os.mkfifo(tmp_path / "a.txt")
+    (tmp_path / "b.TextGrid").mkdir()
+    put(tmp_path / "good.txt", "pata")
+    found = list(read_folder(tmp_path, "sw"))
+    assert list(kept(found)) == ["good"] and "a" in dropped(found)
 
 
-def test_a_kaldi_folder(tmp_path):
-    put(tmp_path / "wav.scp", "rec1 audio/r1.flac\nrec2\t/abs/r2.wav\n")
-    put(tmp_path / "audio/r1.flac")
-    put(tmp_path / "segments", "u1 rec1 0.50 2.00\nu2 rec1 2.0 3.25\n")
-    put(tmp_path / "text", "u1 hello there\nu2 bye\nrec2 all of it\nnone no recording\n")
-    put(tmp_path / "utt2spk", "u1 ann\nu2 bob\n")
-    put(tmp_path / "utt2lang", "u2 de\n")
-    u1, u2, whole, none = read_kaldi(tmp_path, "en")
-    assert (u1.audio, u1.start, u1.duration) == (str(tmp_path / "audio/r1.flac"), 0.5, 1.5)
-    assert (u1.speaker, u1.language, u2.speaker, u2.language) == ("ann", "en", "bob", "de")
-    assert (whole.audio, whole.start, whole.text) == ("/abs/r2.wav", None, "all of it")
-    assert "none of" in none.audio  # and so is dropped with its name, as it cannot be read
-
-
-@pytest.mark.parametrize("times", ["", "1.0", "1.0 two", "1.0 2.0 3.0", "nan 2.0"])
-def test_a_malformed_line_of_segments_is_named(tmp_path, times):
-    put(tmp_path / "wav.scp", "rec1 r1.flac\n")
-    put(tmp_path / "segments", f"u1 rec1 0.5 2.0\nu2 rec1 {times}\n")
-    put(tmp_path / "text", "u1 hello\nu2 bye\n")
-    with pytest.raises(UserError, match=rf"line of .*/segments` must be UTTERANCE.*, but is u2 rec1 ?{times}$"):
-        list(read_kaldi(tmp_path, "en"))
-
-
-@pytest.mark.parametrize("name", ["a.txt", "text", "table.csv"])
-def test_what_is_not_utf8_is_named(tmp_path, name):
-    put(tmp_path / "a.wav")
-    if name == "text":
-        put(tmp_path / "wav.scp", "u1 a.wav\n")
-    (tmp_path / name).write_bytes("u1,señor,path\n".encode("latin-1"))
-    data = UserData(tmp_path / name if name == "table.csv" else tmp_path, "es")
-    with pytest.raises(UserError, match=rf"{name}` must be UTF-8, but is in another encoding \(byte 6 shows it\)"):
-        list(data.utterances(tmp_path))
-
-
-def test_hidden_files_are_no_recordings(tmp_path):
-    for name in ("a", "._a", ".trash/b"):
+def test_what_macos_leaves_is_counted_and_no_recording(tmp_path, capsys):
+    for name in ("a", "._a", ".trash/b", "__MACOSX/a", "__MACOSX/ann/._c"):
         put(tmp_path / f"{name}.wav")
         put(tmp_path / f"{name}.txt", "habari")
     assert [found.id for found in read_folder(tmp_path, "sw")] == ["a"]
+    assert "6 files that macOS left" in capsys.readouterr().err
 
 
-def test_a_command_in_wav_scp_is_not_run(tmp_path):
-    put(tmp_path / "wav.scp", f"u1 touch {tmp_path}/ran |\n")
-    put(tmp_path / "text", "u1 hello\n")
-    with pytest.raises(UserError, match="must be a path, but is a command"):
+def test_folders_that_name_a_split_prescribe_it_and_are_nobodys_name(tmp_path, capsys):
+    places = {
+        "Train/ann/a": ("ann", "train"), "TEST/bob/b": ("bob", "test-heldout"), "test-clean/c": ("", "test-heldout"),
+        "Validation/ann/d": ("ann", "dev"), "train-test-split/test/cy/e": ("cy", "test-heldout"),
+        "train/test1/f": ("", "test-heldout"), "held_out/g": ("", "test-heldout"), "other/h": ("other", ""),
+    }  # fmt: skip
+    for place in places:
+        put(tmp_path / f"{place}.wav")
+        put(tmp_path / f"{place}.txt", "habari")
+    found = kept(read_folder(tmp_path, "sw"))
+    assert {place: (u.speaker, u.split) for place in places for u in [found[place.replace("/", "-")]]} == places
+    assert "WARNING" in (said := capsys.readouterr().err) and "7 recordings lie in folders named" in said
+
+
+def test_no_folder_that_names_a_split_needs_no_warning(tmp_path, capsys):
+    put(tmp_path / "ann/a.wav")
+    put(tmp_path / "ann/a.txt", "habari")
+    assert [u.split for u in read_folder(tmp_path, "sw")] == [""]
+    assert "WARNING" not in capsys.readouterr().err
+
+
+def test_a_kaldi_folder(tmp_path):
+    put(tmp_path / "wav.scp", "rec1 audio/r1.flac\nrec2\t/abs/r2.wav\nrec3 r3.wav\n")
+    put(tmp_path / "audio/r1.flac")
+    put(tmp_path / "segments", "u1 rec1 0.50 2.00\nu2 rec1 2.0 3.25\nu3 rec1 4 -1\nuntold rec1 1 2\n")
+    put(tmp_path / "text", "u1 hello there\nu2 bye\nrec2 all of it\nnone no recording\nu3 a\u2028b\nrec1\n")
+    put(tmp_path / "utt2spk", "u1 ann\nu2 bob\n")
+    put(tmp_path / "utt2lang", "u2 de_DE\n")
+    found = list(read_kaldi(tmp_path, "en"))
+    u1, u2, whole, u3 = kept(found).values()
+    assert (u1.audio, u1.start, u1.duration) == (str(tmp_path / "audio/r1.flac"), 0.5, 1.5)
+    assert (u1.speaker, u1.language, u2.speaker, u2.language) == ("ann", "en", "bob", "de-de")
+    assert (whole.audio, whole.start, whole.text) == ("/abs/r2.wav", None, "all of it")
+    assert (u3.start, u3.duration, u3.text) == (4.0, None, "a\u2028b")
+    assert set(dropped(found)) == {"none", "untold", "rec3", "rec1"}
+    assert "must be in" in dropped(found)["none"] and "has no line of it" in dropped(found)["untold"]
+
+
+SEGMENTS = [
+    "u2 rec1", "u2 rec1 1.0", "u2 rec1 1.0 two", "u2 rec1 1.0 2.0 3.0", "u2 rec1 nan 2.0", "u2 rec1 0 inf",
+    "u2 rec1 0x0 0x2", "u2 rec1 0,5 1,5", "u2 rec1 2.0 1.0", "u2 rec1 1 1", "u2 rec1 1 -2", "u2 nowhere 0 1",
+    "u2 1.0 2.0 rec1", "u2 0.0 rec1 1.0",
+    "u2 rec1 0:01 0:02", "u2 rec1 1s 2s", "u2", "u2 rec1 \uff11 \uff12", "u2 rec1 1e999 2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", SEGMENTS)
+def test_a_line_of_segments_that_cannot_be_is_named_and_the_others_go_on(tmp_path, line):
+    put(tmp_path / "wav.scp", "rec1 r1.flac\n")
+    put(tmp_path / "segments", f"u1 rec1 0.5 2.0\n{line}\n")
+    put(tmp_path / "text", "u1 hello\nu2 bye\n")
+    found = list(read_kaldi(tmp_path, "en"))
+    assert list(kept(found)) == ["u1"] and list(dropped(found)) == ["u2"]
+
+
+def test_a_recording_before_its_utterance_is_said_so(tmp_path):
+    put(tmp_path / "wav.scp", "rec1 r1.flac\n")
+    put(tmp_path / "segments", "rec1 u1 0.5 2.0\n")
+    put(tmp_path / "text", "rec1 hello\n")
+    assert "with the recording first" in dropped(read_kaldi(tmp_path, "en"))["rec1"]
+
+
+@pytest.mark.parametrize("table", ["text", "wav.scp", "segments", "utt2spk", "utt2lang"])
+@pytest.mark.parametrize("keys", [("b", "b"), ("\u00e9", "e\u0301"), ("b", "\ufeffb")])
+def test_a_repeated_key_is_refused_with_both_lines(tmp_path, table, keys):
+    lines = {"wav.scp": ["r r.wav"], "text": ["a x"], "segments": ["a r 0 1"], "utt2spk": ["a s"], "utt2lang": ["a en"]}
+    rest = lines[table][0].split(" ", 1)[1]
+    lines[table] += [f"{keys[0]} {rest}", "", f"{keys[1]}\t{rest}"] if "\ufeff" not in keys[1] else []
+    if "\ufeff" in keys[1]:
+        lines[table] = [f"\ufeff{keys[0]} {rest}", "x y", "", f"{keys[0]} {rest}"]
+    for name, rows in lines.items():
+        put(tmp_path / name, "\r\n".join(rows))
+    numbers = (1, 4) if "\ufeff" in keys[1] else (2, 4)
+    with pytest.raises(
+        UserError, match=rf"{table} must have each key once, but lines {numbers[0]} and {numbers[1]} both"
+    ):
         list(read_kaldi(tmp_path, "en"))
+
+
+def test_keys_of_one_look_belong_together(tmp_path):
+    put(tmp_path / "wav.scp", "caf\u00e9 r.wav\n")
+    put(tmp_path / "text", "cafe\u0301 hello\n")
+    put(tmp_path / "utt2spk", "cafe\u0301 ann\n")
+    (found,) = read_kaldi(tmp_path, "en")
+    assert (Path(found.audio).name, found.speaker) == ("r.wav", "ann")
+
+
+@pytest.mark.parametrize("command", ["touch {} |", "touch {} | ", "| touch {}", "touch {}|"])
+def test_a_command_in_wav_scp_is_not_run(tmp_path, command):
+    put(tmp_path / "wav.scp", f"u1 {command.format(tmp_path / 'ran')}\nu2 a.wav\n")
+    put(tmp_path / "text", "u1 hello\nu2 bye\n")
+    found = list(read_kaldi(tmp_path, "en"))
+    assert "must be a path, but is a command" in dropped(found)["u1"] and list(kept(found)) == ["u2"]
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_common_voice_table(tmp_path):
-    put(tmp_path / "clips/a.mp3")
-    table = 'client_id\tpath\tsentence\tlocale\nx1\ta.mp3\tMcDonald said "no\tcy\n'
-    (found,) = read_table(put(tmp_path / "train.tsv", table), "und")
-    assert (found.audio, found.text) == (str(tmp_path / "clips/a.mp3"), 'McDonald said "no')
-    assert (found.language, found.speaker, found.id) == ("cy", "x1", "a")
-
-
-def test_a_csv_with_quotes_ipa_and_splits(tmp_path):
-    table = 'file,text,ipa,split,id\na.wav,"one, two",wʌntu,dev,u7\n'
-    (found,) = read_table(put(tmp_path / "t.csv", table), "en")
-    assert (found.text, found.ipa, found.split, found.id) == ("one, two", "wʌntu", "dev", "u7")
-
-
-def test_a_table_without_names(tmp_path):
-    found = list(read_table(put(tmp_path / "t.tsv", "a.wav\thello\nb.wav\tbye\n"), "en"))
-    assert [(Path(u.audio).name, u.text) for u in found] == [("a.wav", "hello"), ("b.wav", "bye")]
-    with pytest.raises(UserError, match=r"names of columns, path and text among them, but is x, y, z"):
-        list(read_table(put(tmp_path / "t.csv", "x,y,z\n1,2,3\n"), "en"))
+@pytest.mark.parametrize("name", ["text", "wav.scp", "table.csv"])
+def test_what_is_not_utf8_is_named(tmp_path, name):
+    put(tmp_path / "a.wav")
+    if name != "table.csv":
+        put(tmp_path / "wav.scp", "u1 a.wav\n")
+        put(tmp_path / "text", "u1 x\n")
+    (tmp_path / name).write_bytes("u1,x\nu1,señor,path\n".encode("latin-1"))
+    data = UserData(tmp_path / name if name == "table.csv" else tmp_path, "es")
+    with pytest.raises(UserError, match=rf"line 2 of .*{name}` must be UTF-8"):
+        list(data.utterances(tmp_path))
 
 
 def test_what_is_wrong_with_the_path_is_said(tmp_path):
@@ -252,3 +217,11 @@ def test_what_is_wrong_with_the_path_is_said(tmp_path):
     put(tmp_path / "empty/a.txt", "words")
     with pytest.raises(UserError, match="--user-language"):
         list(UserData(tmp_path / "empty", "und").utterances(tmp_path))
+
+
+@pytest.mark.parametrize("tag", ["SW", "sw_KE", "sw-KE", " sw "])
+def test_the_language_flag_has_one_spelling(tmp_path, tag):
+    put(tmp_path / "a.wav")
+    put(tmp_path / "a.txt", "habari")
+    (found,) = UserData(tmp_path, tag).utterances(tmp_path)
+    assert found.language == tag.strip().lower().replace("_", "-")

@@ -13,7 +13,7 @@ from couloir.data.corpora.annotated import utterances_of
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
 from couloir.data.corpora.progress import log
-from couloir.data.split_names import innermost, kind_of
+from couloir.data.split_names import innermost, kind_of, kinds_in
 from couloir.errors import UserError, must_be
 from couloir.texts import read_lines
 
@@ -69,7 +69,7 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         place = audio.relative_to(folder)
         split = innermost(place.parts[:-1])
         # A folder that names a split is nobody's name.
-        speaker = next((name for name in place.parts[:-1] if not kind_of(name)), "")
+        speaker = next((name for name in place.parts[:-1] if not kinds_in(name)), "")
         id = "-".join((*place.parts[:-1], place.stem))
         whole = Utterance(id, str(audio), "", language, speaker, split=SPLITS[kind_of(split)] if split else "")
         try:

@@ -53,10 +53,10 @@ def inside(utterance: Utterance, length: float) -> Utterance:
 
 
 def _unit(end: float, length: float) -> str:
-    for unit, per_second in (("milliseconds", 1000), ("samples", 8000)):
-        if length * per_second / 2 < end <= 6 * length * per_second:
-            return f"; are its times {unit}? They must be seconds"
-    return ""
+    """A guess at what times are that end this far behind a recording."""
+    ratio = end / length
+    unit = "milliseconds" if 50 < ratio <= 6000 else "samples" if 6000 < ratio <= 400000 else ""
+    return f"; are its times {unit}? They must be seconds" if unit else ""
 
 
 def _phone(phone: Phone, shift: float, length: float) -> Phone:
