@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from couloir.audio import AUDIO_SUFFIXES
 from couloir.data.corpora.annotated import utterances_of
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
@@ -17,10 +18,6 @@ from couloir.data.split_names import innermost, kind_of, kinds_in
 from couloir.errors import UserError, must_be
 from couloir.texts import read_lines
 
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".aiff", ".aif", ".aifc",
-    ".au", ".w64", ".rf64", ".sph", ".nist", ".caf", ".amr", ".g722",
-)  # fmt: skip
 WORDS, IPA, GRID = (".txt", ".lab", ".trn"), ".ipa", ".textgrid"
 SPLITS = {"train": TRAIN, "dev": DEV, "test": HELDOUT}
 """What prepared data calls a split that a folder or a table names."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import shutil
-import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +38,7 @@ from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.splits import assign_splits
 from couloir.data.corpora.times import OUTSIDE, inside
 from couloir.data.shar import SharUtterance, refuse_foreign_files, write_shards
-from couloir.errors import UserError, must_be
+from couloir.errors import UserError
 from couloir.files import name_of_id
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
