@@ -19,6 +19,7 @@ from couloir.inference.checkpoints import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, load_tokenizer
 from couloir.texts import iterate_lines
+from couloir.training.run_dir import run_lock
 
 
 def read_sentences(path: Path, tokenizer: Tokenizer) -> list[str]:
@@ -49,7 +50,8 @@ def train_neural_lm(config: LmTrainConfig, sizes: NeuralLmConfig) -> list[float]
     torch.manual_seed(config.seed)
     lm = KINDS[config.lm_type](tokenizer.vocab_size, **sizes.lm_sizes(config.lm_type)).to(pick_device(config.device))
     limits = (config.num_epochs, config.lr, config.max_tokens, config.seed)
-    return train_lm(lm, tokenizer.pieces, training, valid, config.lm_exp_dir, *limits)
+    with run_lock(Path(config.lm_exp_dir)):
+        return train_lm(lm, tokenizer.pieces, training, valid, config.lm_exp_dir, *limits)
 
 
 def prepare_graphs(config: GraphConfig) -> None:

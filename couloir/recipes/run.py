@@ -185,5 +185,5 @@ def load_run(
         sum(p.numel() for p in model.parameters()) / 1e6,
         target,
     )
-    fbank = build_fbank(config).to(target)
-    return LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, fbank, suffix, target, unasked)
+    features = build_fbank(config).to(target)
+    return LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, features, suffix, target, unasked)

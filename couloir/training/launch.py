@@ -23,7 +23,7 @@ from couloir.machine import usable_cores
 from couloir.training.config import TrainerConfig
 from couloir.training.distributed import connect, pick_device, ranks_from_environment
 from couloir.training.random_state import seed_everything
-from couloir.training.rendezvous import LOOPBACK, join, listen, serve
+from couloir.training.rendezvous import LOOPBACK, from_srun, join, listen, processes_here, serve
 from couloir.training.signals import SIGNALS
 
 T = TypeVar("T")
@@ -55,13 +55,14 @@ def launch(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
     if ranks is None and config.world_size > 1:
         _spawn(worker, argument, config)
     else:
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1")))
-        _prepare(config, local_world if ranks else 1)
+        _prepare(config, processes_here() if ranks else 1)
         worker(argument)
 
 
 def _prepare(config: TrainerConfig, local_world_size: int) -> None:
-    if threads := config.num_threads or int(os.environ.get("OMP_NUM_THREADS", 0)):
+    threads = config.num_threads or int(os.environ.get("OMP_NUM_THREADS", 0))
+    # A task of SLURM's has cores of its own.
+    if threads := threads or (int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) if from_srun() else 0):
         torch.set_num_threads(threads)
     else:
         torch.set_num_threads(max(1, usable_cores() // local_world_size))

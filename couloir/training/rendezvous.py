@@ -125,6 +125,18 @@ def step_store(env: Mapping[str, str], rank: int, world_size: int) -> Iterator[d
     yield join(host, find(name, host, ports), world_size)
 
 
+def processes_here(env: Mapping[str, str] = os.environ) -> int:
+    """How many of a run's processes are on this machine, as torchrun or srun has started them."""
+    if "LOCAL_WORLD_SIZE" in env:
+        return int(env["LOCAL_WORLD_SIZE"])
+    # "4(x2),1": four tasks on each of the first two nodes, one on the third.
+    counts: list[int] = []
+    for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", env.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        counts += [int(tasks)] * int(nodes or 1)
+    node = int(env.get("SLURM_NODEID", 0))
+    return counts[node] if node < len(counts) else 1
+
+
 def from_srun(env: Mapping[str, str] = os.environ) -> bool:
     """Whether srun has started this process as one of several, and nobody else has told it its rank."""
     return "RANK" not in env and int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env

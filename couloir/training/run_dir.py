@@ -1,7 +1,7 @@
 """The run directory: names, listing and pruning of what a run writes.
 
 epoch-N.pt  checkpoint-N.pt  last.pt  best-train-loss.pt  best-valid-loss.pt
-config.yaml  metrics.jsonl  skipped.jsonl  log/  tensorboard/  bad-model*-R.pt  batch-*.pt  bad-*  aside-N-*
+.lock  config.yaml  metrics.jsonl  skipped.jsonl  log/  tensorboard/  bad-model*-R.pt  batch-*.pt  bad-*  aside-N-*
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from couloir.checkpoint import load_checkpoint, model_weights, number, verify_ch
 from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
+from couloir.locks import BEAT_S, SILENCE_S, Lock, holder, locked
 from couloir.weight_files import likeliest, weight_files
 
 CONFIG_FILE = "config.yaml"
 LAST = "last.pt"
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
+SHORT_WAIT_S = 3.0
+"""For how long a killed run's processes may still be ending."""
 BEFORE = "%s; trying the one before"
 
 
@@ -55,6 +60,22 @@ def single_file(folder: Path) -> Path:
             + (f"{len(files)} other files; name one of them" if files else "none")
         )
     return found
+
+
+@contextmanager
+def run_lock(exp_dir: Path) -> Iterator[Lock]:
+    """Hold the folder of a training alone. A job of SLURM waits for one that ended with its node, see `couloir.locks`.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    path, wait_s = exp_dir / LOCK, SHORT_WAIT_S
+    if "SLURM_JOB_ID" in os.environ:
+        wait_s = SILENCE_S + BEAT_S
+        if path.exists() and (owner := holder(path)):
+            logging.warning("%s is used by %s: waiting for its end, %.0f s at most", exp_dir, owner, wait_s)
+    with locked(path, exp_dir, "wait until that has ended, or give another folder", wait_s) as lock:
+        yield lock
 
 
 def saved_values(source: Path) -> dict[str, Any]:

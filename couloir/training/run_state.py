@@ -15,6 +15,7 @@ from torch import nn
 from couloir.checkpoint import load_checkpoint, load_weights, model_weights, number, reading, save_checkpoint
 from couloir.config import as_plain
 from couloir.errors import UserError
+from couloir.locks import Lock
 from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.training.averaging import RunningAverage
 from couloir.training.distributed import Group
@@ -22,6 +23,7 @@ from couloir.training.metrics import HostSums
 from couloir.training.precision import Precision
 from couloir.training.random_state import get_random_state, set_random_state
 from couloir.training.recovery import Recovery
+from couloir.training.status import RUNNING, report_status
 
 # Entries that icefall's programs look for in a checkpoint and that no flag gives.
 ICEFALL_ENTRIES = {
@@ -69,7 +71,7 @@ class Checkpointer:
         model, optimizer, scheduler, precision, recovery, average, state: the parts of the run. ``average`` is rank 0's.
         plan_of: an epoch's plan fingerprint (see `TrainingData.plan_fingerprint`); asked on rank 0 alone.
         run_config: the resolved configuration, any dataclass of sections, or None.
-        unsaved: why the last save failed, in a line; empty when it did not.
+        unsaved: why the last save failed, in a line; empty when it did not. lock: rank 0's, of the run directory.
     """
 
     group: Group
@@ -83,9 +85,17 @@ class Checkpointer:
     plan_of: Callable[[int], Mapping[str, Any]]
     run_config: Any = None
     unsaved: str = ""
+    lock: Lock | None = None
 
     def save(self, path: Path) -> bool:
-        """Write everything to ``path``; False where it could not be written, which is logged and changes nothing."""
+        """Write everything to ``path``; False where it could not be written, which is logged and changes nothing.
+
+        Raises:
+            UserError: another process has taken the run directory over, so nothing may be written there.
+        """
+        lost = self.lock is not None and not self.lock.is_ours()
+        if self.group.from_main(lost):
+            raise UserError(f"{path.parent} was taken over by another process while this one did not answer; it ends")
         ranks = self.group.gather(
             {"random": get_random_state(), "training": get_training_state(self.model), "total": self.state.total}
         )
@@ -93,6 +103,7 @@ class Checkpointer:
         if self.group.is_main:
             try:
                 save_checkpoint(path, self._content(ranks))
+                report_status(RUNNING, self.state.step)
             except OSError as error:
                 unsaved = f"{path} could not be saved ({error.strerror or error})"
                 logging.error("%s; what was saved before is whole, the run goes on", unsaved)

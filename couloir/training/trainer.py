@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,13 @@ from couloir.training.run_dir import (
     newest_first,
     prune,
     put_aside,
+    run_lock,
     was_begun_at,
 )
 from couloir.training.run_length import RunLength
 from couloir.training.run_state import Checkpointer, RunState
 from couloir.training.signals import StopRequest
+from couloir.training.status import COMPLETE, RUNNING, STOPPED, report_status
 from couloir.training.step import Stepper, StepResult
 from couloir.training.validation import validate
 
@@ -135,11 +138,13 @@ class Trainer:
         """Train until a bound is reached or a signal asks to stop.
 
         Raises:
-            UserError: the run diverged for good, ran out of memory, or its data is unusable; or its end was not saved.
+            UserError: another process trains there; the run diverged for good, ran out of memory, or its data is
+                unusable; or its end was not saved.
             KeyboardInterrupt: after a Ctrl-C, once the run is saved.
         """
-        with self.stop:
+        with self.stop, ExitStack() as held:
             try:
+                self._claim(held)
                 self._prepare()
                 while not self._complete() and self._train_epoch():
                     pass
@@ -156,6 +161,17 @@ class Trainer:
         if self.stop.received == signal.SIGINT:
             raise KeyboardInterrupt
 
+    def _claim(self, held: ExitStack) -> None:
+        """Rank 0 locks the run directory until ``held`` is left. Raises `UserError` on all where another has it."""
+        refused = ""
+        if self.group.is_main and not self.diagnostics:
+            try:
+                self.checkpoints.lock = held.enter_context(run_lock(self.exp_dir))
+            except UserError as error:
+                refused = str(error)
+        if refused := self.group.from_main(refused):
+            raise UserError(refused)
+
     def _prepare(self) -> None:
         """Everything before the first batch: trying the largest ones, resuming, opening the logs."""
         config = self.config
@@ -165,6 +181,7 @@ class Trainer:
             with preserved_random_state():
                 scan(self.objective, self.data.hardest_batches(), self.precision, self.group.device)
         self._resume()
+        self._tell(RUNNING)
         if config.inf_check:
             self.inf_check = InfCheck(self.model)
         self.stepper = Stepper(
@@ -221,7 +238,12 @@ class Trainer:
         done = state.epoch > self.config.num_epochs or self.length.finished(state.step, state.elapsed_s)
         if done:
             logging.info("the run is complete: %d epochs, %d batches, %.1f min", *self._position())
+            self._tell(COMPLETE)
         return done
+
+    def _tell(self, state: str) -> None:
+        if self.group.is_main and not self.diagnostics:
+            report_status(state, self.state.step)
 
     def _position(self) -> tuple[int, int, float]:
         state = self.state
@@ -242,7 +264,8 @@ class Trainer:
             # Gradients of a window that is not full yet are not saved, so a run is not left within one.
             if state.batch % int(self.config.grad_accumulation) == 0:
                 if stop:
-                    self.checkpoints.save(self.exp_dir / LAST)
+                    if self.checkpoints.save(self.exp_dir / LAST):
+                        self._tell(STOPPED)
                     return False
                 if self.length.finished(state.step, state.elapsed_s):
                     if self.diagnostics:
