@@ -137,20 +137,21 @@ def _opened(path: str | Path, name: str, seekable: tuple[str, ...]) -> Iterator[
         container = container_of(view[:HEAD_BYTES], name)
         layout = layout_of(container, view, name) if container in BY_LIBSNDFILE else None
         plain = layout is not None and layout.header is None and not layout.is_mpeg and layout.missing() == 1
-    file = _by_soundfile(path) if plain or container in seekable else None
-    if file is None:
-        yield None
-        return
-    with file:
-        refuse_unusable(file.samplerate, file.channels, name)
-        yield file if file.seekable() else None
+        file = _by_soundfile(view.handle) if plain or container in seekable else None
+        if file is None:
+            yield None
+            return
+        with file:
+            refuse_unusable(file.samplerate, file.channels, name)
+            yield file if file.seekable() else None
 
 
-def _by_soundfile(path: str | Path) -> Any:
+def _by_soundfile(handle: int) -> Any:
+    """An open file, of which no suffix says what it is."""
     import soundfile
 
     try:
-        return soundfile.SoundFile(str(path))
+        return soundfile.SoundFile(handle, closefd=False)
     except soundfile.LibsndfileError:
         return None
 
@@ -172,8 +173,10 @@ def _read(source: Any, sample_rate: int, name: str, pipes: bool) -> tuple[list[S
         kinds = "a path, the bytes of a file, or samples"
         raise AudioError(f"{name} must be {kinds}, but is of type {type(source).__name__}")
     samples, rate = source if isinstance(source, tuple) and len(source) == 2 else (source, sample_rate)
-    rate = _whole_rate(rate, name)
-    samples = frames_by_channels(scaled(as_array(samples, name), name), name)
+    rate, samples = _whole_rate(rate, name), as_array(samples, name)
+    if samples.dtype == np.uint8 and samples.ndim == 1 and container_of(samples[:64].tobytes()) in _ENCODED:
+        return decode(samples.tobytes(), name, name), name  # a file that was read into an array, not 8-bit samples
+    samples = frames_by_channels(scaled(samples, name), name)
     if samples.size:
         refuse_unusable(rate, 1 if samples.ndim == 1 else samples.shape[1], name)
     return [(samples, rate)], name
@@ -188,9 +191,6 @@ def _encoded(source: Any, name: str) -> bytes | None:
         return view.tobytes() if view.format in ("B", "b", "c") else None
     if callable(getattr(source, "read", None)):
         return sources.bytes_of_stream(source, name)
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.ndim == 1:
-        # Whoever reads a file into an array has its bytes there, not 8-bit samples.
-        return source.tobytes() if container_of(source[:64].tobytes()) in _ENCODED else None
     return None
 
 

@@ -15,6 +15,7 @@ CANCELLED = 0.1
 """Channels cancel each other where their mean has less than this share of the loudest one's amplitude."""
 
 _BLOCK_S = 1.0
+_AS_LOUD = 0.99  # of channels as loud as the loudest, the first is taken
 
 
 def as_array(source: Any, name: str) -> np.ndarray:
@@ -102,7 +103,7 @@ def _cancelling(samples: np.ndarray, mean: np.ndarray, rate: int) -> int | None:
         squares.append(np.square(part).sum(axis=0))
     n, total, energy = np.array(counts), np.array(sums), np.array(squares)
     whole = _deviation(n.sum(), total.sum(axis=0), energy.sum(axis=0))
-    loudest = int(whole[:-1].argmax())
+    loudest = int(np.flatnonzero(whole[:-1] >= _AS_LOUD * whole[:-1].max())[0])
     if whole[-1] < CANCELLED * whole[loudest]:
         return loudest
     seconds = _deviation(n, total, energy)[n[:, 0] == block]

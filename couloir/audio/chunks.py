@@ -88,19 +88,24 @@ def _chunks(content: Bytes, at: int, order: str) -> Iterator[tuple[bytes, int, i
 def _is_chunk(content: Bytes, at: int, order: str) -> bool:
     if at + 8 > len(content) or not _TAG.fullmatch(content[at : at + 4]):
         return False
+    if content[at : at + 4] in (b"RIFF", b"RF64") and content[at + 8 : at + 12] == b"WAVE":
+        return True  # another file, whose size may say nothing
     return _int(content, at + 4, order + "I") <= len(content) - at - 8 + 1
 
 
 def _behind(content: Bytes, at: int, order: str) -> tuple[int, bool]:
     """What is behind the declared samples: where another file of the kind begins, or 0; whether it is more samples."""
-    for start in (at, at + at % 2):
-        head = content[start : start + 12]
-        if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE":
+    end = at
+    for _ in range(MAX_CHUNKS):
+        start = next((i for i in (end, end + end % 2) if _is_chunk(content, i, order)), None)
+        if start is None:
+            break
+        if content[start : start + 4] in (b"RIFF", b"RIFX", b"RF64") and content[start + 8 : start + 12] == b"WAVE":
             return start, False
-        if _is_chunk(content, start, order) or head.startswith((b"TAG", b"ID3", b"APETAGEX")):
-            return 0, False
+        end = start + 8 + _int(content, start + 4, order + "I")
     rest = content[at : at + _LEAST_HIDDEN]
-    return 0, len(rest) == _LEAST_HIDDEN and any(rest)
+    is_tag = any(content[i : i + 8].startswith((b"TAG", b"ID3", b"APETAGEX")) for i in (at, at + at % 2))
+    return 0, end == at and not is_tag and len(rest) == _LEAST_HIDDEN and any(rest)
 
 
 def _riff(content: Bytes, name: str) -> Layout | None:

@@ -19,7 +19,7 @@ HEAD_BYTES = 1 << 16
 # The container is named to FFmpeg rather than guessed by it: a probing FFmpeg would also open play-lists, which may
 # point anywhere.
 PYAV_FORMATS = {
-    "mp4": "mov", "matroska": "matroska", "amr": "amr", "asf": "asf", "avi": "avi", "aac": "aac", "g722": "g722",
+    "mp4": "mov", "matroska": "matroska", "amr": "amr", "asf": "asf", "aac": "aac", "g722": "g722",
     "wavpack": "wv", "ape": "ape", "tta": "tta", "wav": "wav", "ogg": "ogg", "caf": "caf", "aiff": "aiff", "au": "au",
 }  # fmt: skip
 """Container -> FFmpeg's name for its reader."""
@@ -34,7 +34,6 @@ _MAGIC = {
     b"wvpk": "wavpack", b"MAC ": "ape", b"TTA1": "tta", b"ajkg": "shorten",
 }  # fmt: skip
 _FORMS = {b"AIFF": "aiff", b"AIFC": "aiff"}
-_RIFFS = {b"WAVE": "wav", b"AVI ": "avi"}
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _HEADERLESS = {".g722": "g722"}
 _BY_SUFFIX = {
@@ -51,7 +50,7 @@ def container_of(head: bytes, name: str = "") -> str:
     """
     head = head[mpeg.after_id3(head) :] or head
     if head[:4] == b"RIFF":
-        return _RIFFS.get(head[8:12], "wav")
+        return "wav" if head[8:12] == b"WAVE" else ""
     if head[:4] == b"FORM":
         return _FORMS.get(head[8:12], "")
     for magic, container in _MAGIC.items():

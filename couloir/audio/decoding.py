@@ -24,7 +24,14 @@ _BLOCK = 1 << 20
 _KNOWN_FRAMES = 1 << 62  # libsndfile says 2^63 - 1 where it does not know
 _FLAC_BEGINS = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # its first block: 34 bytes about the stream
 _DAMAGED = ("lost sync", "flac decoder", "malformed", "psf_fseek")
-_UNKNOWN = ("unsupported encoding", "not recognised", "unknown format", "unimplemented", "not implemented")
+_UNKNOWN = (
+    "malformed 'fmt ",
+    "unsupported encoding",
+    "not recognised",
+    "unknown format",
+    "unimplemented",
+    "not implemented",
+)
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,16 @@ def _chunk_parts(content: bytes, container: str, name: str) -> Iterator[Part]:
 # libsndfile
 
 
+class _Memory(io.BytesIO):
+    """Bytes as a file that a damaged header sends nowhere: no exception crosses libsndfile, it would be printed."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 @cache
 def _stream() -> Any:
     import soundfile
@@ -162,17 +179,18 @@ def _with_libsndfile(part: Part, name: str, read: Reader) -> Any:
     import soundfile
 
     try:
-        with _stream()(io.BytesIO(part.content)) as file:
+        with _stream()(_Memory(part.content)) as file:
             refuse_unusable(file.samplerate, file.channels, name)
             if max_samples(len(part.content)) < file.frames * file.channels and file.frames < _KNOWN_FRAMES:
                 raise _too_many(name, file.frames * file.channels, len(part.content))
             return read(file, part, name)
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip().rstrip(".")
+        if any(word in reason.lower() for word in _UNKNOWN):
+            raise UnsupportedAudio(f"{name} is not audio that can be read ({reason})") from None
         if any(word in reason for word in _DAMAGED):
             raise AudioError(f"{name} is truncated or damaged ({reason})") from None
-        kind = UnsupportedAudio if any(word in reason.lower() for word in _UNKNOWN) else AudioError
-        raise kind(f"{name} is not audio that can be read ({reason})") from None
+        raise AudioError(f"{name} is not audio that can be read ({reason})") from None
 
 
 def _samples(file: Any, part: Part, name: str) -> Samples:
@@ -239,7 +257,13 @@ def _decode_pyav(content: bytes, container: str, known: bool, name: str) -> Samp
     try:
         with av.open(io.BytesIO(content), "r", format=container, metadata_errors="replace") as file:
             return _frames_of(file, content, name)
-    except (av.FFmpegError, IndexError, ValueError, OverflowError) as error:
+    except (
+        av.FFmpegError,
+        IndexError,
+        AttributeError,
+        ValueError,
+        OverflowError,
+    ) as error:  # what damage makes of PyAV
         reason = getattr(error, "strerror", None) or str(error)
         if known:
             raise AudioError(f"{name} is truncated or damaged ({reason})") from None
@@ -250,20 +274,23 @@ def _frames_of(file: Any, content: bytes, name: str) -> Samples:
     import av
 
     stream = file.streams.audio[0]
+    if stream.codec_context is None:
+        raise UnsupportedAudio(f"{name} is not audio that can be read (its coding is not known)")
     rate = stream.rate or 0
     refuse_unusable(rate, stream.channels, name)
     limit = max_samples(len(content)) // stream.channels
-    to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+    # Packed: PyAV crashes where a frame has more than eight planes.
+    to_float = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
     parts, count = [], 0
     for frame in file.decode(stream):
         for part in to_float.resample(frame):
-            parts.append(part.to_ndarray())
-            count += parts[-1].shape[1]
+            parts.append(part.to_ndarray().reshape(-1, stream.channels))
+            count += len(parts[-1])
         if count > limit:
             raise _too_many(name, count * stream.channels, len(content))
     promised = _promised_seconds(file, stream)
     _refuse_short(count, promised * rate, rate, name, _MISSING_ALLOWED_PYAV_S)
-    return (np.concatenate(parts, axis=1).T if parts else np.zeros((0, 1), np.float32)), rate
+    return np.concatenate(parts or [np.zeros((0, 1), np.float32)]), rate
 
 
 def _promised_seconds(file: Any, stream: Any) -> float:

@@ -60,7 +60,7 @@ def _frame(kind: int, rates: int, mode: int) -> Frame | None:
 
 
 def _frame_at(content: bytes, at: int) -> Frame | None:
-    if at + 4 > len(content) or content[at] != 0xFF:
+    if not 0 <= at <= len(content) - 4 or content[at] != 0xFF:
         return None
     return _frame(content[at + 1], content[at + 2], content[at + 3] & 0xC0)
 
@@ -85,16 +85,14 @@ def _after_tag(content: bytes, at: int) -> int:
 
 
 def begins(head: bytes) -> bool:
-    """Whether the first bytes of a recording, or what follows in them, are MPEG audio: several frames in a row."""
-    at = next(_frame_starts(head), None)
-    for _ in range(_LEAST_FRAMES if at is not None else 0):
-        frame = _frame_at(head, at or 0)
+    """Whether the first bytes of a recording are MPEG audio: frames up to their end, or several in a row later on."""
+    start = at = next(_frame_starts(head), -1)
+    for _ in range(_LEAST_FRAMES):
+        frame = _frame_at(head, at)
         if frame is None:
-            return False
-        at = (at or 0) + frame.size
-        if at + 4 > len(head):
-            return True
-    return at is not None
+            return start == after_id3(head) and at + 4 > len(head)
+        at += frame.size
+    return True
 
 
 def _frame_starts(content: bytes, at: int = 0) -> Iterator[int]:
@@ -164,10 +162,16 @@ def _frames(content: bytes) -> Iterator[tuple[int, Frame]]:
         if frame is None:
             at = next(_frame_starts(content, at), len(content))
             continue
-        if at + frame.size > len(content):
+        stop = at + frame.size
+        if stop > len(content):
             return
+        if stop + 4 <= len(content) and not _frame_at(content, stop):
+            inner = next(_frame_starts(content, at + 1), stop)
+            if inner < stop:  # this one was cut, and another file begins within what it should have been
+                at = inner
+                continue
         yield at, frame
-        at += frame.size
+        at = stop
 
 
 def _count_at(content: bytes, at: int, frame: Frame) -> int:

@@ -22,7 +22,7 @@ class FileView:
     """A file that is sliced like bytes and read only where it is: headers of large files cost nothing."""
 
     def __init__(self, handle: int, size: int) -> None:
-        self._handle, self._size = handle, size
+        self.handle, self._size = handle, size
 
     def __len__(self) -> int:
         return self._size
@@ -30,7 +30,7 @@ class FileView:
     def __getitem__(self, part: slice) -> bytes:
         start, stop, _ = part.indices(self._size)
         parts = []
-        while start < stop and (found := os.pread(self._handle, min(stop - start, 1 << 30), start)):
+        while start < stop and (found := os.pread(self.handle, min(stop - start, 1 << 30), start)):
             parts.append(found)
             start += len(found)
         return parts[0] if len(parts) == 1 else b"".join(parts)

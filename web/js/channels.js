@@ -2,6 +2,9 @@
 
 import { CANCELLED } from "./constants.js";
 
+/** Of channels as loud as the loudest, the first is taken. */
+const AS_LOUD = 0.99;
+
 const isFinite = (channel) => channel.every((sample) => Math.abs(sample) < Infinity);
 const isLively = (channel) => channel.some((sample) => sample !== channel[0]);
 
@@ -33,7 +36,7 @@ function meanOf(channels) {
 function loudestIfCancelling(channels, mean, rate) {
   const spreads = channels.map((channel) => deviation(channel, 0, channel.length));
   const most = Math.max(...spreads);
-  const loudest = channels[spreads.indexOf(most)];
+  const loudest = channels[spreads.findIndex((spread) => spread >= AS_LOUD * most)];
   if (deviation(mean, 0, mean.length) < CANCELLED * most) return loudest;
   for (let start = 0; start + rate <= mean.length; start += rate) {
     const there = Math.max(...channels.map((channel) => deviation(channel, start, start + rate)));

@@ -12,7 +12,7 @@ import soundfile
 
 from couloir.audio import SAMPLE_RATE, AudioError, load_audio
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 SPEECH = DATA / "ru_0683.flac"
 
 
