@@ -32,7 +32,8 @@ def describe(source: str | Path) -> Facts:
 
 
 def _onnx_facts(path: Path) -> Facts:
-    from couloir.inference.onnx_backend import load_session
+    from couloir.inference.onnx_session import load_session
+    from couloir.inference.processor import integer_format
 
     session = load_session(path, threads=1)
     values = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
@@ -42,6 +43,8 @@ def _onnx_facts(path: Path) -> Facts:
         for key, listed in values.items()
     }
     size = {"size": f"{path.stat().st_size / 1e6:.1f} MB"}
+    if integers := integer_format(path):
+        shown["integer products"] = integers
     return size | shown | dict(session.get_modelmeta().custom_metadata_map)
 
 

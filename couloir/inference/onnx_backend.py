@@ -6,7 +6,6 @@ Names, shapes and metadata of the files are icefall's, which sherpa-onnx reads t
 from __future__ import annotations
 
 import glob
-import mmap
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 from couloir.features.kaldi import fbank_numpy
 from couloir.inference.onnx_files import external_data
+from couloir.inference.onnx_session import Names, integer_outputs, load_session, run_session
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
@@ -27,18 +27,12 @@ from couloir.machine import usable_cores
 
 PRECISIONS = (".int8.onnx", ".fp16.onnx")
 _PART = re.compile("encoder|decoder|joiner")
-Names = tuple[str, ...]
 FEATURES: Names = ("x", "x_lens")
 AUDIO: Names = ("audio", "audio_lens")
 """Inputs of a model that holds its own features."""
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-}
 _PROBE_FRAMES = 57
 """Feature frames of a run that shows the model's frame rate and its number of outputs."""
+_LONGEST_CONTEXT = 64
 
 
 class OnnxBackend:
@@ -73,14 +67,15 @@ class OnnxBackend:
         self._threads = threads or usable_cores()
         self.batch_size = 8 * self._threads
         if self.kind == "ctc":
-            files = {"encoder": ctc_file(path, suffix)}
-            self._encoder_file, outputs = files["encoder"], ("log_probs",)
+            files, self._gives = {"encoder": ctc_file(path, suffix)}, "log_probs"
         else:
-            files = transducer_files(path, suffix)
-            self._encoder_file, outputs = files["encoder"], ("encoder_out",)
+            files, self._gives = transducer_files(path, suffix), "encoder_out"
             self._decoder = _open(files["decoder"], 1, ("y",), ("decoder_out",))
             self._joiner = _open(files["joiner"], 1, ("encoder_out", "decoder_out"), ("logit",))
-        self._encoder = _open(self._encoder_file, self._threads, FEATURES, outputs, AUDIO)
+            self._context = _context_size(self._decoder, files["decoder"])
+        self._encoder_file = files["encoder"]
+        self._encoder = _open(self._encoder_file, self._threads, FEATURES, (self._gives,), AUDIO)
+        self._counts = _count_output(self._encoder, self._encoder_file)
         self._one_each = False
         self.config = FbankConfig.from_metadata(self._encoder.get_modelmeta().custom_metadata_map, str(path))
         self._takes = AUDIO if AUDIO[0] in _inputs(self._encoder) else FEATURES
@@ -93,12 +88,19 @@ class OnnxBackend:
     def _probe(self) -> tuple[float, int]:
         """Distance of the output frames in s, and the number of symbols."""
         frames = self._encode_one(np.zeros(_PROBE_FRAMES * self.config.shift_samples, np.float32))
+        if not 1 <= len(frames) <= _PROBE_FRAMES:
+            raise must_be(f"the frames that {self._encoder_file} makes of {_PROBE_FRAMES}", "fewer", len(frames))
         embedded = (_PROBE_FRAMES - 7) // 2
-        shift = 2 * round(embedded / len(frames)) * self.config.frame_shift_ms / 1000
+        # A model that does not sub-sample is not of this family; its frames are as far apart as those of its features.
+        factor = 2 * round(embedded / len(frames)) or 1
+        shift = factor * self.config.frame_shift_ms / 1000
         if self.kind == "ctc":
             return shift, frames.shape[1]
-        context = int(self._decoder.get_inputs()[0].shape[1])
-        return shift, self._join(frames[:1], self._predict(np.zeros((1, context), np.int64))).shape[1]
+        predicted = self._predict(np.zeros((1, self._context), np.int64))
+        logits = self._join(frames[:1], predicted)
+        if logits.ndim != 2 or len(logits) != 1 or np.isnan(logits).any():
+            raise must_be(f"the joiner of {self.origin}", "one that gives a score to each symbol", _described(logits))
+        return shift, logits.shape[1]
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `Backend.encode`."""
@@ -115,8 +117,14 @@ class OnnxBackend:
     def _encode_one(self, wave: np.ndarray) -> np.ndarray:
         """(N,) samples -> (S, D)"""
         signal = wave if self._takes == AUDIO else fbank_numpy(wave, self.config)
-        frames, count = run_session(self._encoder, signal[None], np.array([len(signal)]), names=self._takes)
-        return frames[0, : int(count[0])]
+        lengths, outputs = np.array([len(signal)]), (self._gives, self._counts)
+        frames, count = run_session(self._encoder, signal[None], lengths, names=self._takes, outputs=outputs)
+        fits = frames.ndim == 3 and frames.shape[0] == 1 == count.size and 0 <= count.item() <= frames.shape[1]
+        rows = frames[0, : count.item()] if fits else frames
+        if not fits or rows.dtype != np.float32 or np.isnan(rows).any():
+            found = f"{_described(frames)} and {self._counts} {count.ravel()[:4].tolist()}"
+            raise must_be(f"{self._gives} of {self._encoder_file}", f"(1, T, D), {self._counts} at most T", found)
+        return rows
 
     def search(
         self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
@@ -124,50 +132,13 @@ class OnnxBackend:
         """As `Backend.search`."""
         if self.kind == "ctc":
             return [ctc_search(rows, bias, restriction) for rows in frames]
-        context = int(self._decoder.get_inputs()[0].shape[1])
-        return transducer_search(frames, self._predict, self._join, context, bias, restriction)
+        return transducer_search(frames, self._predict, self._join, self._context, bias, restriction)
 
     def _predict(self, histories: np.ndarray) -> np.ndarray:
         return run_session(self._decoder, histories, names=("y",))[0]
 
     def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return run_session(self._joiner, encoded, predicted, names=("encoder_out", "decoder_out"))[0]
-
-
-def load_session(path: Path, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU. Raises `UserError` for a file that is no model or a damaged one."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError("ONNX models need onnxruntime; pip install onnxruntime") from None
-    _check_integers(path, onnxruntime.__version__)
-    external_data(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes have no common base
-        reason = str(error).splitlines()[0].split(" : ")[-1].split("failed:")[-1].strip()[:160]
-        raise UserError(f"{path} cannot be loaded by ONNX Runtime: it is damaged or no model ({reason})") from None
-
-
-def _check_integers(path: Path, version: str) -> None:
-    """ONNX Runtime 1.21 to 1.24 multiplies int8 matrices wrongly where there is AMX (its issue 26324)."""
-    if version.split(".")[:2] not in [["1", str(minor)] for minor in range(21, 25)] or "amx_int8" not in _cpu_flags():
-        return
-    if path.is_file() and path.stat().st_size:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(b"MatMulInteger") >= 0:
-                raise UserError(
-                    f"{path} cannot be run: onnxruntime {version} computes int8 models wrongly on this CPU; "
-                    "install 1.20, or 1.25 and later, or take the fp32 file"
-                )
-
-
-def _cpu_flags() -> str:
-    cpus = Path("/proc/cpuinfo")
-    return cpus.read_text(encoding="utf-8") if cpus.is_file() else ""
 
 
 def _open(path: Path, threads: int, inputs: Names, outputs: Names, other_inputs: Names = ()) -> Any:
@@ -181,24 +152,45 @@ def _open(path: Path, threads: int, inputs: Names, outputs: Names, other_inputs:
     missing = (set(inputs) - set(has)) | (set(outputs) - {value.name for value in session.get_outputs()})
     if missing:
         raise must_be(str(path), f"a model with {', '.join((*inputs, *outputs))}", f"one without {sorted(missing)[0]}")
-    shape = session.get_inputs()[0].shape
-    if other_inputs and isinstance(shape[1], int):
+    shape = _shape(session, inputs[0])
+    if other_inputs and len(shape) > 1 and isinstance(shape[1], int):
         raise must_be(
-            str(path), "a model for recordings of any length", f"one for {shape[1]} frames alone", "export it anew"
+            str(path), "a model for recordings of any length", f"one for {shape[1]} frames alone", "export it again"
         )
     return session
 
 
+def _shape(session: Any, name: str) -> list[int | str]:
+    """The declared shape of an input; empty where none is."""
+    return next(list(value.shape or []) for value in session.get_inputs() if value.name == name)
+
+
+def _count_output(session: Any, path: Path) -> str:
+    """The name of the output that says how many frames are a recording's."""
+    found = integer_outputs(session)
+    if not found:
+        raise must_be(str(path), "a model that gives the number of its frames", "one without a whole number as output")
+    return found[0]
+
+
+def _context_size(decoder: Any, path: Path) -> int:
+    """How many symbols a transducer's decoder looks back: by its input, or else by its metadata."""
+    shape = _shape(decoder, "y")
+    said = shape[1] if len(shape) == 2 else None
+    if not isinstance(said, int):
+        said = decoder.get_modelmeta().custom_metadata_map.get("context_size", "2")
+    size = int(said) if str(said).isdecimal() else 0
+    if not 1 <= size <= _LONGEST_CONTEXT:
+        raise must_be(f"context_size of {path}", f"a number from 1 to {_LONGEST_CONTEXT}", repr(said)[:40])
+    return size
+
+
+def _described(values: np.ndarray) -> str:
+    return f"{tuple(values.shape)} {values.dtype}" + (" with NaN" if np.isnan(values).any() else "")
+
+
 def _inputs(session: Any) -> list[str]:
     return [value.name for value in session.get_inputs()]
-
-
-def run_session(session: Any, *arrays: np.ndarray, names: Names) -> list[np.ndarray]:
-    """Outputs for inputs, which are cast to what the model declares; half precision comes out as float32."""
-    declared = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
-    feed = {name: array.astype(declared[name], copy=False) for name, array in zip(names, arrays)}
-    outputs = session.run(None, feed)
-    return [out.astype(np.float32) if out.dtype == np.float16 else out for out in outputs]
 
 
 def guess_type(path: Path, suffix: str = ".onnx") -> str:

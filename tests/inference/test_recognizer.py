@@ -308,7 +308,7 @@ def int8_model(models, tmp_path_factory):
 ])  # fmt: skip
 def test_a_runtime_that_computes_int8_wrongly_is_refused(models, int8_model, monkeypatch, version, flags, refused):
     monkeypatch.setattr("onnxruntime.__version__", version)
-    monkeypatch.setattr("couloir.inference.onnx_backend._cpu_flags", lambda: flags)
+    monkeypatch.setattr("couloir.inference.processor.cpu_flags", lambda: frozenset(flags.split()))
     OnnxBackend(models() / "onnx")
     if refused:
         with pytest.raises(UserError, match=r"int8\.onnx cannot be run: onnxruntime .* install 1\.20"):
