@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from couloir.errors import UserError
-from couloir.inference.backend import usable_cores
 from couloir.inference.onnx_files import external_data
 from couloir.inference.processor import heed_integers
+from couloir.machine import usable_cores
 
 Names = tuple[str, ...]
 MEMORY_BYTES, MEMORY_BYTES_PER_CORE = 4 << 30, 1 << 29
