@@ -27,6 +27,9 @@ MAX_EXPANSION = 200
 EXPANSION_SLACK_BYTES = 1 << 24
 """Content that any packed manifest may have beside that: short ones may repeat themselves."""
 
+MAX_LINES_LEFT_OUT = 100_000
+"""Of one manifest, blank or no cuts: a packed file of a megabyte can have millions, each with its reason."""
+
 MAX_TAR_HEADER_BYTES = 1 << 20
 """Of one header of a tar: a long name and its records have a few hundred."""
 

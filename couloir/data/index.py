@@ -257,6 +257,9 @@ def _read_shard(files: ShardFiles) -> tuple[list[tuple], list[bytes], LeftOutCut
         except LeftOut as error:
             without_tar += isinstance(error, InNoTar)
             report.append(f"{left_out.add(error.reason, number, values.get('id'))}: {error.reason}\n")
+            if left_out.total > limits.MAX_LINES_LEFT_OUT:
+                text = f"{files.cuts} is no manifest of cuts: more than {limits.MAX_LINES_LEFT_OUT} lines are left out"
+                raise ShardError(f"{text}, the first as {report[0].strip()}") from None
             continue
         first_line[utterance_id] = number
         rows.append((*row, position, len(blob), hash_id(utterance_id)))

@@ -64,9 +64,14 @@ def manifest_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
         with open_regular(path) as raw:
             packed = path.suffix == ".gz"
             lines = _Lines(gzip.GzipFile(fileobj=raw) if packed else raw, _most_content(raw) if packed else None)
+            blank = 0
             for number, line in enumerate(lines, 1):
                 if line is None or line.strip():
                     yield number, line
+                    continue
+                blank += 1
+                if blank > limits.MAX_LINES_LEFT_OUT:
+                    raise _TooMuch(f"more than {limits.MAX_LINES_LEFT_OUT} lines are blank")
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise ShardError(f"{path} is truncated or damaged after line {number}; fetch it again") from None
     except _TooMuch as error:
