@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import types
 import typing
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from couloir.errors import UserError, message_line, must_be, unknown_name
+from couloir.texts import read_text
 
 T = TypeVar("T")
+MAX_WHOLE = 2**63 - 1
 Ints = tuple[int, ...]
 Floats = tuple[float, ...]
 
@@ -54,11 +57,13 @@ def to_bool(text: str | bool | int) -> bool:
     raise ValueError(f"must be True or False, but is {text!r}")
 
 
-def _parse_tuple(text: Any, item: type) -> tuple:
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        return (item(text),)
-    parts = text.split(",") if isinstance(text, str) else text
-    return tuple(item(part) for part in parts if str(part).strip() != "")
+def _parse_tuple(value: Any, item: type) -> tuple:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (convert(item, value),)
+    if isinstance(value, Mapping):
+        raise TypeError
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(convert(item, part) for part in parts if str(part).strip() != "")
 
 
 def convert(kind: Any, value: Any) -> Any:
@@ -74,11 +79,29 @@ def convert(kind: Any, value: Any) -> Any:
         return value
     if kind is bool:
         return to_bool(value)
-    if kind is int and isinstance(value, float) and value != int(value):
-        raise ValueError(f"must be a whole number, but is {value}")
-    if kind is int and isinstance(value, str):
-        return int(value)
+    if kind in (int, float):
+        return _number(kind, value)
+    if isinstance(value, bool) or (kind is str and not isinstance(value, (str, int, float, Path))):
+        raise TypeError
     return kind(value)
+
+
+def _number(kind: type, value: Any) -> int | float:
+    """A finite number from its text or from another number."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError
+    if kind is float or isinstance(value, float):
+        real = float(value)
+        if not math.isfinite(real):
+            raise ValueError
+        if kind is float:
+            return real
+    whole = int(value)
+    if whole != value and isinstance(value, float):
+        raise ValueError(f"must be a whole number, but is {value}")
+    if abs(whole) > MAX_WHOLE:
+        raise ValueError
+    return whole
 
 
 def hints(cls: type) -> dict[str, Any]:
@@ -95,12 +118,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], base: T | None = None,
     kinds = hints(cls)
     converted: dict[str, Any] = {}
     for raw_key, value in values.items():
-        key = raw_key.replace("-", "_")
+        key = str(raw_key).replace("-", "_")
         if key not in kinds:
-            raise unknown_name(f"key in {origin}:", raw_key, list(kinds))
+            raise unknown_name(f"key in {origin}:", str(raw_key), list(kinds))
         try:
             converted[key] = convert(kinds[key], value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             text = (
                 str(error) if str(error).startswith("must") else f"must be {_type_name(kinds[key])}, but is {value!r}"
             )
@@ -232,21 +255,15 @@ def as_plain(config: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises `UserError` when the file cannot be read or is not a mapping."""
-    import yaml
+    """A YAML mapping of plain values. Raises `UserError` when the file cannot be read or is not one (`parse_yaml`)."""
+    from couloir.plain_yaml import parse_yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path), path)
     except FileNotFoundError:
         raise UserError(f"configuration file {path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"configuration file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise must_be(str(path), "UTF-8", "in another encoding", "save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration file {path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
-        raise must_be(str(path), "a YAML mapping", type(values).__name__)
+        raise must_be(str(path), "a YAML mapping", "empty" if values is None else type(values).__name__)
     return values
 
 

@@ -33,11 +33,14 @@ def shown(text: object, lines: bool = False) -> str:
 
 def message_line(text: object) -> str:
     """A message as one line that is `shown`, of `LONGEST_MESSAGE` characters about: its ends are kept."""
-    whole = str(text)
-    if len(whole) > LONGEST_MESSAGE:
-        half = LONGEST_MESSAGE // 2
-        whole = f"{whole[:half]} [... {len(whole) - 2 * half} characters ...] {whole[-half:]}"
-    return shown(whole)
+    return shown(_bounded(str(text)))
+
+
+def _bounded(whole: str) -> str:
+    if len(whole) <= LONGEST_MESSAGE + 100:
+        return whole
+    half = LONGEST_MESSAGE // 2
+    return f"{whole[:half]} [... {len(whole) - 2 * half} characters ...] {whole[-half:]}"
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -57,7 +60,10 @@ class _ShownRecord(logging.LogRecord):
 
 
 class UserError(Exception):
-    """A person's mistake. Its message is one line that names the thing and what to do."""
+    """A person's mistake. Its message is one line that names the thing and what to do, of bounded length."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_bounded(str(message)))
 
 
 def must_be(name: str, expected: str, actual: object, remedy: str = "") -> UserError:

@@ -11,6 +11,15 @@ MAX_TEXT_BYTES = 1 << 30
 MAX_HOTWORD_SCORE = 1000
 """Of a hotword, for each token: 1 to 3 is usual; sums of it must stay numbers."""
 
+MAX_YAML_CHARS = 1 << 17
+"""Of a configuration: a run's own has 10 KiB."""
+
+MAX_YAML_NODES = 20_000
+"""Values of a configuration, what aliases stand for counted: ten lines of aliases can stand for gigabytes."""
+
+MAX_YAML_DEPTH = 16
+"""Values within each other; a run's configuration has 3."""
+
 MAX_GAPS = 1024
 """Numbers that a table of ids, or a graph's states, may leave out: a place is made for each up to the highest, so a
 line `word 2000000000` would take gigabytes."""

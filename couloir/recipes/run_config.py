@@ -143,8 +143,8 @@ def _say_unheeded(config: RunConfig, layers: Sequence[Overrides]) -> None:
 
 def preset_values(name: str) -> Overrides:
     """The settings of a model of a known size. Raises `UserError` for an unknown name."""
-    if name not in PRESETS:
-        raise unknown_name("preset", name, sorted(PRESETS))
+    if not isinstance(name, str) or name not in PRESETS:
+        raise unknown_name("preset", str(name), sorted(PRESETS))
     # A list of equal numbers is given as one, so that flags may change the number of stacks.
     sizes = {
         key: value[:1] if key in PER_STACK and len(set(value)) == 1 else value
@@ -156,8 +156,8 @@ def preset_values(name: str) -> Overrides:
 def _checked_sections(values: dict[str, Any], origin: str) -> Overrides:
     for key, section in values.items():
         if key not in SECTIONS and key != "recipe":
-            raise unknown_name(f"section in {origin}:", key, list(SECTIONS))
-        if key != "recipe" and not isinstance(section, dict):
+            raise unknown_name(f"section in {origin}:", str(key), list(SECTIONS))
+        if key != "recipe" and not (isinstance(section, dict) and all(isinstance(name, str) for name in section)):
             raise must_be(f"{origin}: {key}", "a mapping of settings", type(section).__name__)
     return {key: section for key, section in values.items() if key != "recipe"}
 

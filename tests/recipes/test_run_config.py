@@ -105,7 +105,7 @@ def test_unknown_flag_names_the_nearest(capsys):
         ("preset: tine", ["tine", "did you mean `tiny`"]),
         ("a: [", ["not valid YAML"]),
         ("text: {bpe_model: señal}", ["run.yaml", "UTF-8"]),
-        (None, ["run.yaml cannot be read: Is a directory"]),
+        (None, ["run.yaml cannot be read (Is a directory)"]),
     ],
 )
 def test_wrong_files_are_named(tmp_path, text, words):
