@@ -228,7 +228,7 @@ def _phones(supervision: dict[str, Any]) -> list[tuple[str, float, float]]:
     items = _typed(_typed(supervision, "alignment", dict, {}), "phone", list, [])
     for item in items:
         if not (
-            isinstance(item, list)
+            isinstance(item, (list, tuple))
             and len(item) >= 3
             and isinstance(item[0], str)
             and all(is_plain_number(time) for time in item[1:3])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE, load_audio
+from couloir.data.cuts import LeftOut, parse_cut
 from couloir.data.folder import folder_corpus
 from couloir.data.reading import AudioReader
 from couloir.errors import UserError, must_be
@@ -193,21 +194,31 @@ def _write_files(utterances: Sequence[SharUtterance], cuts_path: Path, tar_path:
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as cuts,
         TarWriter(str(tar_path), shard_size=None) as tar,
     ):
+        written: set[str] = set()
         for utterance in utterances:
             try:
                 samples = load_audio(
                     utterance.audio, name=utterance.id if isinstance(utterance.audio, np.ndarray) else ""
                 )
-            except UserError as error:
+                cut = make_cut(utterance, len(samples))
+                _check_readable(cut, written)
+            except (UserError, LeftOut) as error:
                 summary.skipped.append((utterance.id, str(error)))
                 continue
-            cut = make_cut(utterance, len(samples))
+            written.add(cut.id)
             tar.write(f"{cut.id}.flac", encode_flac(samples))
             tar.write(f"{cut.id}.json", io.BytesIO(_json_line(cut.recording.to_dict())), count=False)
             cuts.write(_json_line(cut.to_dict()))
             summary.num_utterances += 1
             summary.duration_s += len(samples) / SAMPLE_RATE
     return summary
+
+
+def _check_readable(cut: MonoCut, written: set[str]) -> None:
+    """Raise `LeftOut` for a cut that would be left out when the shard is read."""
+    if cut.id in written:
+        raise LeftOut("its id is that of an utterance before")
+    parse_cut(cut.to_dict(), True).blob()
 
 
 def encode_flac(samples: np.ndarray) -> io.BytesIO:

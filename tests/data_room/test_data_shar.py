@@ -136,3 +136,33 @@ def test_a_cut_within_a_longer_recording_of_a_shard_is_cut_out(tmp_path):
     whole = next(iterate_shar(tmp_path / "out")).audio
     path.write_bytes(gzip.compress(json.dumps({**cut, "start": 0.25, "duration": 0.5}).encode() + b"\n"))
     assert np.array_equal(next(iterate_shar(tmp_path / "out")).audio, whole[4000:12000])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        SharUtterance("", noise(1600), "a"),
+        SharUtterance("x\ny", noise(1600), "a"),
+        SharUtterance("x" * 2000, noise(1600), "a"),
+        SharUtterance("\ud800", noise(1600), "a"),
+        SharUtterance("x", noise(1600), "a \udcff"),
+        SharUtterance("u0", noise(1600), "a"),
+        SharUtterance("x", noise(1600), "a", alignment=[("a", float("nan"), 0.1)]),
+        SharUtterance("x", noise(1600), "a", custom={"a": "\udcff"}),
+    ],
+    ids=[
+        "no_id",
+        "line_break",
+        "long_id",
+        "surrogate_id",
+        "surrogate_text",
+        "id_twice",
+        "nan_time",
+        "surrogate_custom",
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, bad):
+    summary = write_shar([*utterances(2), bad, *utterances(1, "v")], tmp_path / "s")
+    assert summary.num_utterances == 3 and [name for name, _ in summary.skipped] == [bad.id]
+    corpus = folder_corpus([tmp_path / "s"])
+    assert [corpus.utterance(i).id for i in range(len(corpus))] == ["u0", "u1", "v0"] and not corpus.problems
