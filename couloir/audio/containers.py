@@ -35,10 +35,9 @@ _MAGIC = {
 }  # fmt: skip
 _FORMS = {b"AIFF": "aiff", b"AIFC": "aiff"}
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_HEADERLESS = {".g722": "g722"}
 _BY_SUFFIX = {
-    ".m4a": "mp4", ".mp4": "mp4", ".mov": "mp4", ".3gp": "mp4", ".aac": "aac", ".webm": "matroska", ".mka": "matroska",
-    ".mkv": "matroska", ".amr": "amr", ".wma": "asf",
+    ".g722": "g722", ".m4a": "mp4", ".mp4": "mp4", ".mov": "mp4", ".3gp": "mp4", ".aac": "aac", ".webm": "matroska",
+    ".mka": "matroska", ".mkv": "matroska", ".amr": "amr", ".wma": "asf",
 }  # fmt: skip
 _RAW = (".raw", ".pcm", ".s16", ".s16le", ".ul", ".al", ".ulaw", ".alaw")
 
@@ -60,9 +59,7 @@ def container_of(head: bytes, name: str = "") -> str:
         return "mp4"
     if len(head) > 6 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
-    suffix = PurePath(name).suffix.lower()
-    if suffix in _HEADERLESS:
-        return _HEADERLESS[suffix]
     if mpeg.begins(head):
         return "mp3"
+    suffix = PurePath(name).suffix.lower()
     return "raw" if suffix in _RAW else _BY_SUFFIX.get(suffix, "")

@@ -1,15 +1,13 @@
 """The page's modules, run by Node, give what the library gives: times, text, TextGrids, windows, samples."""
 
-import json
 import shutil
-import subprocess
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from node import ask
 
 from couloir import audio
 from couloir.errors import UserError
@@ -21,17 +19,9 @@ from couloir.inference.search import ctc_greedy
 from couloir.inference.transcript import Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_vocabulary
 
-HERE = Path(__file__).resolve().parent
 PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
-
-
-def ask(*cases):
-    """What the modules answer to (what, given) pairs: {"value": ...} or {"error": ...} each."""
-    given = json.dumps([{"what": what, "given": value} for what, value in cases])
-    done = subprocess.run(["node", HERE / "modules.mjs"], input=given, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
 
 
 def log_probs(rng, length):

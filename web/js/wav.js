@@ -27,6 +27,8 @@ const tag = (view, at) => (at + 4 > view.byteLength ? "" : String.fromCharCode(.
 const isChunk = (view, at) =>
   at + 8 <= view.byteLength && /^[\w ()-]{4}$/.test(tag(view, at)) && view.getUint32(at + 4, true) <= view.byteLength - at - 7;
 
+const isWave = (view, at) => ["RIFF", "RF64", "BW64"].includes(tag(view, at)) && tag(view, at + 8) === "WAVE";
+
 /** The chunks of a RIFF file by name, up to its samples: where each begins and its declared size. */
 function chunksOf(view) {
   const chunks = {};
@@ -53,7 +55,7 @@ function promisedSize(view, { data, ds64 }) {
 function hidesMore(view, at) {
   for (const start of [at, at + (at % 2)]) {
     const isTag = ["ID3", "TAG", "APE"].includes(tag(view, start).slice(0, 3));
-    if (isChunk(view, start) || isTag) return false;
+    if (isChunk(view, start) || isWave(view, start) || isTag) return false;
   }
   const rest = new Uint8Array(view.buffer, at, Math.min(LEAST_HIDDEN, view.byteLength - at));
   return rest.length === LEAST_HIDDEN && rest.some((byte) => byte);
@@ -67,7 +69,7 @@ function hidesMore(view, at) {
  */
 export function parseWav(bytes) {
   const view = new DataView(bytes);
-  if (!["RIFF", "RF64", "BW64"].includes(tag(view, 0)) || tag(view, 8) !== "WAVE") return null;
+  if (!isWave(view, 0)) return null;
   const chunks = chunksOf(view);
   const { "fmt ": head, data } = chunks;
   if (!head || !data || head.size < 16 || head.start + head.size > bytes.byteLength) return null;
@@ -93,10 +95,18 @@ export function parseWav(bytes) {
   return size === null ? { samples, rate } : joined({ samples, rate }, bytes, data.start + size);
 }
 
+/** Where another file begins behind the chunks that follow the samples; 0 where none does. */
+function nextWave(view, at) {
+  for (;;) {
+    const start = [at, at + (at % 2)].find((start) => isWave(view, start) || isChunk(view, start));
+    if (start === undefined || isWave(view, start)) return start ?? 0;
+    at = start + 8 + view.getUint32(start + 4, true);
+  }
+}
+
 /** A recording and the one that another file, joined to its end at `at`, holds. */
 function joined(first, bytes, at) {
-  const view = new DataView(bytes);
-  const start = [at, at + (at % 2)].find((start) => tag(view, start) === "RIFF" && tag(view, start + 8) === "WAVE");
+  const start = nextWave(new DataView(bytes), at);
   const next = start && parseWav(bytes.slice(start));
   if (!next) return first;
   if (next.rate !== first.rate) throw new Error(`holds recordings of ${first.rate} and ${next.rate} Hz`);
