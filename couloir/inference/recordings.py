@@ -8,13 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from couloir.audio import AUDIO_SUFFIXES
 from couloir.errors import UserError
-
-AUDIO_SUFFIXES = (
-    ".wav", ".wave", ".rf64", ".bwf", ".w64", ".flac", ".mp3", ".mp2", ".ogg", ".oga", ".opus", ".aif", ".aiff",
-    ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc", ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".aac", ".webm",
-    ".mka", ".mkv", ".amr", ".wma", ".g722",
-)  # fmt: skip
 
 _OF_SYSTEMS = ("__MACOSX",)  # what archives of macOS hold beside the files: named as they are, and no sound
 _LONGEST_SUFFIX, _MOST_KINDS = 12, 10
