@@ -85,6 +85,60 @@ def test_weights_outside_the_models_folder_are_refused(tmp_path, hiding):
         load_session(path, 1)
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["..", "a/..", "./../secret", "a/b/../../../secret", "/", "\\\\host\\share\\w", "c:w", "a\\..\\..\\secret", "w\0",
+     "\0", "*/_ORT_MEM_ADDR_/*", ""],
+)  # fmt: skip
+def test_places_that_are_outside_by_some_systems_rules(tmp_path, place):
+    """An address in memory too, which ONNX Runtime takes a certain name for, and what ends at a NUL for the system."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model(graph(weights=[tensor(place)])))
+    (tmp_path / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    for name in ("w", "*/_ORT_MEM_ADDR_/*"):
+        (tmp_path / name).write_bytes(WEIGHTS.tobytes())
+    with pytest.raises(UserError, match="must be in the model's own folder"):
+        load_session(path, 1)
+
+
+@pytest.mark.parametrize(
+    "kind", ["a file", "a folder", "two links", "an absolute link", "a loop", "a long name", "a folder's name"]
+)
+def test_links_that_lead_out_of_the_models_folder_are_refused(tmp_path, kind):
+    folder, name = tmp_path / "models", "w.data"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(WEIGHTS.tobytes())
+    if kind == "a file":
+        (folder / name).symlink_to("../secret")
+    elif kind == "a folder":
+        (folder / "up").symlink_to("..")
+        name = "up/secret"
+    elif kind == "two links":
+        (folder / name).symlink_to("sub/next")
+        (folder / "sub/next").symlink_to("../../secret")
+    elif kind == "an absolute link":
+        (folder / name).symlink_to(tmp_path / "secret")
+    elif kind == "a loop":
+        (folder / name).symlink_to(name)
+    elif kind == "a long name":
+        name = "w" * 5000
+    else:
+        name = "sub"
+    path = folder / "m.onnx"
+    path.write_bytes(model(graph(weights=[tensor(name)])))
+    with pytest.raises(UserError, match=r"must be in the model's own folder|not beside it"):
+        load_session(path, 1)
+
+
+def test_links_inside_the_models_folder_are_followed(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w").write_bytes(WEIGHTS.tobytes())
+    (tmp_path / "w.data").symlink_to("sub/w")
+    (tmp_path / "m.onnx").write_bytes(model(graph(weights=[tensor("w.data")])))
+    session = load_session(tmp_path / "m.onnx", 1)
+    assert np.array_equal(run_session(session, np.ones(300), names=("x",))[0], WEIGHTS + 1)
+
+
 def test_weights_beside_a_model_are_read_also_through_the_links_of_a_hubs_cache(tmp_path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshots" / "0").mkdir(parents=True)

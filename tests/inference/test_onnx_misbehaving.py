@@ -1,0 +1,309 @@
+"""ONNX files that load and then do not do what a model does: one line, and nothing large in memory."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from couloir.errors import UserError
+from couloir.inference.info import describe
+from couloir.inference.onnx_backend import OnnxBackend
+from couloir.inference.recognizer import Recognizer
+
+ROOT = Path(__file__).resolve().parents[2]
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+SYMBOLS = 5
+
+
+def constant(name, values, kind=np.int64):
+    return numpy_helper.from_array(np.array(values, kind), name)
+
+
+def write_tokens(folder):
+    (folder / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(["<blk>", *"abcd"])))
+
+
+def write(path, nodes, constants=(), inputs=None, outputs=None, metadata=None):
+    """A model of ``nodes``. inputs, outputs: name -> (type, axes)."""
+    inputs = inputs or {"x": (FLOAT, ["N", "T", 80]), "x_lens": (INT64, ["N"])}
+    outputs = outputs or {"log_probs": (FLOAT, ["N", "S", SYMBOLS]), "log_probs_len": (INT64, ["N"])}
+    ends = [
+        [helper.make_tensor_value_info(name, *of) for name, of in declared.items()] for declared in (inputs, outputs)
+    ]
+    graph = helper.make_graph(nodes, "g", *ends, list(constants))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+    return path
+
+
+node = helper.make_node
+SCORES = [node("Slice", ["x", "start", "stop", "axis"], ["some"]), node("Identity", ["some"], ["scores"])]
+CUT = [constant("start", [0]), constant("stop", [SYMBOLS]), constant("axis", [2])]
+STEPPED = [  # every fourth frame, as a model at 25 frames/s has them
+    node("Slice", ["scores", "start", "end", "time", "step"], ["log_probs"]),
+    node("Add", ["x_lens", "three"], ["more"]),
+    node("Div", ["more", "four"], ["log_probs_len"]),
+]
+STEPS = [
+    constant("end", [10**6]),
+    constant("time", [1]),
+    constant("step", [4]),
+    constant("three", 3),
+    constant("four", 4),
+]
+SAME_LENGTH = node("Identity", ["x_lens"], ["log_probs_len"])
+
+
+def huge(path, fold=False):
+    """19 GB: of the input, or of constants alone."""
+    shape = constant("shape", [1, 10**9, SYMBOLS])
+    if fold:
+        return write(path, [node("ConstantOfShape", ["shape"], ["log_probs"]), SAME_LENGTH], [shape])
+    mean = node("ReduceMean", ["x"], ["mean"], keepdims=1)
+    return write(path, [mean, node("Expand", ["mean", "shape"], ["log_probs"]), SAME_LENGTH], [shape])
+
+
+def no_frames(path):
+    empty = [node("Slice", ["scores", "start", "start", "time"], ["log_probs"]), SAME_LENGTH]
+    return write(path, [*SCORES, *empty], [*CUT, constant("time", [1])])
+
+
+def longer_than_its_input(path):
+    twice = node("Concat", ["scores", "scores"], ["log_probs"], axis=1)
+    double = node("Add", ["x_lens", "x_lens"], ["log_probs_len"])
+    return write(path, [*SCORES, twice, double], CUT)
+
+
+def a_rank_less(path):
+    outputs = {"log_probs": (FLOAT, ["T", SYMBOLS]), "log_probs_len": (INT64, ["N"])}
+    return write(
+        path,
+        [*SCORES, node("Squeeze", ["scores", "first"], ["log_probs"]), SAME_LENGTH],
+        [*CUT, constant("first", [0])],
+        outputs=outputs,
+    )
+
+
+def a_count_beyond_its_frames(path):
+    return write(
+        path,
+        [*SCORES, node("Identity", ["scores"], ["log_probs"]), node("Add", ["x_lens", "one"], ["log_probs_len"])],
+        [*CUT, constant("one", 1)],
+    )
+
+
+def a_count_below_zero(path):
+    return write(
+        path, [*SCORES, node("Identity", ["scores"], ["log_probs"]), node("Neg", ["x_lens"], ["log_probs_len"])], CUT
+    )
+
+
+def nan(path):
+    bad = constant("bad", np.nan, np.float32)
+    return write(path, [*SCORES, node("Add", ["scores", "bad"], ["log_probs"]), SAME_LENGTH], [*CUT, bad])
+
+
+def whole_numbers(path):
+    outputs = {"log_probs": (INT64, ["N", "S", SYMBOLS]), "log_probs_len": (INT64, ["N"])}
+    return write(path, [*SCORES, node("Cast", ["scores"], ["log_probs"], to=INT64), SAME_LENGTH], CUT, outputs=outputs)
+
+
+def no_count(path):
+    return write(
+        path,
+        [*SCORES, node("Identity", ["scores"], ["log_probs"])],
+        CUT,
+        outputs={"log_probs": (FLOAT, ["N", "S", SYMBOLS])},
+    )
+
+
+def texts(path):
+    inputs = {"x": (TensorProto.STRING, ["N", "T", 80]), "x_lens": (INT64, ["N"])}
+    outputs = {"log_probs": (TensorProto.STRING, ["N", "T", 80]), "log_probs_len": (INT64, ["N"])}
+    return write(path, [node("Identity", ["x"], ["log_probs"]), SAME_LENGTH], inputs=inputs, outputs=outputs)
+
+
+def flat_features(path):
+    inputs = {"x": (FLOAT, ["T"]), "x_lens": (INT64, ["N"])}
+    return write(path, [node("Identity", ["x"], ["log_probs"]), SAME_LENGTH], inputs=inputs)
+
+
+def another_input(path):
+    inputs = {"x": (FLOAT, ["N", "T", 80]), "x_lens": (INT64, ["N"]), "more": (INT64, ["N"])}
+    return write(
+        path,
+        [*SCORES, node("Identity", ["scores"], ["log_probs"]), node("Add", ["x_lens", "more"], ["log_probs_len"])],
+        CUT,
+        inputs=inputs,
+    )
+
+
+def other_features(path):
+    return write(
+        path,
+        [*SCORES, node("Identity", ["scores"], ["log_probs"]), SAME_LENGTH],
+        CUT,
+        inputs={"x": (FLOAT, ["N", "T", 40]), "x_lens": (INT64, ["N"])},
+    )
+
+
+MODELS = {
+    huge: "asks for 20.0 GB of memory",
+    no_frames: "must be",
+    longer_than_its_input: "makes of 57",
+    a_rank_less: r"must be \(1, T, D\)",
+    a_count_beyond_its_frames: r"log_probs_len \[58\]",
+    a_count_below_zero: r"log_probs_len \[-57\]",
+    nan: "with NaN",
+    whole_numbers: "int64",
+    no_count: "the number of its frames",
+    texts: "cannot be run",
+    flat_features: "cannot be run",
+    another_input: "cannot be run",
+    other_features: "cannot be run",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_a_model_that_misbehaves_ends_in_one_line(tmp_path, make):
+    write_tokens(tmp_path)
+    path = make(tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=MODELS[make]) as found:
+        OnnxBackend(path)
+    assert len(str(found.value).splitlines()) == 1 and "model.onnx" in str(found.value)
+    assert "inputs" in describe(path)
+
+
+def test_constants_do_not_fill_the_memory_either(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="asks for 20.0 GB of memory"):
+        OnnxBackend(huge(tmp_path / "model.onnx", fold=True))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
+
+
+def sound(path, steps=STEPPED, constants=STEPS, metadata=None):
+    """A model that behaves: its scores are the lowest mel energies."""
+    write_tokens(path.parent)
+    return write(path, [*SCORES, *steps], [*CUT, *constants], metadata=metadata)
+
+
+def test_the_rate_of_frames_is_read_off_the_model(tmp_path):
+    assert OnnxBackend(sound(tmp_path / "model.onnx")).frame_shift == pytest.approx(0.04)
+    same = [node("Identity", ["scores"], ["log_probs"]), SAME_LENGTH]
+    backend = OnnxBackend(sound(tmp_path / "model.onnx", same, []))
+    assert backend.frame_shift == pytest.approx(0.01)  # a model that does not sub-sample
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000 * 40).astype(np.float32)
+    found = Recognizer(backend).transcribe([wave])[0]
+    assert found.tokens[-1].end == pytest.approx(40, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"fbank_feature_dim": "eighty"}, "feature"),
+        ({"fbank_feature_dim": "80.5"}, "feature"),
+        ({"fbank_feature_dim": "-1"}, "feature-dim"),
+        ({"fbank_feature_dim": "9" * 5000}, "feature"),
+        ({"fbank_sample_rate": "0"}, "must be"),
+        ({"fbank_sample_rate": "1000000000000"}, "sample-rate"),
+        ({"fbank_frame_shift_ms": "nan"}, "frame-shift-ms"),
+        ({"fbank_frame_shift_ms": "0.00001"}, "frame-shift-ms"),
+        ({"fbank_frame_length_ms": "inf"}, "frame-length-ms"),
+        ({"fbank_frame_length_ms": "1e15"}, "frame-length-ms"),
+        ({"fbank_low_freq": "low"}, "low_freq|low-freq"),
+        ({"fbank_unheard_of": "1"}, "unheard"),
+    ],
+)
+def test_metadata_that_says_nothing_sensible(tmp_path, metadata, reason):
+    with pytest.raises(UserError, match=reason):
+        OnnxBackend(sound(tmp_path / "model.onnx", metadata=metadata))
+
+
+def test_metadata_is_not_needed_nor_that_of_others_believed(tmp_path):
+    for metadata in ({}, {"vocab_size": "many", "context_size": "two", "model_type": "\0", "version": ""}):
+        assert OnnxBackend(sound(tmp_path / "model.onnx", metadata=metadata)).frame_shift == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("symbols", [0, 1, 4, 6, 300])
+def test_tokens_of_another_number(tmp_path, symbols):
+    path = sound(tmp_path / "model.onnx")
+    (tmp_path / "tokens.txt").write_text("".join(f"s{i} {i}\n" for i in range(symbols)))
+    with pytest.raises(UserError, match=r"tokens"):
+        OnnxBackend(path)
+
+
+def write_transducer(folder, context=("N", 2), metadata=None, logit=("encoder_out", "log")):
+    """The mean of the encoder's rows and the decoder's, or ``logit``: what the joiner does with them."""
+    write_tokens(folder)
+    outputs = {"encoder_out": (FLOAT, ["N", "S", SYMBOLS]), "encoder_out_lens": (INT64, ["N"])}
+    renamed = [node("Identity", ["scores"], ["encoder_out"]), node("Identity", ["x_lens"], ["encoder_out_lens"])]
+    write(folder / "encoder.onnx", [*SCORES, *renamed], CUT, outputs=outputs)
+    cast = node("Cast", ["y"], ["decoder_out"], to=FLOAT)
+    write(
+        folder / "decoder.onnx",
+        [cast],
+        inputs={"y": (INT64, list(context))},
+        outputs={"decoder_out": (FLOAT, ["N", "C"])},
+        metadata=metadata,
+    )
+    inputs = {"encoder_out": (FLOAT, ["N", SYMBOLS]), "decoder_out": (FLOAT, ["N", "C"])}
+    node_of = {
+        "encoder_out": node("Identity", ["encoder_out"], ["logit"]),
+        "nan": node("Div", ["encoder_out", "zero"], ["inf"]),
+    }
+    nodes = (
+        [node_of[logit[0]]] if logit[0] == "encoder_out" else [node_of["nan"], node("Sub", ["inf", "inf"], ["logit"])]
+    )
+    write(
+        folder / "joiner.onnx",
+        nodes,
+        [constant("zero", 0, np.float32)],
+        inputs=inputs,
+        outputs={"logit": (FLOAT, ["N", SYMBOLS])},
+    )
+    return folder
+
+
+def test_a_transducers_context_is_read_off_its_input_or_its_metadata(tmp_path):
+    wave = [np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)]
+    for context, metadata in (
+        (("N", 2), {"context_size": "two"}),
+        (("N", "C"), {"context_size": "3"}),
+        (("N", "C"), {}),
+    ):
+        assert Recognizer(OnnxBackend(write_transducer(tmp_path, context, metadata))).transcribe(wave)[0].text
+    for said in ("two", "0", "-1", "1000000000", ""):
+        with pytest.raises(UserError, match="context_size"):
+            OnnxBackend(write_transducer(tmp_path, ("N", "C"), {"context_size": said}))
+
+
+def test_a_joiner_without_numbers(tmp_path):
+    with pytest.raises(UserError, match="joiner.*NaN"):
+        OnnxBackend(write_transducer(tmp_path, logit=("nan",)))
+
+
+def test_a_recording_that_gives_nan_is_one_line(tmp_path):
+    """NaN for loud sounds alone, which the silence does not show with which a model is tried."""
+    steps = [node("Sqrt", ["less"], ["log_probs"]), SAME_LENGTH]
+    less = node("Sub", ["limit", "scores"], ["less"])
+    path = sound(tmp_path / "model.onnx", [less, *steps], [constant("limit", -12, np.float32)])
+    backend = OnnxBackend(path)
+    with pytest.raises(UserError, match="with NaN"):
+        backend.encode([np.random.default_rng(0).normal(0, 0.3, 16000).astype(np.float32)])
+
+
+@pytest.mark.slow
+def test_the_program_says_one_line(tmp_path):
+    path = huge(tmp_path / "model.onnx")
+    wave = ROOT / "tests/data/ru_0274.flac"
+    command = [sys.executable, ROOT / "inference/inference.py", wave, "--model-path", path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ") and "asks for 20.0 GB of memory" in done.stderr
