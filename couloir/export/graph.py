@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,3 +149,6 @@ def _with_external_data(write: Callable[[Path], None], path: Path) -> None:
         location=path.name + DATA_SUFFIX,
         size_threshold=SMALLEST_EXTERNAL_BYTES,
     )
+    data = path.with_name(path.name + DATA_SUFFIX)
+    if data.is_file():
+        shutil.copymode(path, data)  # onnx makes it readable by its owner alone

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,25 @@ def test_one_length_no_lengths_int32_and_weights_apart(folder, waves):
     assert inputs_of(folder / "model-c.onnx") == {"x": ("(float)", ["N", 700, 80]), "x_lens": ("(int32)", ["N"])}
     with pytest.raises(UserError, match="700 frames alone"):
         OnnxBackend(folder / "model-c.onnx")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_weights_apart_are_as_readable_as_their_model(tmp_path, umask):
+    weights = numpy_helper.from_array(np.arange(1000, dtype=np.float32), "w")
+    out = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [1000])
+    graph = onnx.helper.make_graph([], "g", [], [out], [weights])
+    before = os.umask(umask)
+    try:
+        onnx_graph._with_external_data(
+            lambda path: onnx.save(onnx.helper.make_model(graph), path), tmp_path / "model.onnx"
+        )
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("model.onnx", "model.onnx.data"), 0o666 & ~umask)
+    assert np.array_equal(
+        numpy_helper.to_array(onnx.load(tmp_path / "model.onnx").graph.initializer[0]), np.arange(1000)
+    )
 
 
 @pytest.mark.slow
