@@ -152,7 +152,8 @@ def load_run(
 
     Raises `UserError`: no checkpoint there, flags that contradict it, another vocabulary.
     """
-    source = find_source(str(getattr(namespace, "exp_dir", defaults["trainer"]["exp_dir"])), hub)
+    named = namespace.exp_dir if hasattr(namespace, "exp_dir") else defaults["trainer"]["exp_dir"]
+    source = find_source(str(named), hub)
     saved, origin = source.saved(), source.hub_id or str(source.path)
     if saved is not None and saved.recipe != recipe:
         raise must_be("--exp-dir", f"a run of {recipe}", f"{origin}, a run of {saved.recipe}")
