@@ -171,7 +171,9 @@ def phonemize(texts: Mapping[str, Sequence[str]], nj: int = 1) -> dict[str, list
     """
     for language in texts:
         if not voices_of(language):
-            raise must_be("the language of words without phones", "one that espeak-ng can pronounce", f"`{language}`")
+            raise must_be(
+                "the language of words without phones", "one that espeak-ng can pronounce", f"`{language[:40]}`"
+            )
     with ThreadPoolExecutor(nj) as pool:
         return dict(zip(texts, pool.map(_in_process, texts, texts.values())))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # Tags for which espeak's voice of the same name is missing or is another accent than most recordings have.
 VOICES = {"en": "en-us", "zh": "cmn", "no": "nb", "nn": "nb", "iw": "he", "in": "id", "pt": "pt-br", "kmr": "ku"}
 _OF_REGIONS = {
@@ -12,6 +14,7 @@ _OF_REGIONS = {
 }  # fmt: skip
 # fo, kaa and xex have no dictionary; Japanese kanji and Thai come out as nonsense; Burmese aborts the process.
 _UNUSABLE = ("fo", "kaa", "xex", "ja", "th", "my")
+_TAG = re.compile(r"[a-z]{1,8}(-[a-z0-9]{1,8}){0,4}")
 
 
 def language_tag(text: str) -> str:
@@ -26,7 +29,7 @@ def voices_of(tag: str) -> list[str]:
     """
     tag = language_tag(tag)
     base = tag.partition("-")[0]
-    if base in _UNUSABLE:
+    if base in _UNUSABLE or not _TAG.fullmatch(tag):
         return []
     found = [_OF_REGIONS.get(tag), VOICES.get(tag), tag, VOICES.get(base), base]
     return list(dict.fromkeys(voice for voice in found if voice))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from couloir.data.corpora.config import SPLITS
@@ -67,7 +68,8 @@ def _plots(statistics: Statistics) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"text.parse_math": False}):  # a `$` in a phone or a language is one
+    with warnings.catch_warnings(), rc_context({"text.parse_math": False}):  # a `$` in a phone or a language is one
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         return _drawn(Figure(figsize=(12, 8.6), layout="constrained"), statistics)
 
 
