@@ -33,6 +33,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 UTF8 = "utf-8-sig"
 _NOT_DECODED = re.compile("[\udc80-\udcff\ufffd]")
+_NATURAL = re.compile("[0-9]{1,9}")
 _BLANKS = re.compile("[ \t]+")
 
 
@@ -46,6 +47,13 @@ def split_fields(line: str, most: int = 0) -> list[str]:
     """The fields of a line that are separated by blanks and tabs; the last of ``most`` keeps those inside it."""
     line = line.strip(" \t\r\n")
     return _BLANKS.split(line, maxsplit=max(most - 1, 0)) if line else []
+
+
+def natural(text: str) -> int:
+    """A table's id of at most nine ASCII digits. Raises ValueError for anything else."""
+    if not _NATURAL.fullmatch(text):
+        raise ValueError(text[:80])
+    return int(text)
 
 
 def decode_text(data: bytes, name: object, errors: str = "strict") -> str:

@@ -17,7 +17,7 @@ from couloir.decoding.fsa.ragged import find
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.limits import MAX_GAPS
-from couloir.texts import iterate_lines, split_fields
+from couloir.texts import iterate_lines, natural, split_fields
 
 COMPILED = ".fst.txt"
 Gram = tuple[str, ...]
@@ -56,10 +56,10 @@ def _parse_fst(path: str | Path, backoff: int) -> ArpaFst:
         fields = split_fields(line)
         try:
             if len(fields) in (4, 5):
-                arcs.append((*_natural(fields[:3]), -float(fields[4]) if len(fields) > 4 else 0.0))
+                arcs.append((*map(natural, fields[:3]), -float(fields[4]) if len(fields) > 4 else 0.0))
             elif fields:
                 state, *weight = fields
-                finals[_natural([state])[0]] = -float(*weight) if weight else 0.0
+                finals[natural(state)] = -float(*weight) if weight else 0.0
         except (ValueError, TypeError):
             expected = "an arc or final state in OpenFst's text form"
             raise must_be(f"line {number} of {path}", expected, repr(line[:80])) from None
@@ -75,13 +75,6 @@ def _parse_fst(path: str | Path, backoff: int) -> ArpaFst:
     final = np.full(last + 1, -np.inf)
     final[list(finals)] = list(finals.values())
     return ArpaFst(source, target, label, table[:, 3], final, int(source[0]), backoff)
-
-
-def _natural(fields: Sequence[str]) -> list[int]:
-    """Numbers of states and labels. Raises ValueError for other text, or more digits than any table has rows."""
-    if not all(field.isdecimal() and len(field) < 10 for field in fields):
-        raise ValueError
-    return [int(field) for field in fields]
 
 
 class NgramLm:

@@ -16,7 +16,7 @@ from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.limits import MAX_GAPS
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, check_same_pieces, check_sentence_mark, read_tokens
-from couloir.texts import iterate_lines, split_fields
+from couloir.texts import iterate_lines, natural, split_fields
 
 WORD_NGRAMS = ("G_{}_gram.fst.txt", "G_{}_gram.arpa", "words.{}gram.arpa")
 GRAPH, WORDS = "LG.npz", "words.txt"
@@ -31,10 +31,12 @@ def read_words(path: str | Path) -> list[str]:
         fields = split_fields(line)
         if not fields:
             continue
-        if len(fields) != 2 or not (fields[1].isdecimal() and len(fields[1]) < 10):
-            raise must_be(f"line {number} of {path}", "`word id`", repr(line[:80]))
-        if table.setdefault(int(fields[1]), fields[0]) != fields[0]:
-            raise must_be(f"line {number} of {path}", f"a new id ({fields[1]} is taken)", repr(line[:80]))
+        try:
+            word, index = fields[0], natural(fields[1] if len(fields) == 2 else "")
+        except ValueError:
+            raise must_be(f"line {number} of {path}", "`word id`", repr(line[:80])) from None
+        if table.setdefault(index, word) != word:
+            raise must_be(f"line {number} of {path}", f"a new id ({index} is taken)", repr(line[:80]))
     highest = max(table, default=-1)
     if highest > 2 * len(table) + MAX_GAPS:
         raise must_be(f"ids of {path}", f"0, 1, 2, ... of its {len(table)} words", f"up to {highest}")

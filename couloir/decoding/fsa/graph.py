@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.fsa.graph_file import TEXTS, read_graph_arrays
 from couloir.decoding.fsa.ragged import expand, splits_of
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path
 
 FINAL = -1
-NAMES = ("pieces", "words_digest")
+NAMES = tuple(TEXTS)
 """The fields of `Graph` that are no tensors."""
 
 
@@ -86,7 +86,7 @@ class Graph:
         return ordered and int(self.label[-1]) == FINAL and not bool(self.score.any())
 
     def save(self, path: str | Path) -> None:
-        """Write a compressed ``.npz``."""
+        """Write a ``.npz``."""
         arrays = {name: value.cpu().numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         arrays |= {name: np.array(getattr(self, name)) for name in NAMES if getattr(self, name)}
         with atomic_path(path) as temporary, open(temporary, "wb") as out:
@@ -94,16 +94,11 @@ class Graph:
 
     @staticmethod
     def load(path: str | Path) -> Graph:
-        """Read what `save` wrote. Raises `UserError` naming the file when it is not that."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name not in NAMES}
-                pieces, digest = (arrays[name].tolist() if name in arrays.files else "" for name in NAMES)
-                return Graph(**tensors, pieces=tuple(pieces), words_digest=digest)
-        except FileNotFoundError:
-            raise UserError(f"decoding graph {path} does not exist; build it with prepare_lm.py") from None
-        except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile):
-            raise must_be(str(path), "a decoding graph (.npz) written by this program", "something else") from None
+        """Read what `save` wrote. Raises `UserError` as `read_graph_arrays`."""
+        arrays = read_graph_arrays(path)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name not in NAMES}
+        pieces, digest = (arrays[name].tolist() if name in arrays else "" for name in NAMES)
+        return Graph(**tensors, pieces=tuple(pieces), words_digest=digest)
 
 
 def digest_of(words: Sequence[str]) -> str:
