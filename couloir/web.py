@@ -16,16 +16,20 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
+import time
 import webbrowser
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from couloir.config import TeachingParser
@@ -36,6 +40,7 @@ _INSTALLED = Path(__file__).resolve().with_name("web_page")
 """What the package carries of web/ (setup.py)."""
 PAGE = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "web"
 Routes = dict[str, Path]
+_PIECE = 1 << 20
 MODEL_NAMES = ("audio-model*.int8.onnx", "audio-model*.onnx")
 """What a model with its own front end is called, the preferred first."""
 _TYPES = {
@@ -46,7 +51,16 @@ _TYPES = {
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
 }
+POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src *; "
+    "img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'"
+)
+"""What the page may load and run; index.html says the same, for other servers. Models come from anywhere, if asked."""
 _HEADERS = {
+    # A page in another one's frame could be clicked by whoever believes to click that one.
+    "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
     # An isolated page may run the model in several threads.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -154,13 +168,23 @@ def model_files(source: Path) -> tuple[Path, Path]:
             make_one = f"python zipformer_crctc/export_onnx.py --exp-dir {source} --with-frontend True"
             raise UserError(f"{source} holds no {MODEL_NAMES[1]}; make one: {make_one}")
     assert model is not None
-    if model.suffix != ".onnx":
+    if source.is_dir():
+        _refuse_outside(model, source)
+    if model.suffix != ".onnx" or not model.is_file():
         raise must_be("--model", "an .onnx file or the folder of one", source)
     places = [place / "tokens.txt" for place in (model.parent, model.parent / "lang", model.parent.parent)]
     tokens = next((place for place in places if place.is_file()), None)
     if tokens is None:
         raise UserError(f"there is no tokens.txt beside {model}")
+    _refuse_outside(tokens, tokens.parent)
     return model, tokens
+
+
+def _refuse_outside(file: Path, folder: Path) -> None:
+    """What a folder holds does not say what else of the machine is served. Raises `UserError`."""
+    if not file.resolve().is_relative_to(folder.resolve()):
+        found = f"a link to {file.resolve()}"
+        raise must_be(str(file), f"inside {folder}", found, "copy the file, or name it itself with --model")
 
 
 def routes_of(page: Path, model: Path | None = None) -> Routes:
@@ -186,30 +210,104 @@ def routes_of(page: Path, model: Path | None = None) -> Routes:
     return routes
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers with the files of ``routes`` and nothing else."""
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may take of the server.
 
-    def __init__(self, *args: Any, routes: Routes, **kwargs: Any) -> None:
-        self.routes = routes
-        super().__init__(*args, **kwargs)
+    Attributes:
+        request_s: time for a request to be there whole, in s. piece_s: time for `_PIECE` bytes to be taken, in s.
+        connections: at a time; a browser opens six.
+    """
+
+    request_s: float = 10.0
+    piece_s: float = 30.0
+    connections: int = 64
+
+
+class Server(ThreadingHTTPServer):
+    """A server on 127.0.0.1 that gives out ``routes`` within its ``limits``."""
+
+    daemon_threads = True
+
+    def __init__(self, routes: Routes, port: int, limits: Limits) -> None:
+        # Links are resolved once: what they point to later is not served.
+        self.routes = {path: file.resolve() for path, file in routes.items()}
+        self.limits = limits
+        self.waiting: dict[Any, float] = {}
+        self._free = threading.BoundedSemaphore(limits.connections)
+        super().__init__(("127.0.0.1", port), Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for a connection; none, and the end of it, where there are too many."""
+        if not self._free.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                request.setblocking(False)
+                request.send(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            return self.shutdown_request(request)
+        self.waiting[request] = time.monotonic() + self.limits.request_s
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As of the base class; then the place is free again."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.waiting.pop(request, None)
+            self._free.release()
+
+    def service_actions(self) -> None:
+        """End the connections whose request is too long in coming, however steadily it comes."""
+        now = time.monotonic()
+        for request, deadline in list(self.waiting.items()):
+            if deadline < now:
+                self.waiting.pop(request, None)
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that ends early is nothing to say."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the files of its server's routes and nothing else."""
+
+    server: Server
+
+    def setup(self) -> None:
+        """As of the base class, with a time for what is sent."""
+        super().setup()
+        self.connection.settimeout(self.server.limits.piece_s)
 
     def do_GET(self, body: bool = True) -> None:
         """A file, 404 for what is not served, or 403 for a page elsewhere whose name was pointed at this machine."""
         if (urlsplit(f"//{self.headers.get('Host', '')}").hostname or "") not in ("127.0.0.1", "localhost"):
             return self.send_error(403)
-        path = self.routes.get(unquote(urlsplit(self.path).path))
-        if path is None or not path.is_file():
+        name = unquote(urlsplit(self.path).path)
+        source = _opened(self.server.routes.get(name))
+        if source is None:
             return self.send_error(404)
-        with path.open("rb") as source:
+        with source:
             self.send_response(200)
-            self.send_header("Content-Type", _TYPES[path.suffix])
-            self.send_header("Content-Length", str(path.stat().st_size))
-            for name, value in _HEADERS.items():
-                self.send_header(name, value)
+            self.send_header("Content-Type", _TYPES[PurePosixPath(name).suffix or ".html"])
+            self.send_header("Content-Length", str(os.fstat(source.fileno()).st_size))
             self.end_headers()
             if body:
-                with contextlib.suppress(ConnectionError):  # the person left the page
-                    shutil.copyfileobj(source, self.wfile)
+                with contextlib.suppress(OSError):  # the person left the page, or takes nothing of it any more
+                    shutil.copyfileobj(source, self.wfile, _PIECE)
+
+    def end_headers(self) -> None:
+        """Every answer, an error too, has the page's rules."""
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def parse_request(self) -> bool:
+        """As of the base class; after it the request is there whole."""
+        whole = super().parse_request()
+        self.server.waiting.pop(self.request, None)
+        return whole
 
     def do_HEAD(self) -> None:
         """As GET, without the file."""
@@ -219,10 +317,23 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing of requests."""
 
 
-def make_server(routes: Routes, port: int = 0) -> ThreadingHTTPServer:
+def _opened(path: Path | None) -> IO[bytes] | None:
+    """A regular file; no link that has taken its place, and no pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        file = os.fdopen(os.open(path or "", flags), "rb")
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    return None
+
+
+def make_server(routes: Routes, port: int = 0, limits: Limits | None = None) -> Server:
     """A server on 127.0.0.1; port 0 takes a free one. Raises `UserError` when the port is taken."""
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, routes=routes))
+        return Server(routes, port, limits or Limits())
     except (OSError, OverflowError):
         raise must_be("--port", "a free port (0 finds one)", port) from None
 

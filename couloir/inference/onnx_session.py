@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from couloir.errors import UserError
+from couloir.errors import UserError, must_be
 from couloir.inference.onnx_files import external_data
 from couloir.inference.processor import heed_integers
 from couloir.machine import usable_cores
@@ -35,6 +35,8 @@ def load_session(path: Path, threads: int) -> Any:
         import onnxruntime
     except ImportError:
         raise UserError("ONNX models need onnxruntime; pip install onnxruntime") from None
+    if path.exists() and not path.is_file():  # a pipe that nobody writes into would be waited for
+        raise must_be(str(path), "an ONNX file", "a folder" if path.is_dir() else "a pipe or a device")
     options = onnxruntime.SessionOptions()
     heed_integers(path, onnxruntime.__version__, options)
     external_data(path)

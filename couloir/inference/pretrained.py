@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from couloir.audio import AUDIO_SUFFIXES
 from couloir.errors import UserError, must_be
 from couloir.inference.backend import Backend
 from couloir.inference.registry import HUB_MODELS, TOKENIZER_DATASET
@@ -73,6 +74,7 @@ def locate(
 
     path = Path(source)
     if path.exists():
+        check_kind(path)
         return path, ""
     hub = parse_hub_id(str(source))
     if hub is None or path.suffix in (".onnx", *WEIGHT_SUFFIXES):
@@ -83,6 +85,14 @@ def locate(
         if runtime == "torch" or _holds_checkpoints(folder):
             return folder, repo_id
     return fetch_model(repo_id, revision or named, suffix), repo_id
+
+
+def check_kind(path: Path) -> None:
+    """Refuse as a model what is none by its kind or name. Raises `UserError`."""
+    if not (path.is_file() or path.is_dir()):
+        raise must_be(f"model {path}", "a file or a folder", "a pipe or a device")
+    if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
+        raise must_be(f"model {path}", "a checkpoint, an ONNX file or a folder", "a recording", "name the model first")
 
 
 def is_onnx(path: Path) -> bool:

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import * as constants from "../../web/js/constants.js";
 import { powerSpectrum } from "../../web/js/fft.js";
 import { headOf } from "../../web/js/heads.js";
+import { hostElsewhere } from "../../web/js/model.js";
 import { resample } from "../../web/js/resample.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
 import { textGrid, tiersOf } from "../../web/js/textgrid.js";
@@ -27,6 +28,7 @@ const answers = {
     const files = { textGrid: textGrid(tiersOf(tokens), duration) };
     return { tokens, text: textOf(tokens), confidence, written, phones: phonesOf(tokens).length, ...files };
   },
+  host: (source) => hostElsewhere(source, "http://127.0.0.1:8000/index.html"),
   words: wordsOf,
   tokens: (text) => parseTokens(text).map(surface),
   wav: (path) => parseWav(bytesOf(path)),

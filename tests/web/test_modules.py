@@ -185,3 +185,27 @@ def test_spectrum_is_numpys():
     frame = np.random.default_rng(3).normal(size=160).astype(np.float32)
     (answer,) = ask(("power", frame.tolist()))
     np.testing.assert_allclose(answer["value"], np.abs(np.fft.rfft(frame, 512)[:256]) ** 2, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_of_another_machine_is_known_by_its_host():
+    own = ["model/", "./x", "/a/b.onnx", "../..", "http://127.0.0.1:8000/m", "?x", "", "http://[bad"]
+    others = {
+        "https://elsewhere": "elsewhere",
+        "https://hub.example:444/m/": "hub.example:444",
+        "//elsewhere/m": "elsewhere",
+        "\\\\elsewhere\\m": "elsewhere",
+        " https://elsewhere/": "elsewhere",
+        "http:\t//elsewhere": "elsewhere",
+        "https://127.0.0.1:8000@elsewhere/": "elsewhere",
+        "http://localhost:8000/m": "localhost:8000",
+        "http://127.0.0.1:8001/m": "127.0.0.1:8001",
+        "https://127.0.0.1:8000/m": "127.0.0.1:8000",
+        "https://\u0435xample.org/": "xn--xample-2of.org",  # a Cyrillic letter that looks like e
+        "https://0x7f.1/": "127.0.0.1",
+        "data:text/plain,x": "data:",
+        "blob:http://127.0.0.1:8000/1": "blob:",
+        "javascript:alert(1)": "javascript:",
+        "file:///etc/passwd": "file:",
+    }
+    answers = ask(*(("host", source) for source in [*own, *others]))
+    assert [answer["value"] for answer in answers] == [""] * len(own) + list(others.values())

@@ -3,7 +3,7 @@
 import { decode } from "./audio.js";
 import { SAMPLE_RATE } from "./constants.js";
 import { Engine } from "./engine.js";
-import { DEFAULT_FOLDER, fetchModel, readModel } from "./model.js";
+import { DEFAULT_FOLDER, fetchModel, hostElsewhere, readModel } from "./model.js";
 import { Player } from "./player.js";
 import { Recorder } from "./recorder.js";
 import { textGrid, tiersOf } from "./textgrid.js";
@@ -81,11 +81,26 @@ async function useModel(files) {
   say("");
 }
 
-async function useDefaultModel() {
+/** The model that the address names, after a question where it is another machine's; otherwise the page's own. */
+function useFirstModel() {
   const source = new URLSearchParams(location.search).get("model") ?? DEFAULT_FOLDER;
+  const host = hostElsewhere(source);
+  if (!host) return busy(() => useModelFrom(source));
+  element("elsewhere-host").textContent = host;
+  element("elsewhere").hidden = false;
+  element("elsewhere-own").focus();
+  const answer = (chosen, mayLeave) => {
+    element("elsewhere").hidden = true;
+    busy(() => useModelFrom(chosen, mayLeave));
+  };
+  element("elsewhere-load").addEventListener("click", () => answer(source, true), { once: true });
+  element("elsewhere-own").addEventListener("click", () => answer(DEFAULT_FOLDER, false), { once: true });
+}
+
+async function useModelFrom(source, mayLeave = false) {
   say("Loading the model", null);
   try {
-    await useModel(await fetchModel(source, (share) => say("Loading the model", share)));
+    await useModel(await fetchModel(source, (share) => say("Loading the model", share), mayLeave));
   } catch (error) {
     element("model").open = true;
     throw error;
@@ -349,4 +364,4 @@ function listenForDrops() {
 }
 
 listen();
-busy(useDefaultModel);
+useFirstModel();

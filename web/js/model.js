@@ -6,14 +6,31 @@ const NAMES = ["audio-model.int8.onnx", "audio-model.onnx"];
 /** @typedef {{name: string, model: Uint8Array, tokens: string}} ModelFiles */
 
 /**
+ * @param {string} source as of `fetchModel`
+ * @returns {string} the machine that it is fetched from, if that is not the page's own; otherwise ""
+ */
+export function hostElsewhere(source, base = document.baseURI) {
+  let url;
+  try {
+    url = new URL(source, base);
+  } catch {
+    return ""; // fetching it says what is wrong
+  }
+  const known = ["http:", "https:"].includes(url.protocol);
+  return url.origin === new URL(base).origin && known ? "" : (known && url.host) || url.protocol;
+}
+
+/**
  * @param {string} source a folder that holds audio-model.int8.onnx (or audio-model.onnx) and tokens.txt, or an .onnx
  *   file with tokens.txt beside it
  * @param {(share: number) => void} onProgress
+ * @param {boolean} mayLeave whether the person has agreed to another machine than the page's own
  * @returns {Promise<ModelFiles>}
  * @throws {Error} what is missing
  */
-export async function fetchModel(source, onProgress) {
-  const given = new URL(source, document.baseURI);
+export async function fetchModel(source, onProgress, mayLeave = false) {
+  const given = addressOf(source);
+  const get = (url) => answerOf(url, mayLeave);
   const isFile = given.pathname.endsWith(".onnx");
   const folder = isFile || given.pathname.endsWith("/") ? given : new URL(`${given.pathname}/`, given);
   for (const name of isFile ? [given.pathname.split("/").at(-1)] : NAMES) {
@@ -26,9 +43,19 @@ export async function fetchModel(source, onProgress) {
   throw new Error(`there is no model at ${source}; choose its two files below`);
 }
 
-async function get(url) {
+function addressOf(source) {
   try {
-    const response = await fetch(url);
+    return new URL(source, document.baseURI);
+  } catch {
+    throw new Error("the model's address is none; choose its two files below");
+  }
+}
+
+/** An answer of the page's own machine, or of another one to which nothing is sent but the question. */
+async function answerOf(url, mayLeave) {
+  const mode = mayLeave ? { mode: "cors", credentials: "omit" } : { mode: "same-origin" };
+  try {
+    const response = await fetch(url, { ...mode, referrerPolicy: "no-referrer" });
     return response.ok ? response : null;
   } catch {
     return null;
