@@ -84,6 +84,18 @@ def _free_ports(number: int) -> int:
     raise RuntimeError("no free ports")
 
 
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
 class Cluster:
     """The daemons, and what a user does with them."""
 
@@ -166,8 +178,10 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """What a power failure does: the daemon and all that it has started are gone at once."""
-        os.kill(int((self.dir / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
-        for pid in self.processes_of(node):
+        tasks = self.processes_of(node)
+        stepds = {parent for parent in map(_parent, tasks) if _name(parent).startswith("slurmstepd")}
+        daemon = int((self.dir / f"slurmd-{node}.pid").read_text())
+        for pid in (daemon, *stepds, *tasks):  # those first who would tell the controller of the others' end
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

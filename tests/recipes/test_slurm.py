@@ -137,7 +137,7 @@ def test_a_node_that_fails_is_gone_on_without(slurm, submit, tmp_path):
     wait_for(lambda: slurm.restarts(job) == 1, "the requeue")
     slurm.start_node(NODES[0])
     reached = max(losses(tmp_path / "exp"))
-    wait_for(lambda: log_of(tmp_path, job).count("resumed from exp/last.pt") == 2, "the second start")  # of two ranks
+    wait_for(lambda: log_of(tmp_path, job).count("resumed from exp/") == 1, "the second start")
     wait_for_batch(tmp_path, reached + 3)
     slurm.run("scancel", job)
     assert_as_never_stopped(tmp_path, slurm)
