@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,33 +11,36 @@ from couloir.errors import UserError, unknown_name
 from couloir.inference.restriction import Restriction, restrict
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import TIE, normalize
+from couloir.text.languages import language_tag
+from couloir.texts import read_lines, split_lines
 
 TABLE = "inventories.tsv"
+_SEPARATORS = re.compile(r"[\s,;\u060c\u061b\u3001\uff0c\uff1b]+")
+_TAG = re.compile("[a-z]{2,3}(-[a-z0-9]{2,8})+")
 
 
 def languages() -> dict[str, list[str]]:
     """The inventories that come with the project: ISO 639 code -> phones (with common allophones)."""
-    rows = (line.split("\t") for line in files("couloir.inference").joinpath(TABLE).read_text("utf-8").splitlines())
+    table = files("couloir.inference").joinpath(TABLE).read_text("utf-8")
+    rows = (line.split("\t") for line in split_lines(table))
     return {row[0]: row[2].split() for row in rows if not row[0].startswith("#")}
 
 
 def read_inventory(source: str | Path) -> list[str]:
-    """The phones of a file (separated by white space, ``#`` begins a comment) or of a language's code.
+    """The phones of a file (separated by white space, commas or semicolons; ``#`` begins a comment) or of a language.
 
-    Raises `UserError` when it is neither, or an empty file.
+    A language is a code such as ``ru``, in any case and with a region or not (``en-GB``, ``zh_CN``). Raises `UserError`
+    when it is neither, or an empty file.
     """
     path = Path(source)
     if not path.is_file():
-        known = languages()
-        if str(source) in known:
-            return known[str(source)]
+        known, tag = languages(), language_tag(str(source))
+        found = known.get(tag) or known.get(tag.partition("-")[0] if _TAG.fullmatch(tag) else "")
+        if found:
+            return found
         raise unknown_name("--inventory (no such file or language)", str(source), sorted(known))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (UnicodeDecodeError, OSError):
-        raise UserError(f"inventory {path} must be a UTF-8 text of phones separated by spaces or lines") from None
-    phones = [phone for line in lines for phone in line.split("#")[0].split()]
-    if not phones:
+    phones = [phone for line in read_lines(path) for phone in _SEPARATORS.split(line.split("#")[0]) if phone]
+    if not any(normalize(phone) for phone in phones):
         raise UserError(f"inventory {path} names no phone")
     return phones
 

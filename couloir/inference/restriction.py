@@ -61,7 +61,7 @@ class Restriction:
 def restrict(vocabulary: Vocabulary, phones: Sequence[str]) -> Restriction:
     """The restriction to phones, in all the ways in which the pieces of a vocabulary spell them."""
     tree = _Tree(phones)
-    surfaces = {i: vocabulary.surface(i) for i in range(1, len(vocabulary))}
+    surfaces = {i: vocabulary.ipa_surface(i) for i in range(1, len(vocabulary))}
     found: list[_Places] = [frozenset([_FRESH])]
     states = {found[0]: 0}
     rows = []

@@ -44,6 +44,12 @@ class Vocabulary:
             return text_of([value])
         return UNK_SURFACE if piece == UNK else piece.replace(BOUNDARY, " ").replace(SPACE, " ")
 
+    def ipa_surface(self, token: int) -> str:
+        """The surface in IPA normal form, where that drops nothing of it but composition."""
+        surface = self.surface(token)
+        form = normalize(surface)
+        return " " * surface.startswith(" ") + form if form else surface
+
     def surfaces(self, tokens: Sequence[int]) -> list[str]:
         """What each of some tokens in a row adds to the text; of a run of bytes the first adds its characters."""
         return with_bytes_joined([self.surface(i) for i in tokens], [self._bytes[i] for i in tokens])
