@@ -17,7 +17,7 @@ types=$(mktemp)
 checker=$!
 trap 'kill "$checker" 2>/dev/null || true; rm -f "$types"' EXIT
 status=0
-"$PYTHON" -m pytest -n "${COULOIR_TEST_JOBS:-auto}" --maxprocesses 4 --dist loadfile "${fast[@]}" "$@" || status=$?
+"$PYTHON" -m pytest -n "${COULOIR_TEST_JOBS:-auto}" --maxprocesses 4 --dist loadfile ${fast[@]+"${fast[@]}"} "$@" || status=$?
 wait "$checker" || status=$?
 cat "$types"
 exit "$status"
