@@ -56,6 +56,8 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suffix", default=".onnx", help="of ONNX files, such as .int8.onnx, which are then preferred")
     parser.add_argument("--revision", help="branch, tag or commit of a hub id")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--chunk-size", type=int, help="of a causal model, in 50 Hz frames (default -1: full context)")
+    parser.add_argument("--left-context-frames", type=int, help="before a chunk, in 50 Hz frames (default -1: all)")
     add_flags(parser, AveragingConfig)
 
 
@@ -75,6 +77,8 @@ def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]
         suffix=flags.suffix,
         revision=flags.revision,
         device=flags.device,
+        chunk_size=flags.chunk_size,
+        left_context_frames=flags.left_context_frames,
         averaging=from_mapping(AveragingConfig, given_flags(flags, AveragingConfig)),
         **more,
     )
@@ -91,6 +95,7 @@ def _transcribe(flags: argparse.Namespace) -> int:
         batch_size=flags.batch_size,
         blank_penalty=flags.blank_penalty,
         passes=flags.passes,
+        max_sym_per_frame=flags.max_sym_per_frame,
     )
     places = [Path(place) for place in inputs]
     root = places[0] if len(places) == 1 and places[0].is_dir() else None

@@ -41,17 +41,26 @@ class PhoneModel:
 
 
 def initialize_model(
-    model_path: str | Path, bpe_model_path: str | Path, device: str = "auto", model_type: str = "ctc"
+    model_path: str | Path,
+    bpe_model_path: str | Path,
+    device: str = "auto",
+    model_type: str = "ctc",
+    max_sym_per_frame: int = 1,
 ) -> PhoneModel:
     """Open a checkpoint; its size is read off the weights.
 
     Args:
         model_path: ``.pth`` or ``.pt`` file, or folder. bpe_model_path: sentencepiece model or tokens.txt.
         device: "auto", "cpu" or "cuda". model_type: "ctc" or "transducer".
+        max_sym_per_frame: of a transducer; see `couloir.Recognizer`.
 
     Raises `couloir.errors.UserError` when they cannot be read or do not fit each other.
     """
     recognizer = Recognizer.from_pretrained(
-        model_path, tokens=bpe_model_path, device=str(device), model_type=model_type
+        model_path,
+        tokens=bpe_model_path,
+        device=str(device),
+        model_type=model_type,
+        max_sym_per_frame=max_sym_per_frame,
     )
     return PhoneModel(recognizer)

@@ -16,7 +16,10 @@ import zipa_ctc_inference
 
 
 def initialize_model(
-    model_path: str | Path, bpe_model_path: str | Path, device: str = "auto"
+    model_path: str | Path, bpe_model_path: str | Path, device: str = "auto", max_sym_per_frame: int = 1
 ) -> zipa_ctc_inference.PhoneModel:
-    """As `zipa_ctc_inference.initialize_model`, for a checkpoint with a transducer head."""
-    return zipa_ctc_inference.initialize_model(model_path, bpe_model_path, device, "transducer")
+    """As `zipa_ctc_inference.initialize_model`, for a checkpoint with a transducer head.
+
+    ZIPA's program of this name emits one symbol per frame, as here; its client for ONNX files up to three.
+    """
+    return zipa_ctc_inference.initialize_model(model_path, bpe_model_path, device, "transducer", max_sym_per_frame)

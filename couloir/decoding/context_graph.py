@@ -34,7 +34,9 @@ class ContextGraph:
         phrases: token ids of each phrase. context_score: reward per token.
         scores: reward per token of each phrase; 0 means ``context_score``. A prefix that phrases share earns the
             largest of theirs.
-        strict: keep following suffixes after a phrase was completed; otherwise start anew.
+        strict: every phrase that ends at a token counts, and those that overlap with it go on. Otherwise only the
+            longest counts, and the search begins at the root again behind it: of `a b` and `a b c` the second is never
+            completed. icefall's CTC search is strict, its modified_beam_search is not.
 
     Raises:
         UserError: for an empty phrase, blank inside one, or another number of scores than phrases.
@@ -150,7 +152,9 @@ class ContextGraph:
         return self.refund(state[0])
 
 
-def read_context_file(path: str | Path, tokenizer: Tokenizer, context_score: float) -> ContextGraph:
+def read_context_file(
+    path: str | Path, tokenizer: Tokenizer, context_score: float, strict: bool = True
+) -> ContextGraph:
     """Hotwords from a text file: a phrase per line, with ``:score`` behind it where it has its own.
 
     Raises:
@@ -177,7 +181,7 @@ def read_context_file(path: str | Path, tokenizer: Tokenizer, context_score: flo
             raise must_be(f"line {number} of {path}", "a phrase with a sound or letter", repr(line[:80]))
     if not phrases:
         raise must_be(f"context file {path}", "a text with one phrase per line", "empty")
-    return ContextGraph(phrases, context_score, scores)
+    return ContextGraph(phrases, context_score, scores, strict)
 
 
 def _score(text: str, place: str, line: str) -> float:

@@ -39,6 +39,10 @@ class CtcSearchConfig(NeuralLmConfig):
     hlg_scale: float = option(0.6, "scale of the graph's scores")
     num_paths: int = option(100, "nbest*, attention-decoder-rescoring*: paths sampled from the lattice")
     nbest_scale: float = option(1.0, "nbest*, attention-decoder-rescoring*: flattens the posterior that is sampled")
+    nbest_with_best: bool = option(
+        True,
+        "nbest*, attention-decoder-rescoring*: the best path is one of the paths; in icefall it need not be",
+    )
     lm_dir: str = option(
         "data/lm", "*-rescoring, *-with-ngram: folder of G_4_gram.fst.txt and words.txt, or of a word n-gram's ARPA"
     )
@@ -49,6 +53,9 @@ class CtcSearchConfig(NeuralLmConfig):
     backoff_id: int = option(500, "label of back-off arcs in --lodr-ngram where it is a .fst.txt")
     context_file: str = option("", "shallow fusion: hotwords, a phrase per line, `:score` behind it if it has its own")
     context_score: float = option(0.0, "shallow fusion: reward per token of a hotword")
+    strict_hotwords: bool = option(
+        True, "hotwords that overlap all count, as in icefall; otherwise none begins inside another one that is found"
+    )
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "num_paths", "nbest_scale"):
@@ -90,11 +97,13 @@ class CtcSearchConfig(NeuralLmConfig):
     def suffix(self) -> str:
         """icefall's part of the names of result files: after epoch and average, before ``_use-averaged-model``."""
         penalty = f"_blank-penalty-{self.blank_penalty}" if self.blank_penalty else ""
+        penalty += "" if self.nbest_with_best else "_without-best"
         if "prefix-beam-search" not in self.decoding_method:
             return penalty
         scales = (
             ("_nnlm-scale", self.nnlm_scale),
             ("_lodr-scale", self.lodr_lm_scale),
             ("_context_score", self.context_score),
+            ("_strict", self.strict_hotwords if self.context_file and not self.strict_hotwords else None),
         )
         return f"_beam-{self.beam_size}" + "".join(f"{name}-{value}" for name, value in scales if value) + penalty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,7 @@ class CtcSearch:
             raise must_be("tokens of the tokenizer", f"as many as the model's {heads.vocab_size}", tokenizer.vocab_size)
         self.config, self.model, self.tokenizer = config, model, tokenizer
         self.sampling = (LIMITS, config.num_paths, config.nbest_scale)
+        self.nbest = functools.partial(ctc_graph_nbest, with_best=config.nbest_with_best)
         self.scorers = self._read_scorers(device)
         self.words: list[str] | None = None
         self.graph: Graph = trivial_graph(heads.vocab_size)
@@ -100,17 +102,18 @@ class CtcSearch:
     def _on_graph(self, log_probs: Tensor, lens: Tensor, references: Sequence[str]) -> list[WordHypothesis]:
         batch = (log_probs, lens, self.graph)
         if self.config.decoding_method == "nbest":
-            best = ctc_graph_nbest(*batch, *self.sampling)
+            best = self.nbest(*batch, *self.sampling)
             return [hypotheses[0] if hypotheses else WordHypothesis(score=-torch.inf) for hypotheses in best]
         if self.config.decoding_method == "nbest-oracle":
-            return ctc_graph_nbest_oracle(*batch, [self._word_ids(text) for text in references], *self.sampling)
+            numbers = [self._word_ids(text) for text in references]
+            return ctc_graph_nbest_oracle(*batch, numbers, *self.sampling, with_best=self.config.nbest_with_best)
         return ctc_graph_search(*batch)
 
     def _by_word_lm(self, log_probs: Tensor, lens: Tensor, lm: NgramLm) -> Results:
         batch = (log_probs, lens, self.graph)
         found: dict[str, list[WordHypothesis]]
         if self.config.decoding_method == "nbest-rescoring":
-            nbest = ctc_graph_nbest(*batch, *self.sampling, graph_scores=False)
+            nbest = self.nbest(*batch, *self.sampling, graph_scores=False)
             scales = [round(scale, 1) for scale in LM_SCALES]
             found = rescore_nbest(nbest, [("lm_scale", word_scorer(lm), scales)], WordHypothesis(score=-torch.inf))
         else:
@@ -130,10 +133,10 @@ class CtcSearch:
         batch = (log_probs, lens, self.graph)
         nothing = WordHypothesis(score=-torch.inf)
         if self.word_lm is None:
-            found = rescore_nbest(ctc_graph_nbest(*batch, *self.sampling), [scored], nothing)
+            found = rescore_nbest(self.nbest(*batch, *self.sampling), [scored], nothing)
         else:
             words = ("ngram_lm_scale", word_scorer(self.word_lm), ATTENTION_SCALES)
-            found = rescore_nbest(ctc_graph_nbest(*batch, *self.sampling, graph_scores=False), [words, scored], nothing)
+            found = rescore_nbest(self.nbest(*batch, *self.sampling, graph_scores=False), [words, scored], nothing)
         return {key: list(hypotheses) for key, hypotheses in found.items()}
 
     def _word_ids(self, text: str) -> list[int]:
@@ -156,7 +159,9 @@ class CtcSearch:
             ngram = open_token_ngram(config.lodr_ngram, self.tokenizer, config.backoff_id)
             scorers.append((config.lodr_lm_scale, ngram.to(device)))
         if config.context_file:
-            hotwords = read_context_file(config.context_file, self.tokenizer, config.context_score)
+            hotwords = read_context_file(
+                config.context_file, self.tokenizer, config.context_score, config.strict_hotwords
+            )
             scorers.append((1.0, hotwords.to(device)))
         return scorers
 

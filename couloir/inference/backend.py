@@ -24,6 +24,7 @@ class Backend(Protocol):
         origin: where it came from, for messages. files: what its results depend on: weights, settings, tokens.
         average: which weights of the files, in words; "" where there is no choice.
         batch_size: recordings or windows that it likes to get at a time.
+        choices: what was asked of it that changes its results, by the names of its flags.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Backend(Protocol):
     average: str
     files: list[Path]
     batch_size: int
+    choices: dict[str, int]
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Waves of at least `MIN_SAMPLES` (N_i,) float32 at 16 kHz -> frames (S_i, D).
@@ -41,11 +43,16 @@ class Backend(Protocol):
         """
 
     def search(
-        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
+        self,
+        frames: Sequence[np.ndarray],
+        bias: np.ndarray | None,
+        restriction: Restriction | None = None,
+        max_sym_per_frame: int = 1,
     ) -> list[Spans]:
         """The symbols in frames (S_i, D).
 
         Args:
             frames: of each recording. bias: (V,), added to their scores (see `search.token_bias`).
             restriction: which strings of symbols may come out; None for all.
+            max_sym_per_frame: of a transducer; see `search.transducer_greedy`.
         """

@@ -35,6 +35,8 @@ def open_checkpoint(
     device: str = "auto",
     averaging: AveragingConfig | None = None,
     model_type: str | None = None,
+    chunk_size: int | None = None,
+    left_context_frames: int | None = None,
 ) -> TorchBackend:
     """A model from a run directory, a folder of checkpoints or one file.
 
@@ -43,15 +45,21 @@ def open_checkpoint(
             it beside the weights.
         device: "auto", "cpu" or "cuda". averaging: which checkpoints of a folder to average.
         model_type: "ctc" or "transducer" for a model that has both; None prefers CTC.
+        chunk_size, left_context_frames: of a causal model, as of `pretrained.open_model`.
 
     Raises:
-        UserError: there is no checkpoint, no tokenizer, or they do not fit each other.
+        UserError: there is no checkpoint, no tokenizer, or they do not fit each other, or the model cannot have that
+            context.
     """
     folder = source if source.is_dir() else source.parent
     saved = saved_values(source)
     averaging = averaging or AveragingConfig()
     weights, suffix = load_averaged(source, averaging)
     zipformer = from_mapping(ZipformerConfig, saved["zipformer"]) if saved else zipformer_config(weights, str(source))
+    asked = {"chunk_size": chunk_size, "left_context_frames": left_context_frames}
+    context = {name: frames for name, frames in asked.items() if frames is not None}
+    if context:
+        zipformer = zipformer.with_context(**context)
     heads = heads_config(weights, str(source))
     if saved:
         heads = dataclasses.replace(from_mapping(HeadsConfig, saved["heads"]), vocab_size=heads.vocab_size)

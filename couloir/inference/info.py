@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from couloir.models.zipformer.config import ZipformerConfig
 
 Facts = dict[str, Any]
 _SIZES = (
@@ -82,8 +86,24 @@ def _checkpoint_facts(path: Path) -> Facts:
         "output rate": f"{50 // zipformer.output_downsampling_factor} frames/s",
         "streaming": "yes (chunk-causal)" if zipformer.causal else "no",
     }
+    facts |= _context_facts(path, zipformer) if zipformer.causal else {}
     facts |= {name.replace("_", "-"): _comma(getattr(zipformer, name)) for name in _SIZES}
     return facts | _run_facts(path)
+
+
+def _context_facts(path: Path, sizes: ZipformerConfig) -> Facts:
+    """What a causal model was trained to see, and what it sees here, in 50 Hz frames."""
+    from couloir.training.run_dir import saved_values
+
+    saved = saved_values(path).get("zipformer", {})
+    names = ("chunk_size", "left_context_frames")
+    trained = {name: tuple(saved[name]) for name in names if name in saved}
+    chunk, left = replace(sizes, **trained).fixed_context
+    facts: Facts = {"context": "full" if chunk < 0 else f"chunks of {chunk} frames (20 ms each), {left} before (-1: all)"}
+    facts["context"] += "; another with --chunk-size and --left-context-frames"
+    for name, values in trained.items():
+        facts[f"trained with {name.replace('_', '-')}"] = _comma(values)
+    return facts
 
 
 def _comma(values: tuple[int, ...]) -> str:

@@ -63,7 +63,7 @@ class OnnxBackend:
         threads: int = 0,
     ) -> None:
         self.kind = model_type or guess_type(path, suffix)
-        self.origin, self.average = str(path), ""
+        self.origin, self.average, self.choices = str(path), "", dict[str, int]()
         self._threads = threads or usable_cores()
         self.batch_size = 8 * self._threads
         if self.kind == "ctc":
@@ -127,12 +127,16 @@ class OnnxBackend:
         return rows
 
     def search(
-        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
+        self,
+        frames: Sequence[np.ndarray],
+        bias: np.ndarray | None,
+        restriction: Restriction | None = None,
+        max_sym_per_frame: int = 1,
     ) -> list[Spans]:
         """As `Backend.search`."""
         if self.kind == "ctc":
             return [ctc_search(rows, bias, restriction) for rows in frames]
-        return transducer_search(frames, self._predict, self._join, self._context, bias, restriction)
+        return transducer_search(frames, self._predict, self._join, self._context, bias, restriction, max_sym_per_frame)
 
     def _predict(self, histories: np.ndarray) -> np.ndarray:
         return run_session(self._decoder, histories, names=("y",))[0]

@@ -31,6 +31,8 @@ def open_model(
     device: str = "auto",
     threads: int = 0,
     averaging: AveragingConfig | None = None,
+    chunk_size: int | None = None,
+    left_context_frames: int | None = None,
 ) -> Backend:
     """Open a model in the runtime that its files are for.
 
@@ -44,9 +46,11 @@ def open_model(
         suffix: of ONNX files, such as ".int8.onnx". revision: branch, tag or commit of a hub id.
         device: "auto", "cpu" or "cuda", for torch. threads: for ONNX Runtime, 0 for one per core.
         averaging: which checkpoints of a folder to average.
+        chunk_size, left_context_frames: what a causal model sees, in 50 Hz frames, as it would in streaming; -1 or None
+            is all (but None keeps to one chunk size where a model was trained with no other).
 
     Raises:
-        UserError: there is no model, or it does not fit its tokens.
+        UserError: there is no model, or it does not fit its tokens, or a context is asked for that it cannot have.
     """
     if runtime not in RUNTIMES:
         raise must_be("--runtime", "one of " + ", ".join(RUNTIMES), runtime)
@@ -55,12 +59,24 @@ def open_model(
     path, hub_id = locate(source, revision, runtime, suffix)
     given = _given_tokens(tokens) if tokens else None
     if runtime == "onnx" or (runtime == "auto" and is_onnx(path)):
+        if {chunk_size, left_context_frames} - {None, -1}:
+            raise UserError(f"`--chunk-size` needs a checkpoint: {path} was exported for full context")
         return _open_onnx(hub_id, path, given, model_type, suffix, threads)
     if hub_id in HUB_MODELS:
+        if {chunk_size, left_context_frames} - {None, -1}:
+            raise must_be("--chunk-size", f"-1 for {hub_id}, which was not trained for streaming", chunk_size)
         return _open_registered(hub_id, path, given, device, averaging, model_type)
     from couloir.inference.checkpoints import open_checkpoint
 
-    return open_checkpoint(path, tokens=given, device=device, averaging=averaging, model_type=model_type)
+    return open_checkpoint(
+        path,
+        tokens=given,
+        device=device,
+        averaging=averaging,
+        model_type=model_type,
+        chunk_size=chunk_size,
+        left_context_frames=left_context_frames,
+    )
 
 
 def locate(

@@ -28,6 +28,12 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--passes", type=int, default=1, help="mean of so many passes of a CTC model: slower, and fewer errors"
     )
+    parser.add_argument(
+        "--max-sym-per-frame",
+        type=int,
+        default=1,
+        help="of a transducer: 1 as in ZIPA's published numbers, 3 as in the client of ZIPA's ONNX files",
+    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +54,12 @@ def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
     )
     restriction = restriction_to(flags.inventory, backend.vocabulary) if flags.inventory else None
     recognizer = Recognizer(
-        backend, restriction, batch_size=flags.batch_size, blank_penalty=flags.blank_penalty, passes=flags.passes
+        backend,
+        restriction,
+        batch_size=flags.batch_size,
+        blank_penalty=flags.blank_penalty,
+        passes=flags.passes,
+        max_sym_per_frame=flags.max_sym_per_frame,
     )
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
     return transcribe_files(recognizer, found, flags.output, flags.format, root, flags.inventory)

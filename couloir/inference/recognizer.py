@@ -46,6 +46,8 @@ class Recognizer:
             up. What is best for a model is found on a development set.
         passes: a CTC model's log-probabilities are the mean over so many passes, each later by one output frame than
             the one before: as many times the work, and fewer errors, since a Zipformer groups other frames each time.
+        max_sym_per_frame: symbols that a transducer may emit in a frame. 1 is the search of icefall and of ZIPA's
+            published numbers; 3 is that of the example client that comes with ZIPA's ONNX files.
         window_s: recordings that are longer are cut; overlap_s: what two windows share at least. Both in s.
         batch_size: windows that are encoded at a time; None leaves it to the backend.
     """
@@ -57,6 +59,7 @@ class Recognizer:
         *,
         blank_penalty: float = 0.0,
         passes: int = 1,
+        max_sym_per_frame: int = 1,
         window_s: float = 30.0,
         overlap_s: float = 4.0,
         batch_size: int | None = None,
@@ -67,10 +70,14 @@ class Recognizer:
             raise must_be("--batch-size", "at least 1", batch_size)
         if passes < 1 or (passes > 1 and backend.kind != "ctc"):
             raise must_be("--passes", "at least 1, and 1 for a transducer", passes)
+        _check_symbols(max_sym_per_frame, backend, restriction)
         self.backend, self.passes, self.restriction = backend, passes, restriction
+        self.max_sym_per_frame = max_sym_per_frame
         # What makes results other than those of the model alone, and is not left at its default.
-        self.choices: dict[str, float] = {"blank_penalty": blank_penalty} if blank_penalty else {}
+        self.choices: dict[str, float] = dict(backend.choices) if backend else {}
+        self.choices |= {"blank_penalty": blank_penalty} if blank_penalty else {}
         self.choices |= {"passes": passes} if passes > 1 else {}
+        self.choices |= {"max_sym_per_frame": max_sym_per_frame} if max_sym_per_frame > 1 else {}
         allowed = restriction.allowed if restriction else None
         self.bias = token_bias(len(backend.vocabulary), allowed, blank_penalty) if backend else None
         self.window_s, self.overlap_s = window_s, overlap_s
@@ -85,6 +92,7 @@ class Recognizer:
         batch_size: int | None = None,
         blank_penalty: float = 0.0,
         passes: int = 1,
+        max_sym_per_frame: int = 1,
         window_s: float = 30.0,
         overlap_s: float = 4.0,
         **options: Any,
@@ -95,8 +103,8 @@ class Recognizer:
             source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
                 such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
             inventory: phones that may be emitted: a file, or a language's code (see `inventory.restriction_to`).
-            batch_size, blank_penalty, passes, window_s, overlap_s: as of the class.
-            options: as of `pretrained.open_model`.
+            batch_size, blank_penalty, passes, max_sym_per_frame, window_s, overlap_s: as of the class.
+            options: as of `pretrained.open_model`, chunk_size and left_context_frames among them.
 
         Raises:
             UserError: there is no model, or it does not fit its tokens.
@@ -111,6 +119,7 @@ class Recognizer:
             batch_size=batch_size,
             blank_penalty=blank_penalty,
             passes=passes,
+            max_sym_per_frame=max_sym_per_frame,
             window_s=window_s,
             overlap_s=overlap_s,
         )
@@ -210,7 +219,7 @@ class Recognizer:
             join(r.parts, [round(w.start / SAMPLE_RATE / shift) for w in r.windows], shift, ctc) for r in recordings
         ]
         beyond_mask = self.restriction if self.restriction and not self.restriction.is_mask else None
-        found = self.backend.search(joined, self.bias, beyond_mask)
+        found = self.backend.search(joined, self.bias, beyond_mask, self.max_sym_per_frame)
         for recording, frames, spans in zip(recordings, joined, found):
             duration = len(recording.samples) / SAMPLE_RATE
             tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration)
@@ -226,6 +235,14 @@ class Recognizer:
                     log_probs=frames if log_probs else None,
                 ),
             )
+
+
+def _check_symbols(most: int, backend: Backend, restriction: Restriction | None) -> None:
+    """Refuse a number of symbols per frame that a model's search does not have."""
+    if most < 1 or (most > 1 and backend.kind != "transducer"):
+        raise must_be("--max-sym-per-frame", "at least 1, and 1 for a CTC model", most)
+    if most > 1 and restriction and not restriction.is_mask:
+        raise must_be("--max-sym-per-frame", "1 with an inventory whose phones are spelt with several pieces", most)
 
 
 def _read_together(items: Iterable[Source], most: int) -> Iterator[list[tuple[int, Source]]]:

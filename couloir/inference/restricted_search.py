@@ -29,10 +29,11 @@ def transducer_search(
     context_size: int,
     bias: np.ndarray | None,
     restriction: Restriction | None,
+    max_sym_per_frame: int = 1,
 ) -> list[Spans]:
     """`search.transducer_greedy`, or `transducer_restricted` where there is a restriction."""
     if restriction is None:
-        return transducer_greedy(frames, predict, join, context_size, bias)
+        return transducer_greedy(frames, predict, join, context_size, bias, max_sym_per_frame)
     return transducer_restricted(frames, predict, join, context_size, restriction, bias)
 
 

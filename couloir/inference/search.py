@@ -56,33 +56,47 @@ Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def transducer_greedy(
-    frames: Sequence[np.ndarray], predict: Predict, join: Join, context_size: int, bias: np.ndarray | None = None
+    frames: Sequence[np.ndarray],
+    predict: Predict,
+    join: Join,
+    context_size: int,
+    bias: np.ndarray | None = None,
+    max_sym_per_frame: int = 1,
 ) -> list[Spans]:
-    """The best token of each frame given those before it, at most one per frame, for several recordings at once.
+    """The best token of each frame given those before it, for several recordings at once.
 
     Args:
         frames: encoder output (S_i, J) of each. predict: histories (N, context_size) -> (N, J).
         join: encoded (N, J), predicted (N, J) -> logits (N, V). bias: (V,), added to them (see `token_bias`).
+        max_sym_per_frame: 1 is icefall's search. With more, tokens are taken from a frame until blank wins or so many
+            were, and the first history is blanks alone: the search of the client that comes with ZIPA's ONNX files.
     """
     found = [Spans() for _ in frames]
     order = sorted(range(len(frames)), key=lambda i: -len(frames[i]))
-    histories = np.full((len(frames), context_size), -1, np.int64)
-    histories[:, -1] = 0  # icefall's first history: no tokens, then blank
+    histories = np.zeros((len(frames), context_size), np.int64)
+    if max_sym_per_frame == 1:
+        histories[:, :-1] = -1  # icefall's first history: no tokens, then blank
     predicted = predict(histories) if len(frames) else histories
     for frame in range(len(frames[order[0]]) if order else 0):
-        rows = [i for i in order if len(frames[i]) > frame]
-        logits = join(np.stack([frames[i][frame] for i in rows]), predicted[rows])
-        logits = logits if bias is None else logits + bias
-        tokens = logits.argmax(1)
-        emitting = np.flatnonzero(tokens)
-        for place in emitting:
-            spans = found[rows[place]]
-            spans.tokens.append(int(tokens[place]))
-            spans.starts.append(frame)
-            spans.ends.append(frame + 1)
-            spans.confidences.append(float(1 / np.exp(logits[place] - logits[place].max()).sum()))
-        if len(emitting):
-            changed = np.array(rows)[emitting]
-            histories[changed] = np.column_stack([histories[changed, 1:], tokens[emitting]])
-            predicted[changed] = predict(histories[changed])
+        rows = np.array([i for i in order if len(frames[i]) > frame])
+        for _ in range(max_sym_per_frame):
+            logits = join(np.stack([frames[i][frame] for i in rows]), predicted[rows])
+            logits = logits if bias is None else logits + bias
+            tokens = logits.argmax(1)
+            emitting = np.flatnonzero(tokens)
+            for place in emitting:
+                confidence = float(1 / np.exp(logits[place] - logits[place].max()).sum())
+                _emit(found[rows[place]], int(tokens[place]), frame, confidence)
+            if not len(emitting):
+                break
+            rows = rows[emitting]
+            histories[rows] = np.column_stack([histories[rows, 1:], tokens[emitting]])
+            predicted[rows] = predict(histories[rows])
     return found
+
+
+def _emit(spans: Spans, token: int, frame: int, confidence: float) -> None:
+    spans.tokens.append(token)
+    spans.starts.append(frame)
+    spans.ends.append(frame + 1)
+    spans.confidences.append(confidence)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.transducer.frames import Scoring
 from couloir.decoding.transducer.greedy import greedy_search
 from couloir.features.fbank import Fbank
 from couloir.inference.restricted_search import ctc_search, transducer_search
@@ -53,6 +54,8 @@ class TorchBackend:
         self.average = average
         self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
         factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
+        chunk, left = model.zipformer_config.fixed_context
+        self.choices = {"chunk_size": chunk, "left_context_frames": left} if chunk > 0 else {}
         self.frame_shift = fbank.config.frame_shift_ms / 1000 * factor
         self.batch_size = windows_that_fit(device) if device.type == "cuda" else 8
 
@@ -73,7 +76,11 @@ class TorchBackend:
 
     @torch.inference_mode()
     def search(
-        self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction | None = None
+        self,
+        frames: Sequence[np.ndarray],
+        bias: np.ndarray | None,
+        restriction: Restriction | None = None,
+        max_sym_per_frame: int = 1,
     ) -> list[Spans]:
         """As `Backend.search`."""
         if self.kind == "ctc":
@@ -82,8 +89,12 @@ class TorchBackend:
             return self._search_restricted(frames, bias, restriction)
         lens = torch.tensor([len(rows) for rows in frames])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(rows) for rows in frames], batch_first=True)
-        model = self.model if bias is None else _Biased(self.model, torch.from_numpy(bias).to(self.device))
-        found = greedy_search(model, padded.to(self.device), lens.to(self.device))
+        scoring = Scoring(bias=None if bias is None else torch.from_numpy(bias).to(self.device))
+        # A recording is searched whole: a limit on its tokens would cut long ones.
+        client = {} if max_sym_per_frame == 1 else {"max_symbols": None, "first_history": "blanks"}
+        found = greedy_search(
+            self.model, padded.to(self.device), lens.to(self.device), max_sym_per_frame, scoring, **client
+        )
         return [Spans(h.tokens, h.frames, [f + 1 for f in h.frames], h.confidences) for h in found]
 
     def _search_restricted(
@@ -102,15 +113,3 @@ class TorchBackend:
 
         projected = [joiner.encoder_proj(there(rows)).cpu().numpy() for rows in frames]
         return transducer_search(projected, predict, join, decoder.context_size, bias, restriction)
-
-
-class _Biased:
-    """A transducer with something added to every logit."""
-
-    def __init__(self, model: AsrModel, bias: Tensor) -> None:
-        self.decoder, self._joiner, self._bias = model.decoder, model.joiner, bias
-        self.joiner = self
-        self.encoder_proj, self.decoder_proj = model.joiner.encoder_proj, model.joiner.decoder_proj
-
-    def __call__(self, encoded: Tensor, predicted: Tensor, project_input: bool = True) -> Tensor:
-        return self._joiner(encoded, predicted, project_input=project_input) + self._bias

@@ -108,14 +108,22 @@ def _merged(tokens: Sequence[Token], symbol: str) -> Token:
     return Token(symbol, tokens[0].start, tokens[-1].end, confidence)
 
 
+def _shared_frames(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
+    """First frames and those after the last; tokens that a transducer emits in one frame share it evenly."""
+    starts, ends = np.array(spans.starts, float), np.array(spans.ends, float)
+    _, first, group, counts = np.unique(starts, return_index=True, return_inverse=True, return_counts=True)
+    share = 1 / counts[group]
+    starts = starts + (np.arange(len(starts)) - first[group]) * share
+    return starts, np.where(share < 1, starts + share, ends)
+
+
 def timed_tokens(spans: Spans, vocabulary: Vocabulary, frame_shift: float, duration: float) -> list[Token]:
     """Tokens with times from frames.
 
     Args:
         spans: what was found. vocabulary: for the symbols. frame_shift: in s. duration: in s, the latest time.
     """
-    start = FRONT_END_DELAY_S + frame_shift * np.array(spans.starts, float)
-    end = FRONT_END_DELAY_S + frame_shift * np.array(spans.ends, float)
+    start, end = (FRONT_END_DELAY_S + frame_shift * frames for frames in _shared_frames(spans))
     if len(start):
         gap = np.maximum(start[1:] - end[:-1], 0.0)
         touching = gap <= LONGEST_BRIDGE_S

@@ -15,18 +15,19 @@ from couloir.losses.rnnt_lattice import check_lattice
 
 
 def get_rnnt_prune_ranges(
-    px_grad: Tensor, py_grad: Tensor, boundary: Tensor | None, s_range: int, *, widen: bool = False
+    px_grad: Tensor, py_grad: Tensor, boundary: Tensor | None, s_range: int, *, widen: bool = True
 ) -> Tensor:
-    """The rows of the lattice to keep at each frame, (B, T, R) int64, R = min(s_range, S+1).
+    """The rows of the lattice to keep at each frame, (B, T, R) int64, R = min(s_range, S+1) or, widened, more.
 
     Args:
         px_grad: (B, S, T+1) regular, (B, S, T) modified or constrained: occupations of `rnnt_loss_smoothed`.
         py_grad: (B, S+1, T).
         boundary: (B, 4) int64 rows [0, 0, S, T]; None means that no item is padded.
-        s_range: rows per frame, at least 2 (1 is possible where a symbol may take a frame of its own).
-        widen: raise R, for "regular", until every item with a frame has a path in its band. Off by default, because
-            one item with more than s_range - 1 symbols per frame would raise the memory of its whole batch; without
-            it that item's pruned loss is +inf and its gradient zero.
+        s_range: rows per frame, at least 2; 1 is possible for "modified" alone ("constrained" pays in a frame for two).
+        widen: raise R, for "regular", until every item with a frame has a path in its band, as k2 does. One item with
+            more than s_range - 1 symbols per frame then raises the memory of its whole batch. Without it that item's
+            pruned loss is +inf and its gradient zero; where such items were left out beforehand (see
+            `couloir.losses.rnnt.reason_without_path`) that saves asking the device for the lengths.
 
     Raises:
         ValueError: the shapes do not fit, or s_range < 1.
@@ -40,7 +41,7 @@ def get_rnnt_prune_ranges(
         boundary = py_grad.new_tensor([0, 0, num_rows - 1, num_frames], dtype=torch.int64).expand(len(py_grad), 4)
     num_symbols, frames = boundary[:, 2], boundary[:, 3]
     if widen and regular:
-        s_range = max(s_range, int((num_symbols / frames.clamp(min=1)).ceil().max()) + 1)
+        s_range = max(s_range, _least_rows(num_symbols, frames))
     width = min(s_range, num_rows)
 
     first = _best_rows(px_grad[:, :, :num_frames], py_grad, width)
@@ -50,6 +51,12 @@ def get_rnnt_prune_ranges(
     first = torch.where(is_last, last, first)
     first = _connected(first, max_step=width - 1 if regular else 1)
     return first[:, :, None] + torch.arange(width, device=first.device)
+
+
+def _least_rows(num_symbols: Tensor, frames: Tensor) -> int:
+    """Rows with which every item (B,) that has a frame gets from row 0 to its last one, as k2 counts them."""
+    needed = (num_symbols - 1).div(frames.clamp(min=1), rounding_mode="trunc") + 2
+    return int(torch.where(frames > 0, needed, 1).max()) if len(frames) else 1
 
 
 def _best_rows(px_grad: Tensor, py_grad: Tensor, width: int) -> Tensor:

@@ -216,7 +216,7 @@ def decode_test_sets(
     config = from_mapping(DecodeConfig, given_flags(namespace, DecodeConfig))
     averaging = from_mapping(AveragingConfig, given_flags(namespace, AveragingConfig))
     run = load_run(namespace, averaging, recipe, defaults, config.device)
-    _check_chunks(run.config.zipformer)
+    _check_context(run.config.zipformer, config)
     search = make_search(run, namespace)
     data = run.data()
     out_dir, suffix = run.exp_dir / search.name, _suffix(run, search)
@@ -291,9 +291,8 @@ def _suffix(run: LoadedRun, search: Search) -> str:
     ZIPA's are those of the exported files, with a dash in place of some underscores.
     """
     zipformer = run.config.zipformer
-    chunks = (
-        f"_chunk-{zipformer.chunk_size[0]}_left-context-{zipformer.left_context_frames[0]}" if zipformer.causal else ""
-    )
+    chunk, left = zipformer.fixed_context
+    chunks = f"_chunk-{chunk}_left-context-{left}" if zipformer.causal else ""
     if run.config.recipe == "zipformer_crctc" and not chunks + search.suffix:
         return run.suffix
     start = run.suffix.removesuffix(AVERAGED)
@@ -301,14 +300,18 @@ def _suffix(run: LoadedRun, search: Search) -> str:
     return re.sub(r"^((?:epoch|iter)-\d+)-(avg-\d+)$", r"\1_\2", start) + chunks + search.suffix + averaged
 
 
-def _check_chunks(config: ZipformerConfig) -> None:
-    """A causal model decodes with one chunk size; training draws among several."""
-    for flag, values, example in (
-        ("--chunk-size", config.chunk_size, 32),
-        ("--left-context-frames", config.left_context_frames, 128),
-    ):
-        if config.causal and len(values) != 1:
-            raise must_be(flag, "one value in decoding", ",".join(map(str, values)), f"give {flag} {example}")
+def _check_context(zipformer: ZipformerConfig, config: DecodeConfig) -> None:
+    """Refuse several chunk sizes, among which training alone draws, and a left context of no chunk."""
+    if not zipformer.causal:
+        return
+    for flag, values in (("--chunk-size", config.chunk_size), ("--left-context-frames", config.left_context_frames)):
+        if values is not None and len(values) != 1:
+            raise must_be(flag, "one value in decoding", ",".join(map(str, values)), f"such as {flag} {values[-1]}")
+    chunk, left = zipformer.fixed_context
+    if config.left_context_frames not in (None, (-1,)) and chunk < 0:
+        raise UserError("`--left-context-frames` has no effect without `--chunk-size`; give both or neither")
+    said = "full context" if chunk < 0 else f"chunks of {chunk} frames (20 ms each), left context {left} (-1: all)"
+    logging.info("a causal model, decoded with %s", said)
 
 
 def _as_units(results: dict[str, list[Result]], unit: str) -> dict[str, list[tuple[str, list[str], list[str]]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from couloir.config import option
+from couloir.config import Ints, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,12 @@ class DecodeConfig:
         "exact",
         "exact: an utterance's result does not depend on its batch; reference: icefall's, where it does",
         choices=("exact", "reference"),
+    )
+    chunk_size: Ints | None = option(
+        None, "a causal model's chunk; -1: full context, the default of a model trained with several", unit="50 Hz frames"
+    )
+    left_context_frames: Ints | None = option(
+        None, "what a causal model sees before a chunk; -1: all, the default", unit="50 Hz frames"
     )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     unit: str = option("phone", "what an error is counted in", choices=("phone", "word", "char"))

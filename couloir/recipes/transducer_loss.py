@@ -70,4 +70,6 @@ class TransducerLoss:
                 lm_only_scale=self.config.lm_scale, am_only_scale=self.config.am_scale,
                 boundary=boundary, reduction="sum", return_grad=True,
             )  # fmt: skip
-        return simple, self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, self.config.prune_range)
+        # Every item has a path in the band (see above); asking for that would make the host wait for the device.
+        options = {"widen": False} if self.own else {}
+        return simple, self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, self.config.prune_range, **options)

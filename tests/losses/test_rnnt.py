@@ -229,7 +229,7 @@ def test_items_without_a_path_leave_the_others_alone(kind):
     lm, am, symbols, _ = batch(torch.float32, num_items=3, num_frames=8, num_symbols=5)
     boundary = torch.tensor([[0, 0, 5, 8], [0, 0, 5, 2], [0, 0, 2, 0]])
     _, occupations = rnnt.rnnt_loss_simple(lm, am, symbols, BLANK, boundary, kind, return_grad=True)
-    ranges = rnnt.get_rnnt_prune_ranges(*occupations, boundary, 3)
+    ranges = rnnt.get_rnnt_prune_ranges(*occupations, boundary, 3, widen=False)
     logits = torch.randn(3, 8, 3, 5, requires_grad=True)
     loss = rnnt.rnnt_loss_pruned(logits, symbols, ranges, BLANK, boundary, kind, reduction="none")
     assert torch.isinf(loss).tolist() == [False, True, True]
@@ -246,7 +246,7 @@ def test_the_reason_without_path_is_known_from_the_lengths(kind, s_range):
     simple, occupations = rnnt.rnnt_loss_simple(
         lm, am, symbols, BLANK, boundary, kind, reduction="none", return_grad=True
     )
-    ranges = rnnt.get_rnnt_prune_ranges(*occupations, boundary, s_range)
+    ranges = rnnt.get_rnnt_prune_ranges(*occupations, boundary, s_range, widen=False)
     logits = torch.randn(*ranges.shape, 5)
     pruned = rnnt.rnnt_loss_pruned(logits, symbols, ranges, BLANK, boundary, kind, reduction="none")
     for (num_symbols, num_frames), whole, band in zip(lengths.tolist(), simple.tolist(), pruned.tolist()):
@@ -260,10 +260,45 @@ def test_a_widened_band_holds_a_path_for_every_item():
     lm, am, symbols, _ = batch(num_items=2, num_frames=4, num_symbols=9)
     boundary = torch.tensor([[0, 0, 9, 3], [0, 0, 2, 4]])
     _, occupations = rnnt.rnnt_loss_simple(lm, am, symbols, BLANK, boundary, return_grad=True)
-    ranges = rnnt.get_rnnt_prune_ranges(*occupations, boundary, 2, widen=True)
+    ranges = rnnt.get_rnnt_prune_ranges(*occupations, boundary, 2)
     assert ranges.shape == (2, 4, 4)
     loss = rnnt.rnnt_loss_pruned(torch.randn(2, 4, 4, 5), symbols, ranges, BLANK, boundary, reduction="none")
     assert torch.isfinite(loss).all()
+
+
+def least_rows(num_symbols, num_frames):
+    """The least R with (R - 1) * T + 1 >= S + 1, found by counting: k2's condition for a path."""
+    return next(rows for rows in range(1, 99) if (rows - 1) * num_frames + 1 >= num_symbols + 1)
+
+
+@KINDS
+@pytest.mark.parametrize("s_range", [1, 2, 3, 4, 9])
+def test_the_pruned_loss_is_finite_wherever_the_whole_one_is(kind, s_range):
+    """Every length up to 7 symbols in 1 to 5 frames, each by itself."""
+    if kind == "constrained" and s_range == 1:
+        pytest.skip("in k2 too a row of one symbol holds no constrained path: it needs the blank of the next row")
+    for num_symbols, num_frames in torch.cartesian_prod(torch.arange(8), torch.arange(1, 6)).tolist():
+        lm, am, symbols, _ = batch(num_items=1, num_frames=num_frames, num_symbols=num_symbols)
+        options = {"boundary": torch.tensor([[0, 0, num_symbols, num_frames]]), "rnnt_type": kind, "reduction": "none"}
+        whole, occupations = rnnt.rnnt_loss_simple(lm, am, symbols, BLANK, **options, return_grad=True)
+        ranges = rnnt.get_rnnt_prune_ranges(*occupations, options["boundary"], s_range)
+        rows = max(s_range, least_rows(num_symbols, num_frames)) if kind == "regular" else s_range
+        if num_symbols:
+            assert ranges.shape[2] == min(rows, num_symbols + 1), (num_symbols, num_frames)
+        pruned = rnnt.rnnt_loss_pruned(
+            sum(rnnt.do_rnnt_pruning(am, lm, ranges)), symbols, ranges, BLANK, **options
+        )
+        assert math.isinf(whole) == math.isinf(pruned), (num_symbols, num_frames)
+        assert pruned >= whole - 1e-9, (num_symbols, num_frames)  # a part of the paths
+        if ranges.shape[2] == num_symbols + 1:
+            torch.testing.assert_close(pruned, whole)
+
+
+def test_an_item_without_frames_widens_no_band():
+    lm, am, symbols, _ = batch(num_items=2, num_frames=4, num_symbols=9)
+    boundary = torch.tensor([[0, 0, 9, 0], [0, 0, 3, 4]])
+    _, occupations = rnnt.rnnt_loss_simple(lm, am, symbols, BLANK, boundary, return_grad=True)
+    assert rnnt.get_rnnt_prune_ranges(*occupations, boundary, 2).shape == (2, 4, 2)
 
 
 @pytest.mark.parametrize("kind", ["regular", "modified"])

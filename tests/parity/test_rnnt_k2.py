@@ -92,8 +92,11 @@ def test_simple_and_smoothed(name, prefix, lm_only, am_only, dtype):
 def test_ranges(name):
     case = Case(name, torch.float32)
     px_grad, py_grad = case("sm25_00_px_grad"), case("sm25_00_py_grad")
-    ranges = rnnt.get_rnnt_prune_ranges(px_grad, py_grad, case.boundary, case.s_range)
-    assert torch.equal(ranges, case("ranges"))
+    arguments = (px_grad, py_grad, case.boundary, case.s_range)
+    # The arrays are of k2 1.23, which does not widen yet where an item has too many symbols per frame.
+    assert torch.equal(rnnt.get_rnnt_prune_ranges(*arguments, widen=False), case("ranges"))
+    widened = rnnt.get_rnnt_prune_ranges(*arguments)
+    assert torch.equal(widened, case("ranges")) == (name != "infeasible_pruned_regular")
 
 
 @DTYPES

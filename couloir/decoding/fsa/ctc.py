@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from couloir.decoding.fsa.graph import Graph
-from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, follow, make_lattice, sample_paths
-from couloir.decoding.fsa.nbest import oracle
+from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, Paths, follow, make_lattice
+from couloir.decoding.fsa.nbest import oracle, paths_of
 from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, read_followed, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
 
@@ -90,22 +90,24 @@ def ctc_graph_nbest(
     nbest_scale: float = NBEST_SCALE,
     *,
     graph_scores: bool = True,
+    with_best: bool = True,
 ) -> list[list[WordHypothesis]]:
     """Distinct output sequences of sampled paths, each with its best path, best first (icefall's ``nbest``).
 
     Args:
         num_paths: paths sampled per utterance; nbest_scale: flattens the posterior that they are sampled from.
         graph_scores: False leaves the graph's LM out of the scores, for another one to take its place.
+        with_best: take the sequence of `ctc_graph_search` beside those that are sampled. icefall does not.
         The rest as in `ctc_graph_search`.
     """
-    lattice, order = ctc_lattice(log_probs, lens, graph, limits)
-    scores = lattice.score if graph_scores else lattice.log_prob
-    return unsorted(ctc_paths(lattice, num_paths, nbest_scale, scores), order)
+    result, order = _search(log_probs, lens, graph, limits, True)
+    lattice = make_lattice(result, OUTPUT_BEAM)
+    paths = paths_of(result, lattice, num_paths, nbest_scale, with_best)
+    return unsorted(_aligned(lattice, paths, lattice.score if graph_scores else lattice.log_prob), order)
 
 
-def ctc_paths(lattice: Lattice, num_paths: int, nbest_scale: float, score: Tensor) -> list[list[WordHypothesis]]:
-    """For each sorted utterance sampled paths, aligned and sorted by their best alignment under ``score`` (A,)."""
-    paths = sample_paths(lattice, num_paths, nbest_scale)
+def _aligned(lattice: Lattice, paths: Paths, score: Tensor) -> list[list[WordHypothesis]]:
+    """For each sorted utterance its paths, aligned and sorted by their best alignment under ``score`` (A,)."""
     found = follow(lattice, paths.utterance, PathAutomaton(paths), score)
     by_utterance: list[list[WordHypothesis]] = [[] for _ in range(len(lattice.start))]
     for utterance, hypothesis in zip(paths.utterance.tolist(), read_followed(found, lattice, found.total)):
@@ -122,8 +124,10 @@ def ctc_graph_nbest_oracle(
     limits: SearchLimits = LIMITS,
     num_paths: int = NUM_PATHS,
     nbest_scale: float = NBEST_SCALE,
+    *,
+    with_best: bool = True,
 ) -> list[WordHypothesis]:
     """The sampled sequence with the fewest errors against ``references`` (icefall's ``nbest-oracle``)."""
     result, order = _search(log_probs, lens, graph, limits, True)
     sorted_references = [references[i] for i in order.tolist()]
-    return unsorted(oracle(result, sorted_references, num_paths, nbest_scale, OUTPUT_BEAM), order)
+    return unsorted(oracle(result, sorted_references, num_paths, nbest_scale, OUTPUT_BEAM, with_best), order)

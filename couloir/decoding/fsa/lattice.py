@@ -58,10 +58,6 @@ class Lattice:
             total[rows] = group_logsumexp(onward, source[arcs] - rows.start, rows.stop - rows.start)
         return total
 
-    def total_scores(self) -> Tensor:
-        """log of the summed weight (B,) of all paths of each utterance."""
-        return torch.where(self.start >= 0, self.backward_scores()[self.start], -torch.inf)
-
 
 def make_lattice(result: SearchResult, beam: float | None = None) -> Lattice:
     """The lattice of a search that kept its arcs.

@@ -43,6 +43,15 @@ class TransducerSearchConfig(NeuralLmConfig):
     lang_dir: str = option("data/lang_bpe_500", "folder of LG.npz, words.txt and the LODR n-gram")
     context_file: str = option("", "hotwords: a phrase per line, `:score` behind it where it has its own")
     context_score: float = option(2.0, "reward per token of a hotword")
+    strict_hotwords: bool = option(
+        False, "hotwords that overlap all count; otherwise, as in icefall, none begins inside another one that is found"
+    )
+    ilme_scale: float = option(
+        0.0, "fast_beam_search*_LG: scale of the internal LM (the joiner without sound) that is taken off"
+    )
+    nbest_with_best: bool = option(
+        True, "fast_beam_search_nbest*: the best path is one of the paths; in icefall it need not be"
+    )
     use_shallow_fusion: bool | None = option(None, "implied by the methods that use an LM", hidden=True)
     lm_type: str = option(
         "rnn", "kind of the LM; ngram: the one of --tokens-ngram, without a neural LM", choices=(*LM_KINDS, "ngram")
@@ -70,6 +79,8 @@ class TransducerSearchConfig(NeuralLmConfig):
             raise UserError(
                 f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
             )
+        if self.ilme_scale and not self.uses_lg:
+            raise UserError(f"`--ilme-scale` has no effect with `--decoding-method {self.decoding_method}`")
         if self.context_score < 0:
             raise must_be("--context-score", "at least 0", self.context_score)
         if self.decoding_method == "modified_beam_search_LODR" and self.ngram_lm_scale > 0:
@@ -117,10 +128,13 @@ class TransducerSearchConfig(NeuralLmConfig):
         return f"__{method}__beam-size-{self.beam_size}" + self._contexts("-") + fusion
 
     def _contexts(self, joint: str) -> str:
-        return f"{joint}context-score-{self.context_score}" if self.context_file else ""
+        strict = f"{joint}strict" if self.strict_hotwords else ""
+        return f"{joint}context-score-{self.context_score}{strict}" if self.context_file else ""
 
     def _fast_limits(self, order: tuple[str, str]) -> str:
         name = f"_beam-{self.beam}_max-contexts-{self.max_contexts}_max-states-{self.max_states}"
         if "nbest" in self.decoding_method:
             name += "".join(f"_{flag}-{getattr(self, flag.replace('-', '_'))}" for flag in order)
+            name += "" if self.nbest_with_best else "_without-best"
+        name += f"_ilme-scale-{self.ilme_scale}" if self.ilme_scale else ""
         return name + (f"_ngram-lm-scale-{self.ngram_lm_scale}" if self.uses_lg else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -81,11 +81,13 @@ class Scoring:
     Attributes:
         blank_penalty: taken from blank's logit. temperature: logits are divided by it.
         ilme_scale: weight of the internal language model (the joiner on zero frames) that is taken off.
+        bias: (V,), added to the logits; -inf for a token that may not come out.
     """
 
     blank_penalty: float = 0.0
     temperature: float = 1.0
     ilme_scale: float = 0.0
+    bias: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -115,9 +117,9 @@ class FrameScorer:
         frames = torch.arange(self.num_frames, device=lens.device)
         self.active: list[int] = (self.lens[:, None] > frames).sum(0).tolist()
 
-    def start(self, rows: int) -> Tensor:
-        """icefall's first history (rows, context_size): no tokens, then blank."""
-        history = self.order.new_full((rows, self.predictions.context_size), -1)
+    def start(self, rows: int, first: Literal["none", "blanks"] = "none") -> Tensor:
+        """The first history (rows, context_size): icefall's, no tokens and then blank, or blanks alone."""
+        history = self.order.new_full((rows, self.predictions.context_size), -1 if first == "none" else 0)
         history[:, -1] = 0
         return history
 
@@ -136,14 +138,19 @@ class FrameScorer:
         return self._score(encoded.repeat_interleave(each, dim=0), predicted)
 
     def _score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        log_probs = self._joined(encoded, predicted)
+        if self.scoring.ilme_scale:
+            log_probs = log_probs - self.scoring.ilme_scale * self._joined(torch.zeros_like(encoded), predicted)
+        return log_probs
+
+    def _joined(self, encoded: Tensor, predicted: Tensor) -> Tensor:
+        """The joiner's log-probabilities; the internal language model's are made in the same way, as in icefall."""
         scoring = self.scoring
         logits = self.joiner(encoded, predicted, project_input=False).float()
+        if scoring.bias is not None:
+            logits = logits + scoring.bias
         if scoring.blank_penalty:
             logits[:, 0] -= scoring.blank_penalty
         if scoring.temperature != 1.0:
             logits = logits / scoring.temperature
-        log_probs = logits.log_softmax(-1)
-        if scoring.ilme_scale:
-            internal = self.joiner(torch.zeros_like(encoded), predicted, project_input=False).float()
-            log_probs = log_probs - scoring.ilme_scale * internal.log_softmax(-1)
-        return log_probs
+        return logits.log_softmax(-1)

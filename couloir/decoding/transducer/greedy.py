@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -21,13 +23,19 @@ def greedy_search(
     lens: Tensor,
     max_sym_per_frame: int = 1,
     scoring: Scoring = PLAIN,
+    *,
+    max_symbols: int | None = MAX_SYMBOLS,
+    first_history: Literal["none", "blanks"] = "none",
 ) -> list[Hypothesis]:
     """Take the likeliest token of every frame, up to ``max_sym_per_frame`` of them until blank wins.
 
     Args:
         model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
-        max_sym_per_frame: tokens per frame at most; an utterance ends at 1000 tokens, as in icefall.
+        max_sym_per_frame: tokens per frame at most.
         scoring: blank penalty and temperature.
+        max_symbols: where a frame may give several tokens, an utterance ends after so many, 1000 in icefall; None for
+            no limit.
+        first_history: see `FrameScorer.start`.
 
     Returns:
         One hypothesis per utterance; its score is the path's log-probability.
@@ -36,14 +44,15 @@ def greedy_search(
         raise must_be("--max-sym-per-frame", "at least 1", max_sym_per_frame)
     scorer = FrameScorer(model, encoder_out, lens, scoring)
     history, rows = History(), torch.arange(scorer.batch, device=encoder_out.device)
-    context = scorer.start(scorer.batch)
+    context = scorer.start(scorer.batch, first_history)
     predicted = scorer.predictions(context) if scorer.batch else encoder_out
     score = encoder_out.new_zeros(scorer.batch, dtype=torch.float64)
     emitted_count = torch.zeros_like(rows)
+    limit = max_symbols if max_sym_per_frame > 1 else None  # icefall's single-symbol search has none
     for frame in range(scorer.num_frames):
         asking = rows[: scorer.active[frame]]
-        if max_sym_per_frame > 1:  # icefall's single-symbol search has no limit
-            asking = asking[emitted_count[asking] < MAX_SYMBOLS]
+        if limit is not None:
+            asking = asking[emitted_count[asking] < limit]
         for _ in range(max_sym_per_frame):
             log_prob, token = scorer.log_probs(frame, asking, predicted[asking]).max(dim=-1)
             score[asking] += log_prob
@@ -59,7 +68,7 @@ def greedy_search(
                 break
             context[asking] = torch.cat([context[asking, 1:], token[:, None]], dim=1)
             predicted[asking] = scorer.predictions(context[asking])
-            if max_sym_per_frame > 1:
+            if limit is not None:
                 emitted_count[asking] += 1
-                asking = asking[emitted_count[asking] < MAX_SYMBOLS]
+                asking = asking[emitted_count[asking] < limit]
     return unsorted(read_hypotheses(history, rows, rows.new_full(rows.shape, len(history) - 1), score), scorer.order)

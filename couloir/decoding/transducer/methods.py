@@ -45,13 +45,13 @@ class TransducerSearch:
         self, config: TransducerSearchConfig, model: TransducerModel, tokenizer: Tokenizer, device: torch.device
     ) -> None:
         self.config, self.model = config, model
-        self.scoring = Scoring(config.blank_penalty, config.temperature)
+        self.scoring = Scoring(config.blank_penalty, config.temperature, config.ilme_scale)
         vocab_size = model.decoder.vocab_size
         if tokenizer.vocab_size != vocab_size:
             raise must_be("tokens of the tokenizer", f"as many as the model's {vocab_size}", tokenizer.vocab_size)
         self.hotwords: ContextGraph | None = None
         if config.context_file:
-            hotwords = read_context_file(config.context_file, tokenizer, config.context_score)
+            hotwords = read_context_file(config.context_file, tokenizer, config.context_score, config.strict_hotwords)
             self.hotwords = hotwords.to(device)
         self.words: list[str] | None = None
         self.graph: Graph | None = None
@@ -98,10 +98,14 @@ class TransducerSearch:
         limits = SearchLimits(config.beam, config.max_contexts, config.max_states)
         if "nbest" not in config.decoding_method:
             return fast_beam_search(*batch, graph, limits, self.hotwords, self.scoring)
-        sampling = (config.num_paths, config.nbest_scale)
+        sampling, with_best = (config.num_paths, config.nbest_scale), config.nbest_with_best
         if config.decoding_method.endswith("oracle"):
-            return fast_beam_search_nbest_oracle(*batch, graph, references, limits, *sampling, self.scoring)
-        return fast_beam_search_nbest(*batch, graph, limits, *sampling, config.uses_lg, self.hotwords, self.scoring)
+            return fast_beam_search_nbest_oracle(
+                *batch, graph, references, limits, *sampling, self.scoring, with_best=with_best
+            )
+        return fast_beam_search_nbest(
+            *batch, graph, limits, *sampling, config.uses_lg, self.hotwords, self.scoring, with_best=with_best
+        )
 
     def _modified(self, batch: tuple[TransducerModel, Tensor, Tensor]) -> dict[str, list[Hypothesis]]:
         config, method = self.config, self.config.decoding_method

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
 from couloir.config import Ints, option
-from couloir.errors import must_be
+from couloir.errors import UserError, must_be
 
 PER_STACK = (
     "num_encoder_layers",
@@ -45,10 +45,10 @@ class ZipformerConfig:
     cnn_module_kernel: Ints = option((31, 31, 15, 15, 15, 31), "Kernel of the convolution modules.", unit="frames")
     causal: bool = option(False, "Chunk-causal convolutions and attention, for streaming.")
     chunk_size: Ints = option(
-        (16, 32, 64, -1), "Chunk sizes, one drawn per batch; -1: full context.", unit="50 Hz frames"
+        (16, 32, 64, -1), "Chunk sizes, one drawn per training batch; -1: full context.", unit="50 Hz frames"
     )
     left_context_frames: Ints = option(
-        (64, 128, 256, -1), "Left contexts, one drawn per batch; -1: unlimited.", unit="50 Hz frames"
+        (64, 128, 256, -1), "Left contexts, one drawn per training batch; -1: unlimited.", unit="50 Hz frames"
     )
     output_downsampling_factor: int = option(2, "Output down-sampling: 2 gives 25 frames/s, 1 gives 50.")
     frontend_channels: Ints = option(
@@ -86,6 +86,10 @@ class ZipformerConfig:
             raise must_be("--cnn-module-kernel", "odd numbers", f"{self.cnn_module_kernel}")
 
     def _check_chunks(self) -> None:
+        for flag, values in (("--chunk-size", self.chunk_size), ("--left-context-frames", self.left_context_frames)):
+            lowest = 1 if flag == "--chunk-size" else 0
+            if not values or any(value < lowest and value != -1 for value in values):
+                raise must_be(flag, f"numbers from {lowest} on, or -1", ",".join(map(str, values)) or "empty")
         for chunk in (c for c in self.chunk_size if c > 0):
             if any(chunk % factor for factor in self.downsampling_factor):
                 raise must_be("--chunk-size", f"multiples of {self.downsampling_factor}", chunk)
@@ -97,6 +101,31 @@ class ZipformerConfig:
                         f"at least {reach}, the reach of the convolutions, with chunks of {chunk}",
                         left,
                     )
+
+    @property
+    def fixed_context(self) -> tuple[int, int]:
+        """Chunk size and left context in 50 Hz frames outside training: where training draws among several, -1, -1.
+
+        So a causal model has its full context then, unless one chunk size was asked for or is all that it was
+        trained with.
+        """
+        chunk, left = (v[0] if len(v) == 1 else -1 for v in (self.chunk_size, self.left_context_frames))
+        return (chunk, left) if self.causal and chunk > 0 else (-1, -1)
+
+    def with_context(self, chunk_size: int | None = None, left_context_frames: int | None = None) -> ZipformerConfig:
+        """The same encoder with one context; -1 is the full one, None what `fixed_context` says.
+
+        Raises:
+            UserError: a chunk for an encoder that is not causal, or a context that it cannot have.
+        """
+        own_chunk, own_left = self.fixed_context
+        chunk = own_chunk if chunk_size is None else chunk_size
+        left = (own_left if chunk == own_chunk else -1) if left_context_frames is None else left_context_frames
+        if chunk != -1 and not self.causal:
+            raise must_be("--chunk-size", "-1 for a model that was not trained for streaming", chunk)
+        if left != -1 and chunk == -1:
+            raise UserError("`--left-context-frames` has no effect without `--chunk-size`; give both or neither")
+        return replace(self, chunk_size=(chunk,), left_context_frames=(left,))
 
     @property
     def output_dim(self) -> int:

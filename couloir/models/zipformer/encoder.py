@@ -73,14 +73,17 @@ class Zipformer2(nn.Module):
         self.downsample_output = SimpleDownsample(config.output_downsampling_factor)
 
     def chunk_and_left_context(self) -> tuple[int, int]:
-        """A chunk size in frames and a left context in chunks (-1: unlimited), drawn from the configured ones."""
-        if not self.config.causal:
-            return -1, -1
-        chunk = random.choice(self.config.chunk_size)
-        if chunk < 0:
-            return -1, -1
-        left = random.choice(self.config.left_context_frames)
-        return chunk, (-1 if left < 0 else max(left // chunk, 1))
+        """A chunk size in frames and a left context in chunks (-1: unlimited).
+
+        In training they are drawn from the configured ones; in eval mode they are always the same.
+        """
+        config = self.config
+        if self.training and config.causal:
+            chunk = random.choice(config.chunk_size)
+            left = random.choice(config.left_context_frames) if chunk > 0 else -1
+        else:
+            chunk, left = config.fixed_context
+        return (chunk, -1 if left < 0 else max(left // chunk, 1)) if chunk > 0 else (-1, -1)
 
     def forward(self, x: Tensor, lens: Tensor, exact_padding: bool = False) -> tuple[Tensor, Tensor]:
         """Encode a batch.
