@@ -108,3 +108,62 @@ class TestContextFile:
         (tmp_path / "hot.txt").write_text("ab :much\n")
         with pytest.raises(UserError, match="phrase :score"):
             read_context_file(tmp_path / "hot.txt", self.tokenizer, 1.0)
+
+
+def brute_force_loose(phrases, scores, text):
+    """As `brute_force`, but the longest phrase that ends at a letter counts alone, and nothing goes on behind it."""
+    worth: dict[str, float] = {}
+    for phrase, score in zip(phrases, scores):
+        for n in range(1, len(phrase) + 1):
+            worth[phrase[:n]] = max(worth.get(phrase[:n], -1e9), score)
+    earned = lambda prefix: sum(worth[prefix[:n]] for n in range(1, len(prefix) + 1))  # noqa: E731
+    total, begin, held = 0.0, 0, 0.0
+    for n in range(1, len(text) + 1):
+        suffixes = [text[i:n] for i in range(begin, n)]
+        running = next((s for s in suffixes if s in worth), "")
+        # Only what ends inside the phrase that is followed counts: the automaton has left the rest behind.
+        ended = next((s for s in suffixes if s in phrases and running.endswith(s)), None)
+        if ended is not None:
+            total, begin, held = total + earned(ended) - held, n, 0.0
+        else:
+            total, held = total + (earned(running) if running else 0.0) - held, earned(running) if running else 0.0
+    return total, total - held
+
+
+def test_without_overlaps_per_phrase_scores_equal_a_brute_force():
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda low, high: int(torch.randint(low, high, (1,), generator=generator))  # noqa: E731
+    differ = 0
+    for _ in range(60):
+        phrases = list({"".join("ABC"[draw(0, 3)] for _ in range(draw(1, 5))) for _ in range(4)})
+        scores = [float(draw(1, 6)) for _ in phrases]
+        text = "".join("ABCD"[draw(0, 4)] for _ in range(12))
+        graph = [ids(p) for p in phrases]
+        found = run(ContextGraph(graph, 9.0, scores, strict=False), text)
+        assert found == pytest.approx(brute_force_loose(phrases, scores, text)), (phrases, scores, text)
+        differ += found != run(ContextGraph(graph, 9.0, scores), text)
+    assert differ > 30
+
+
+ICEFALLS = ["S", "HE", "SHE", "SHELL", "HIS", "HERS", "HELLO", "THIS", "THEM"]
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "loose"),
+    [
+        ("HEHERSHE", 14, 7), ("HERSHE", 12, 5), ("HISHE", 9, 5), ("SHED", 6, 3), ("SHELF", 6, 3), ("HELL", 2, 2),
+        ("HELLO", 7, 2), ("DHRHISQ", 4, 3), ("THEN", 2, 2),
+    ],
+)  # fmt: skip
+def test_icefalls_other_check_values(text, strict, loose):
+    """The queries and totals of icefall's own check of its ContextGraph, at 1 a token."""
+    phrases = [ids(phrase) for phrase in ICEFALLS]
+    assert run(ContextGraph(phrases, 1.0), text)[1] == strict
+    assert run(ContextGraph(phrases, 1.0, strict=False), text)[1] == loose
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_file_reader_passes_the_rule_on(tmp_path, strict):
+    (tmp_path / "hot.txt").write_text("AB\nABC\n")
+    graph = read_context_file(tmp_path / "hot.txt", TokenTable(["<blk>", *LETTERS]), 1.0, strict)
+    assert run(graph, "ABC")[1] == (5 if strict else 2)

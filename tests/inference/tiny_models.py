@@ -19,7 +19,7 @@ from couloir.models.zipformer.config import ZipformerConfig
 PIECES = ["<blk>", "<sos/eos>", "<unk>", *"aeioptksmnrl", "ʰ", "ː", "t͡s", "ʂ"]
 
 
-def tiny_config(rate_factor: int = 1) -> ZipformerConfig:
+def tiny_config(rate_factor: int = 1, causal: bool = False) -> ZipformerConfig:
     """A model of three stacks."""
     return ZipformerConfig(
         num_encoder_layers=(1, 1, 1),
@@ -33,10 +33,11 @@ def tiny_config(rate_factor: int = 1) -> ZipformerConfig:
         cnn_module_kernel=(15, 7, 15),
         frontend_channels=(4, 8, 16),
         output_downsampling_factor=rate_factor,
+        causal=causal,
     )
 
 
-def tiny_model(kind: str = "ctc", rate_factor: int = 1, seed: int = 0) -> AsrModel:
+def tiny_model(kind: str = "ctc", rate_factor: int = 1, seed: int = 0, causal: bool = False) -> AsrModel:
     """Random weights with a head that emits symbols rather than blanks, so that tests see some."""
     torch.manual_seed(seed)
     heads = HeadsConfig(
@@ -46,7 +47,7 @@ def tiny_model(kind: str = "ctc", rate_factor: int = 1, seed: int = 0) -> AsrMod
         decoder_dim=16,
         joiner_dim=24,
     )
-    model = build_model(tiny_config(rate_factor), heads).eval()
+    model = build_model(tiny_config(rate_factor, causal), heads).eval()
     with torch.no_grad():
         head = model.ctc_output[1] if kind == "ctc" else model.joiner.output_linear
         head.weight.mul_(30.0)

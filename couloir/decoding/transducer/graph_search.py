@@ -83,7 +83,7 @@ def fast_beam_search_nbest(
             than by its best path, as ``fast_beam_search_nbest`` does.
         with_best: take the best path's sequence beside those that are sampled, among which that of a long utterance
             hardly ever is. icefall does not.
-        The rest as in `fast_beam_search`. icefall's nbest and nbest_oracle run with ``ilme_scale`` 0.1 by oversight.
+        The rest as in `fast_beam_search`.
     """
     result, order = search_graph(model, encoder_out, lens, graph, limits, True, bias, scoring)
     return unsorted(choose(result, num_paths, nbest_scale, log_sum, with_best), order)
