@@ -271,9 +271,25 @@ class TestCausal:
                 assert utterance[length - 30 :].eq(utterance[-1, 0]).all() and utterance[-1, 0] < -23.02
                 assert utterance[length - 31].gt(-23).any()
 
-    def test_several_chunk_sizes_are_refused(self, causal):
-        code, last = call(causal, CRCTC, "--exp-dir causal")
-        assert code == 2 and "--chunk-size" in last and "8,16,-1" in last
+    @pytest.mark.parametrize("flags", ["", "--chunk-size -1"])
+    def test_the_context_is_full_unless_one_is_asked_for(self, causal, flags):
+        rows, name = decode(causal, CRCTC, "ctc-greedy-search", flags, "causal")
+        assert name == "test-heldout-iter-1_avg-1_chunk--1_left-context--1"
+        assert decode(causal, CRCTC, "ctc-greedy-search", flags, "causal")[0] == rows
+
+    @pytest.mark.parametrize(
+        ("flags", "words"),
+        [
+            ("--chunk-size 8,16,-1", ("--chunk-size", "one value", "8,16,-1")),
+            ("--chunk-size 16 --left-context-frames 16,-1", ("--left-context-frames", "one value")),
+            ("--left-context-frames 16", ("--left-context-frames", "no effect without")),
+            ("--chunk-size 7", ("--chunk-size", "multiples")),
+            ("--chunk-size x", ("--chunk-size",)),
+        ],
+    )
+    def test_contexts_that_cannot_be_are_refused(self, causal, flags, words):
+        code, last = call(causal, CRCTC, f"--exp-dir causal {flags}")
+        assert code == 2 and last.startswith("error: ") and all(word in last for word in words), last
 
 
 @pytest.mark.slow
