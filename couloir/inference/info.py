@@ -96,13 +96,12 @@ def _context_facts(path: Path, sizes: ZipformerConfig) -> Facts:
     from couloir.training.run_dir import saved_values
 
     saved = saved_values(path).get("zipformer", {})
-    names = ("chunk_size", "left_context_frames")
-    trained = {name: tuple(saved[name]) for name in names if name in saved}
-    chunk, left = replace(sizes, **trained).fixed_context
-    facts: Facts = {"context": "full" if chunk < 0 else f"chunks of {chunk} frames (20 ms each), {left} before (-1: all)"}
-    facts["context"] += "; another with --chunk-size and --left-context-frames"
-    for name, values in trained.items():
-        facts[f"trained with {name.replace('_', '-')}"] = _comma(values)
+    chunks, lefts = (tuple(saved.get(name, getattr(sizes, name))) for name in ("chunk_size", "left_context_frames"))
+    chunk, left = replace(sizes, chunk_size=chunks, left_context_frames=lefts).fixed_context
+    context = "full" if chunk < 0 else f"chunks of {chunk} frames (20 ms each), {left} before (-1: all)"
+    facts: Facts = {"context": f"{context}; another with --chunk-size and --left-context-frames"}
+    if saved:
+        facts |= {"trained with chunk-size": _comma(chunks), "trained with left-context-frames": _comma(lefts)}
     return facts
 
 

@@ -90,10 +90,14 @@ class TorchBackend:
         lens = torch.tensor([len(rows) for rows in frames])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(rows) for rows in frames], batch_first=True)
         scoring = Scoring(bias=None if bias is None else torch.from_numpy(bias).to(self.device))
-        # A recording is searched whole: a limit on its tokens would cut long ones.
-        client = {} if max_sym_per_frame == 1 else {"max_symbols": None, "first_history": "blanks"}
         found = greedy_search(
-            self.model, padded.to(self.device), lens.to(self.device), max_sym_per_frame, scoring, **client
+            self.model,
+            padded.to(self.device),
+            lens.to(self.device),
+            max_sym_per_frame,
+            scoring,
+            max_symbols=None,  # a recording is searched whole
+            first_history="none" if max_sym_per_frame == 1 else "blanks",
         )
         return [Spans(h.tokens, h.frames, [f + 1 for f in h.frames], h.confidences) for h in found]
 

@@ -19,7 +19,9 @@ class DecodeConfig:
         choices=("exact", "reference"),
     )
     chunk_size: Ints | None = option(
-        None, "a causal model's chunk; -1: full context, the default of a model trained with several", unit="50 Hz frames"
+        None,
+        "a causal model's chunk; -1: full context, the default of a model trained with several",
+        unit="50 Hz frames",
     )
     left_context_frames: Ints | None = option(
         None, "what a causal model sees before a chunk; -1: all, the default", unit="50 Hz frames"

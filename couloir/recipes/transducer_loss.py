@@ -71,5 +71,5 @@ class TransducerLoss:
                 boundary=boundary, reduction="sum", return_grad=True,
             )  # fmt: skip
         # Every item has a path in the band (see above); asking for that would make the host wait for the device.
-        options = {"widen": False} if self.own else {}
-        return simple, self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, self.config.prune_range, **options)
+        more = {"widen": False} if self.own else {}
+        return simple, self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, self.config.prune_range, **more)

@@ -14,8 +14,8 @@ from tiny_models import tiny_model, write_run
 from couloir.audio import load_audio
 from couloir.checkpoint import save_checkpoint
 from couloir.errors import UserError
-from couloir.export.onnx import export_ctc
 from couloir.export.config import CtcOnnxConfig
+from couloir.export.onnx import export_ctc
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.align import align, words_of_ipa

@@ -66,9 +66,8 @@ def test_three_a_frame_is_what_zipas_client_does(eager, speech, runtime):
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 def test_both_runtimes_find_the_same(eager, speech, most):
-    torch, onnx = (
-        Recognizer.from_pretrained(eager / place, max_sym_per_frame=most).transcribe(speech) for place in ("run", "onnx")
-    )
+    opened = (Recognizer.from_pretrained(eager / place, max_sym_per_frame=most) for place in ("run", "onnx"))
+    torch, onnx = (recognizer.transcribe(speech) for recognizer in opened)
     assert [t.text for t in torch] == [t.text for t in onnx]
     for ours, theirs in zip(torch, onnx):
         assert [(t.start, t.end) for t in ours.tokens] == [(t.start, t.end) for t in theirs.tokens]

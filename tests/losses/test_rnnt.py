@@ -285,9 +285,7 @@ def test_the_pruned_loss_is_finite_wherever_the_whole_one_is(kind, s_range):
         rows = max(s_range, least_rows(num_symbols, num_frames)) if kind == "regular" else s_range
         if num_symbols:
             assert ranges.shape[2] == min(rows, num_symbols + 1), (num_symbols, num_frames)
-        pruned = rnnt.rnnt_loss_pruned(
-            sum(rnnt.do_rnnt_pruning(am, lm, ranges)), symbols, ranges, BLANK, **options
-        )
+        pruned = rnnt.rnnt_loss_pruned(sum(rnnt.do_rnnt_pruning(am, lm, ranges)), symbols, ranges, BLANK, **options)
         assert math.isinf(whole) == math.isinf(pruned), (num_symbols, num_frames)
         assert pruned >= whole - 1e-9, (num_symbols, num_frames)  # a part of the paths
         if ranges.shape[2] == num_symbols + 1:
