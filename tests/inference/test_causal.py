@@ -18,9 +18,10 @@ from couloir.export.config import CtcOnnxConfig
 from couloir.export.onnx import export_ctc
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
-from couloir.inference.align import align, words_of_ipa
+from couloir.inference.align import align
 from couloir.inference.file_run import made_with
 from couloir.inference.info import describe
+from couloir.inference.known_text import words_of_ipa
 from couloir.inference.recognizer import Recognizer
 
 CONTEXTS = [(16, 64), (32, 128), (64, -1), (32, None)]
