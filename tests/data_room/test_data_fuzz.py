@@ -15,10 +15,9 @@ from couloir.errors import UserError
 IDS = ["first", "x", "last"]
 PIECES = [b"NaN", b"Infinity", b"-1", b"null", b"true", b"[]", b"{}", b'""', b"1e400", b"\\ud800", b"\\u0000", b"\n",
           b'"', b",", b"9" * 30, b"\xff", b"\0", b"command", b"MixedCut", b"../" * 9, b"[" * 2000]  # fmt: skip
-FAST, SLOW = range(100), range(100, 2000)
 SEEDS = [
-    pytest.param(FAST, id="fast"),
-    pytest.param(SLOW, id="slow", marks=pytest.mark.slow),
+    pytest.param(range(100), id="fast"),
+    *(pytest.param(range(n, n + 380), id=f"from_{n}", marks=pytest.mark.slow) for n in range(100, 2000, 380)),
 ]
 
 
