@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from couloir.data.corpora.base import DebianCorpus, Utterance
+from couloir.texts import iterate_lines
 
 # Notes in brackets are not spoken; `#` and `*` are, but the prompts differ in what they call these keys.
 _UNSPOKEN = re.compile(r"[\[(<#*]")
@@ -30,7 +30,7 @@ class Asterisk(DebianCorpus):
         documents, sounds = (self.folder(download_dir, package) for package in self.packages)
         (voice,) = (sounds / "usr/share/asterisk/sounds").iterdir()
         table = documents / f"usr/share/doc/{self.packages[0]}/core-sounds-{self.language}.txt.gz"
-        for line in gzip.decompress(table.read_bytes()).decode("utf-8-sig").splitlines():
+        for line in iterate_lines(table):
             key, colon, text = line.partition(":")
             audio = voice / f"{key.strip()}.g722"
             if colon and not line.startswith(";") and not _UNSPOKEN.search(text) and audio.is_file():

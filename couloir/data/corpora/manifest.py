@@ -15,7 +15,7 @@ from couloir.config import as_plain
 from couloir.data.corpora.base import Dropped, Utterance
 from couloir.errors import UserError
 from couloir.files import atomic_write
-from couloir.texts import read_lines
+from couloir.texts import iterate_lines, read_lines
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
@@ -28,12 +28,11 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 def read_manifest(path: Path) -> Iterator[Utterance]:
     """The utterances of a manifest. Raises `UserError` when it is missing or damaged."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield Utterance.from_dict(json.loads(line))
+        for line in iterate_lines(path):
+            yield Utterance.from_dict(json.loads(line))
     except FileNotFoundError:
         raise UserError(f"manifest {path} does not exist; run the earlier stages of prepare.sh first") from None
-    except (OSError, EOFError, ValueError, TypeError) as error:
+    except (UserError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"manifest {path} is damaged ({error}); remove it and run its stage again") from None
 
 

@@ -329,6 +329,7 @@ def _to_shar(utterance: Utterance, corpus: str) -> SharUtterance:
             "orthography": utterance.text,
             "corpus": corpus,
             **({"prescribed_split": utterance.split} if utterance.split else {}),
+            **({"recording": "/".join(Path(utterance.audio).parts[-2:])} if utterance.start is not None else {}),
         },
     )
 

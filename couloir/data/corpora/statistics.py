@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from couloir.data.corpora.manifest import read_dropped
 from couloir.data.corpora.registry import CHOICE_NAME, chosen
 from couloir.errors import UserError
 from couloir.text.ipa import segment
+from couloir.texts import iterate_lines
 
 
 @dataclass
@@ -113,9 +113,8 @@ def read_cuts(folder: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{folder} has no cuts.*.jsonl.gz; run stage 3 of prepare.sh (shar) first")
     for path in paths:
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
-        except (OSError, EOFError, ValueError) as error:
+            yield from map(json.loads, iterate_lines(path))
+        except (UserError, OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); remove it and run stage 3 of prepare.sh again") from None
 
 

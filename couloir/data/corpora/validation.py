@@ -16,6 +16,7 @@ from couloir.data.corpora.config import HELDOUT, TRAIN, UNSEEN_LANGUAGES, UNSEEN
 from couloir.data.corpora.progress import track
 from couloir.data.corpora.statistics import read_cuts, shar_splits
 from couloir.errors import UserError
+from couloir.limits import MAX_MEMBER_BYTES
 from couloir.text.ipa import remove_diacritics, segment
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -59,6 +60,9 @@ def _audio_lengths(path: Path) -> tuple[dict[str, float], list[str]]:
         with tarfile.open(path, "r") as archive:
             for member in archive:
                 if not member.name.endswith(".flac"):
+                    continue
+                if not member.isreg() or member.issparse() or member.size > MAX_MEMBER_BYTES:
+                    problems.append(f"{path}: {member.name} is no audio, but a link, a sparse file or too large")
                     continue
                 content = archive.extractfile(member)
                 data = content.read() if content else b""
@@ -114,7 +118,30 @@ def _between_splits(cuts: dict[str, list[dict[str, Any]]]) -> Findings:
                 findings.warnings.append(f"{line}, as the data itself prescribes")
             else:
                 findings.problems.append(line)
+    findings.warnings += _shared_by_prescription(cuts)
     return findings
+
+
+def _shared_by_prescription(cuts: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """How many speakers and recordings are in training and in a split that the data itself prescribes."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    prescribed = set()
+    for split, items in cuts.items():
+        for supervision in (cut["supervisions"][0] for cut in items):
+            custom = supervision.get("custom", {})
+            prescribed |= {split} if custom.get("prescribed_split") else set()
+            values["speakers", split].add(supervision.get("speaker", ""))
+            values["recordings", split].add(custom.get("recording", ""))
+    counts = {
+        (what, split): len(found & values[what, TRAIN] - {""})
+        for (what, split), found in values.items()
+        if split != TRAIN and {split, TRAIN} <= prescribed
+    }
+    return [
+        f"{split}: {count} {what} are in {TRAIN} as well, as the data itself prescribes"
+        for (what, split), count in sorted(counts.items())
+        if count and (what, split) != ("speakers", UNSEEN_SPEAKERS)  # those are named one by one
+    ]
 
 
 def _kept_apart(supervision: dict[str, Any]) -> dict[str, Any]:
