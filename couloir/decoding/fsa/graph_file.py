@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,6 +30,8 @@ def read_graph_arrays(path: str | Path) -> dict[str, np.ndarray]:
         UserError: the file is missing, damaged, larger than it may be, no graph, or has an index out of range.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError("no regular file")
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             if not ARCS.keys() <= members.keys() <= _KINDS.keys() or len(members) < len(archive.infolist()):
