@@ -12,6 +12,7 @@ from couloir.audio import AUDIO_SUFFIXES
 from couloir.errors import UserError
 
 _OF_SYSTEMS = ("__MACOSX",)  # what archives of macOS hold beside the files: named as they are, and no sound
+_STANDARD_INPUT = Path("/dev/stdin")
 _LONGEST_SUFFIX, _MOST_KINDS = 12, 10
 
 
@@ -43,7 +44,8 @@ def find_audio(places: Sequence[Path], output: Path | None = None) -> Found:
     Folders are searched to their depth, linked ones too, each once; hidden files and folders are not.
 
     Args:
-        places: files and folders. output: what is written, which is not looked at where it lies in such a folder.
+        places: files and folders, - for the standard input. output: what is written, which is not looked at where it
+            lies in such a folder.
 
     Raises:
         UserError: a place does not exist, or a folder holds no recording.
@@ -51,6 +53,8 @@ def find_audio(places: Sequence[Path], output: Path | None = None) -> Found:
     found, files = Found(), dict[str, Path]()
     skipped = _real(output) if output else ""
     for place in places:
+        if str(place) == "-" and not place.exists():
+            place = _STANDARD_INPUT
         if place.is_dir():
             inside = sorted(_inside(place, found, skipped))
             if not inside and not found.unread:

@@ -14,6 +14,7 @@ import torch
 from couloir.audio import AudioError, load_audio
 from couloir.errors import UserError
 from couloir.inference.recognizer import Recognizer, _size
+from couloir.inference.recordings import find_audio
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,11 @@ def test_sizes_of_items(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     items = [b"123", bytearray(4), memoryview(np.zeros(3)), tmp_path / "a", "absent", "a\0b", [1]]
     assert [_size(item) for item in items] == [3, 4, 24, 5, 0, 0, 0]
+
+
+def test_a_dash_is_the_standard_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if Path("/dev/stdin").exists():
+        assert find_audio([Path("-")]).files == [Path("/dev/stdin")]
+    Path("-").touch()
+    assert find_audio([Path("-")]).files == [Path("-")]
