@@ -12,7 +12,6 @@ from couloir.errors import must_be
 from couloir.limits import MAX_SAMPLE_RATE
 
 METADATA_PREFIX = "fbank_"
-MOST_FEATURES, HIGHEST_RATE, LONGEST_FRAME_MS = 4096, 1_000_000, 1000.0
 MIN_WINDOW_SAMPLES = 8  # a spectrum of 4 points, as many as the fewest filters
 MAX_FRAME_LENGTH_MS = 1000.0  # 40 times what speech is analysed with
 
