@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 
+import kaldialign
 import pytest
 
 from couloir.errors import UserError
@@ -53,3 +54,15 @@ def test_empty_references_divide_nothing():
 def test_unequal_numbers_of_texts_are_refused():
     with pytest.raises(ValueError):
         alignment.error_rates(["a", "b"], ["a"])
+
+
+@pytest.mark.parametrize("ref", [[], ["a"], ["a", "a"], ["*"], ["\0"], ["ab", "c"], [""]])
+@pytest.mark.parametrize("hyp", [[], ["a"], ["b", "a"], ["*", "*"], ["\0", "a"], ["abc"], [""]])
+def test_counts_and_rates_are_kaldialigns_at_the_edges(ref, hyp):
+    """Nothing against nothing is 0, something against nothing infinite; no unit stands for a gap."""
+    expected = kaldialign.edit_distance(ref, hyp)
+    counts = alignment.count(alignment.align(ref, hyp))
+    assert counts.reference == expected["ref_len"] and counts.errors == expected["total"]
+    names = (("insertions", "ins"), ("deletions", "del"), ("substitutions", "sub"))
+    assert [getattr(counts, ours) for ours, _ in names] == [expected[theirs] for _, theirs in names]
+    assert counts.rate == pytest.approx(100 * expected["err_rate"])

@@ -125,3 +125,23 @@ def test_ticks_are_round_and_reach_the_top():
         marks = plots.ticks(top)
         assert marks[0] == 0 and marks[-1] >= top * 0.999 and 2 <= len(marks) <= 8
     assert plots.ticks(float("inf")) == [0.0, 1.0]
+
+
+EDGES = {
+    "nothing": ([], 0.0, 0),
+    "empty_hypotheses": ([Result("a", "pa", "", "ru", "t", 1.0), Result("b", "ta", "", "ru", "t", 2.0)], 100.0, 4),
+    "empty_references": ([Result("a", "", "pa", "ru", "t", 1.0)], float("inf"), 0),
+    "both_empty": ([Result("a", "", "", "ru", "t", 1.0)], 0.0, 0),
+    "no_duration": ([Result("a", "", ""), Result("b", "p", "")], 100.0, 1),
+}
+
+
+@pytest.mark.parametrize("unit", ["phone", "char"])
+@pytest.mark.parametrize(("results", "rate", "reference"), EDGES.values(), ids=EDGES)
+def test_edges_have_a_row_and_reports_without_nan(results, rate, reference, unit):
+    found = evaluate(results, unit, notes=["<b> of 2"])
+    assert (found.overall.counts.rate, found.overall.counts.reference) == (rate, reference)
+    assert found.overall.utterances == len(results)
+    assert json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(name))["notes"] == ["<b> of 2"]
+    assert "nan" not in found.to_text() and "Note: <b> of 2" in found.to_text()
+    assert "&lt;b&gt; of 2" in found.to_html() and "<b> of 2" not in found.to_html()
