@@ -7,6 +7,8 @@ from couloir.decoding.lm import RnnLm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.resources import open_token_ngram
 from couloir.decoding.transducer.config import METHODS, TransducerSearchConfig
+from couloir.decoding.transducer.frames import FrameScorer, Scoring
+from couloir.decoding.transducer.greedy import greedy_search
 from couloir.decoding.transducer.methods import TransducerSearch
 from couloir.errors import UserError
 from couloir.text.tokenizer import TokenTable
@@ -68,6 +70,49 @@ def test_a_context_file_changes_the_result(lang, tmp_path, method):
     hot = search(lang, method, context_file=str(tmp_path / "hot.txt"))(encoded, lens)
     (before,), (after,) = plain.values(), hot.values()
     assert TOKENIZER.decode(after[0].tokens).count("hi") > TOKENIZER.decode(before[0].tokens).count("hi")
+
+
+@pytest.mark.parametrize("method", ["modified_beam_search", "modified_beam_search_LODR", "fast_beam_search"])
+def test_overlapping_hotwords_count_once_unless_all_are_asked_for(lang, tmp_path, method):
+    (tmp_path / "hot.txt").write_text("hi\nhig\nig\n")
+    hotwords = [
+        search(lang, method, context_file=str(tmp_path / "hot.txt"), **more).hotwords
+        for more in ({}, {"strict_hotwords": True})
+    ]
+    assert [graph.strict for graph in hotwords] == [False, True]
+    config = {"decoding_method": method, "context_file": "f", "lm_exp_dir": "x", "ngram_lm_scale": -0.1}
+    keys = {TransducerSearchConfig(**config, strict_hotwords=strict).result_key() for strict in (False, True)}
+    assert len(keys) == 2
+
+
+def test_the_internal_lm_is_taken_off_by_hand():
+    """log p(v | frame, history) less the scale times log p(v | no sound, history), penalty and temperature in both."""
+    encoded, lens = batch((6, 3))
+    scoring = Scoring(blank_penalty=0.7, temperature=1.5, ilme_scale=0.3)
+    frames = FrameScorer(MODEL, encoded, lens, scoring)
+    predicted = frames.predictions(frames.start(1))
+    found = frames.log_probs(2, torch.tensor([0]), predicted)[0]
+
+    def log_probs(sound):
+        logits = MODEL.joiner(sound[None], predicted, project_input=False)[0]
+        return ((logits - 0.7 * torch.eye(len(logits))[0]) / 1.5).log_softmax(-1)
+
+    sound = MODEL.joiner.encoder_proj(encoded[0, 2])
+    expected = log_probs(sound) - 0.3 * log_probs(torch.zeros_like(sound))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(UserError, match="--ilme-scale"):
+        TransducerSearchConfig(decoding_method="greedy_search", ilme_scale=0.2)
+
+
+def test_a_bias_is_added_to_every_logit():
+    encoded, lens = batch((12, 7))
+    bias = torch.zeros(TOKENIZER.vocab_size)
+    bias[5:] = -torch.inf
+    found = greedy_search(MODEL, encoded, lens, scoring=Scoring(bias=bias))
+    assert {token for h in found for token in h.tokens} <= {1, 2, 3, 4}
+    shifted = greedy_search(MODEL, encoded, lens, scoring=Scoring(bias=-3.0 * torch.eye(TOKENIZER.vocab_size)[0]))
+    penalised = greedy_search(MODEL, encoded, lens, scoring=Scoring(blank_penalty=3.0))
+    assert [h.tokens for h in shifted] == [h.tokens for h in penalised]
 
 
 def test_names_of_results_are_icefalls():
