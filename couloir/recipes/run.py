@@ -186,5 +186,5 @@ def load_run(
         sum(p.numel() for p in model.parameters()) / 1e6,
         target,
     )
-    features = build_fbank(config).to(target)
-    return LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, features, suffix, target, unasked)
+    frontend = build_fbank(config).to(target)
+    return LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, frontend, suffix, target, unasked)

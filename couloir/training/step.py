@@ -80,8 +80,9 @@ class Stepper:
             # Depth-wise kernels have a dimension of size 1, whose stride means nothing and may be any number.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
             # Some parameters of a Zipformer are for older checkpoints only. No buffer changes in training.
+            buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
             self.objective = DistributedDataParallel(
-                objective, device_ids=devices, find_unused_parameters=True, **{_SYNC_BUFFERS: False}
+                objective, device_ids=devices, find_unused_parameters=True, **buffers
             )
 
     def run(self, batch: Batch, batch_idx_train: float, last_of_window: bool) -> StepResult:
