@@ -50,25 +50,35 @@ def load_lm(kind: str, path: str | Path, pieces: Sequence[str], **given: int | b
         raise UserError(f"language model {path} does not exist; train it with train_lm.py or give --lm-exp-dir")
     checkpoint = load_checkpoint(path)
     state, said = model_weights(checkpoint, str(path)), checkpoint.get("lm")
-    if isinstance(said, Mapping):
-        if said["kind"] != kind:
-            raise must_be("--lm-type", f"{said['kind']}, which {path} is", kind)
-        check_same_pieces(said["pieces"], pieces, str(path))
-        sizes = dict(said["sizes"])
-    else:
-        sizes = _sizes_of(kind, state, path) | ({"nhead": given.get("nhead", DEFAULT_HEADS)} if kind != "rnn" else {})
-    for name, value in given.items():
-        if sizes[name] != value:
-            raise must_be(flag_name(f"{kind}_lm_{name}"), f"{sizes[name]}, as {path} has it", value, "leave it out")
-    if len(state["input_embedding.weight"]) != len(pieces):
-        found = len(state["input_embedding.weight"])
-        raise must_be(f"vocabulary of {path}", f"of the model's vocabulary size {len(pieces)}", found)
-    lm = KINDS[kind](len(pieces), **sizes)
     try:
+        if isinstance(said, Mapping) and said["kind"] != kind:
+            raise must_be("--lm-type", f"{said['kind']}, which {path} is", kind)
+        sizes: dict[str, Any] = _sizes_of(kind, state, path)
+        if isinstance(said, Mapping):
+            check_same_pieces(said["pieces"], pieces, str(path))
+            sizes = _same_sizes(said["sizes"], sizes, path)
+        elif kind != "rnn":
+            sizes["nhead"] = given.get("nhead", DEFAULT_HEADS)
+        for name, value in given.items():
+            if sizes[name] != value:
+                raise must_be(flag_name(f"{kind}_lm_{name}"), f"{sizes[name]}, as {path} has it", value, "leave it out")
+        if len(state["input_embedding.weight"]) != len(pieces):
+            found = len(state["input_embedding.weight"])
+            raise must_be(f"vocabulary of {path}", f"of the model's vocabulary size {len(pieces)}", found)
+        lm = KINDS[kind](len(pieces), **sizes)
         lm.load_state_dict(state)
-    except RuntimeError as error:
-        raise must_be(str(path), f"a whole {kind} language model", str(error).splitlines()[1].strip()) from None
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError, ArithmeticError, AssertionError) as error:
+        reason = ([line.strip() for line in str(error).split("\n") if line.strip()] or [""])[:2][-1]
+        raise must_be(str(path), f"a whole {kind} language model", reason or type(error).__name__) from None
     return lm.eval()
+
+
+def _same_sizes(said: Mapping[str, Any], found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The sizes that a checkpoint says, once its weights have them too: they decide how much memory is taken."""
+    for name, value in found.items():
+        if name != "tie_weights" and said[name] != value:
+            raise must_be(f"{name} of {path}", f"{value}, as its weights have it", said[name])
+    return dict(said)
 
 
 def _sizes_of(kind: str, state: Weights, path: Path) -> dict[str, int | bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from couloir.decoding.lm_checkpoint import KINDS
 from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.lm_training import train_lm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
-from couloir.decoding.resources import write_word_graph
+from couloir.decoding.resources import GRAPH, write_word_graph
 from couloir.errors import UserError
 from couloir.inference.checkpoints import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
@@ -58,9 +60,20 @@ def prepare_graphs(config: GraphConfig) -> None:
     """Write LG.npz with its words.txt, lexicon.txt and n-gram, tokens.txt, and the n-gram over tokens, if there is one.
 
     Raises:
-        UserError: a text that cannot be spelt, a bad lexicon or ARPA file, or as `build_lg`.
+        UserError: a text that cannot be spelt, a bad lexicon or ARPA file, or as `build_lg`; nothing is written then.
     """
-    tokenizer, folder = load_tokenizer(config.bpe_model), config.lang_dir
+    folder = config.lang_dir.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+        said = _make_graphs(config, Path(made))
+        folder.mkdir(exist_ok=True)
+        for path in sorted(Path(made).iterdir(), key=lambda path: path.name == GRAPH):  # the graph last
+            os.replace(path, folder / path.name)
+    print(f"{config.lang_dir}: {said}")
+
+
+def _make_graphs(config: GraphConfig, folder: Path) -> str:
+    tokenizer = load_tokenizer(config.bpe_model)
     sentences = read_sentences(config.lm_text, tokenizer) if config.has_text else []
     words = [sentence.split() for sentence in sentences]
     listed, order = arpa_words(config.arpa) if config.arpa else ([word for line in words for word in line], 0)
@@ -80,20 +93,20 @@ def prepare_graphs(config: GraphConfig) -> None:
         if not covered:
             raise UserError(f"no sentence of {config.lm_text} has all its words in the lexicon {config.lexicon}")
         estimate_arpa(covered, config.ngram_order, grammar)
-    _prepare_token_ngram(config, tokenizer, sentences)
+    _prepare_token_ngram(config, tokenizer, sentences, folder)
     lexicon.save(folder / "lexicon.txt", tokenizer.pieces)
     tokenizer.save_tokens(folder / TABLE_NAME)
-    graph = build_lg(lexicon, grammar, tokenizer.vocab_size, config.ngram_order)
+    graph = build_lg(lexicon, config.arpa or grammar, tokenizer.vocab_size, config.ngram_order)
     write_word_graph(folder, graph, lexicon.words, tokenizer.pieces)
-    print(f"{folder}: {len(lexicon.words) - 1} words, LG of {graph.num_arcs} arcs")
+    return f"{len(lexicon.words) - 1} words, LG of {graph.num_arcs} arcs"
 
 
-def _prepare_token_ngram(config: GraphConfig, tokenizer: Tokenizer, sentences: list[str]) -> None:
+def _prepare_token_ngram(config: GraphConfig, tokenizer: Tokenizer, sentences: list[str], folder: Path) -> None:
     """Copy or make ``Ngram.arpa``. Raises `UserError` for one of other tokens."""
     if config.tokens_arpa:
         _, order = arpa_words(config.tokens_arpa)
         NgramLm(config.tokens_arpa, tokenizer.pieces)
-        copy_arpa(config.tokens_arpa, config.lang_dir / f"{order}gram.arpa")
+        copy_arpa(config.tokens_arpa, folder / f"{order}gram.arpa")
     elif sentences:
         pieces = [[tokenizer.pieces[i] for i in tokenizer.encode(sentence)] for sentence in sentences]
-        estimate_arpa(pieces, config.tokens_ngram, config.lang_dir / f"{config.tokens_ngram}gram.arpa")
+        estimate_arpa(pieces, config.tokens_ngram, folder / f"{config.tokens_ngram}gram.arpa")

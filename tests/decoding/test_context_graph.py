@@ -167,3 +167,33 @@ def test_the_file_reader_passes_the_rule_on(tmp_path, strict):
     (tmp_path / "hot.txt").write_text("AB\nABC\n")
     graph = read_context_file(tmp_path / "hot.txt", TokenTable(["<blk>", *LETTERS]), 1.0, strict)
     assert run(graph, "ABC")[1] == (5 if strict else 2)
+
+
+class TestScores:
+    TABLE = TokenTable(["<blk>", "<sos/eos>", "<unk>", "p", "a", "t"])
+
+    @pytest.mark.parametrize("score", ["nan", "inf", "-inf", "-1", "1e400", "1001", "high", "1,5", "", "NaN"])
+    def test_a_score_that_is_no_reward_is_refused_by_line(self, tmp_path, score):
+        (tmp_path / "hotwords").write_text(f"pat\npata :{score}\n")
+        with pytest.raises(UserError, match="line 2 of .*score from 0 to 1000"):
+            read_context_file(tmp_path / "hotwords", self.TABLE, 1.5)
+
+    @pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0])
+    def test_so_is_the_flags(self, score):
+        with pytest.raises(UserError, match="--context-score"):
+            ContextGraph([[3, 4]], score)
+
+    @pytest.mark.parametrize("line", ["pata :2.5", "pata\t:2.5", "pata :2.5 ", "\ufeffpata :2.5", "pata :25e-1\r"])
+    def test_forms_of_a_line(self, tmp_path, line):
+        (tmp_path / "hotwords").write_bytes(f"{line}\n\npat\n".encode())
+        graph = read_context_file(tmp_path / "hotwords", self.TABLE, 1.0)
+        node, gains = torch.zeros(1, dtype=torch.int64), []
+        for token in (3, 4, 5, 4):
+            gain, node = graph.advance(node, torch.tensor([token]))
+            gains.append(gain.item())
+        assert gains == [2.5, 2.5, 2.5 + 7.5, 2.5 + 10.0]  # a phrase that is whole earns its sum once more
+
+    def test_a_phrase_without_a_sound_is_named(self, tmp_path):
+        (tmp_path / "hotwords").write_text("pat\n...\n")
+        with pytest.raises(UserError, match="line 2 of .*a sound or letter"):
+            read_context_file(tmp_path / "hotwords", self.TABLE, 1.0)

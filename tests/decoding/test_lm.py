@@ -272,6 +272,30 @@ def test_files_that_are_no_language_model_are_named(tmp_path):
             load_lm(kind, tmp_path / name, TOKENS)
 
 
+def test_checkpoints_that_say_other_sizes_than_they_have_are_named(tmp_path):
+    lm = neural("rnn")
+    for change in (
+        {"sizes": {**lm.sizes, "hidden_dim": 10**9}},
+        {"sizes": {**lm.sizes, "num_layers": 10**9}},
+        {"sizes": {**lm.sizes, "embedding_dim": "8"}},
+        {"sizes": {}},
+        {"sizes": [1]},
+        {"kind": None},
+        {"pieces": 5},
+        {"sizes": {**lm.sizes, "other": 1}},
+    ):
+        entry = {"kind": "rnn", "sizes": dict(lm.sizes), "pieces": TOKENS, **change}
+        torch.save({"model": lm.state_dict(), "lm": entry}, tmp_path / "epoch-1.pt")
+        with pytest.raises(UserError, match="must be") as error:
+            load_lm("rnn", tmp_path / "epoch-1.pt", TOKENS)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    for shape in ((9,), (9, 8, 2), (), (0, 8)):
+        weights = {**lm.state_dict(), "input_embedding.weight": torch.zeros(shape)}
+        torch.save({"model": weights}, tmp_path / "epoch-1.pt")
+        with pytest.raises(UserError, match="epoch-1.pt"):
+            load_lm("rnn", tmp_path / "epoch-1.pt", TOKENS)
+
+
 def test_two_widths_of_one_transformer_are_refused():
     """icefall has two names for what is one width here."""
     assert NeuralLmConfig(transformer_lm_encoder_dim=64).lm_sizes("transformer") == {"embedding_dim": 64}

@@ -179,3 +179,16 @@ def test_mistakes_end_with_one_line(folder, flags, words):
     TokenTable([*PIECES[:3], "x"]).save_tokens(folder / "other.txt")
     done = run_program(folder, PROGRAM, f"--bpe-model tokens.txt --lang-dir wrong {flags}", check=False)
     assert_one_line(done, *words)
+    assert not [path.name for path in folder.iterdir() if "wrong" in path.name]
+
+
+def test_a_mistake_leaves_the_graph_that_is_there(folder):
+    """The second ARPA file is bad in its last n-gram, which is read when the rest is made."""
+    run_program(folder, PROGRAM, "--bpe-model tokens.txt --arpa four.arpa.gz --lang-dir kept")
+    before = {path.name: path.read_bytes() for path in (folder / "kept").iterdir()}
+    text = (folder / "made/words.4gram.arpa").read_text()
+    ngram = text.split("\n\n\\end")[0].rsplit("\n", 1)[1]
+    (folder / "twice.arpa").write_text(text.replace(ngram, f"{ngram}\t7,5"))
+    done = run_program(folder, PROGRAM, "--bpe-model tokens.txt --arpa twice.arpa --lang-dir kept", check=False)
+    assert_one_line(done, "twice.arpa", "line ")
+    assert {path.name: path.read_bytes() for path in (folder / "kept").iterdir()} == before
