@@ -2,7 +2,7 @@
 # From nothing to a phone recogniser: set up, fetch real speech, prepare it, train a small Zipformer, average its
 # checkpoints, decode speech that was held out, and transcribe a recording to IPA.
 #   ./demo.sh            at most 20 minutes on two CPU cores (a GPU is used when there is one)
-#   ./demo.sh --quick    about 3 minutes: the same steps, a weaker model
+#   ./demo.sh --quick    about 4 minutes with set-up: the same steps, a weaker model
 #   ./demo.sh --all      an hour and a half: a transducer, one with a CTC head, and CTC with an attention decoder too;
 #                        then a table of every decoding method
 # MINUTES=60 ./demo.sh trains each model for as long as that instead of 15.5 minutes.
@@ -51,6 +51,8 @@ say "3. Average the checkpoints and decode held-out speech"
 for method in ctc-greedy-search ctc-prefix-beam-search; do
     "$PYTHON" zipformer_crctc/ctc_decode.py --exp-dir "$run" --decoding-method "$method"
 done
+
+[ "$corpus" != festvox-ru ] || "$PYTHON" benchmarks/demo_curve.py --show "$run"
 
 say "4. Transcribe held-out recordings: first what the corpus says, then what the model hears"
 "$PYTHON" local/write_wavs.py "$data/shar/test-heldout" demo/heldout --count 2
