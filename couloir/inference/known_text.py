@@ -9,29 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from couloir.data.corpora.textgrid import PHONE_TIERS, UTTERANCE_TIERS, WORD_TIERS, Tier, read_textgrid
+from couloir.data.corpora.labels import phones_of, rows_of, subtitles_of
+from couloir.data.corpora.textgrid import PHONE_TIERS, SILENCES, UTTERANCE_TIERS, WORD_TIERS, Interval, read_textgrid
 from couloir.errors import UserError, must_be
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import normalize, segment
 from couloir.texts import read_text, split_lines
 
 _TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid", ".srt", ".vtt")
+_ARE_PHONES = {".phn": True, ".wrd": False}
 _PATH = re.compile(r"\S+[/\\]\S+")  # /tat/ is a transcript, too, and so is "24/7 or so"
-_TIMED = re.compile(r"\s*-?[\d.]+\s+-?[\d.]+(?:\s+(.*\S))?\s*")  # TIMIT, HTK, Audacity: begin, end, label
-_MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
-_WITHOUT_PHONES = ("spn", "<unk>", "unk", "<spn>")
-"""Labels of words that were spoken and not transcribed."""
-_SILENCES = ("", "h#", "pau", "epi", "sil", "sp", "#", "_", "<p:>", "<sil>")
-# TIMIT's symbols (Zue and Seneff 1988) that are no IPA letters of the same value.
-_TIMIT = {
-    "iy": "i", "ih": "ɪ", "eh": "ɛ", "ey": "eɪ", "ae": "æ", "aa": "ɑ", "aw": "aʊ", "ay": "aɪ", "ah": "ʌ", "ao": "ɔ",
-    "oy": "ɔɪ", "ow": "oʊ", "uh": "ʊ", "uw": "u", "ux": "ʉ", "er": "ɝ", "ax": "ə", "ix": "ɨ", "axr": "ɚ", "ax-h": "ə̥",
-    "dx": "ɾ", "q": "ʔ", "jh": "d͡ʒ", "ch": "t͡ʃ", "sh": "ʃ", "zh": "ʒ", "th": "θ", "dh": "ð", "ng": "ŋ", "em": "m̩",
-    "en": "n̩", "eng": "ŋ̍", "nx": "ɾ̃", "r": "ɹ", "y": "j", "hh": "h", "hv": "ɦ", "el": "l̩",
-    **{stop: stop for stop in "bdgptk"}, **{same: same for same in "szfvmnlwh"},
-}  # fmt: skip
-_CLOSURES = {f"{stop}cl": stop for stop in "bdgptk"}
-_RELEASES = {"dcl": ("d", "jh"), "tcl": ("t", "ch")}
 # Letters of the chart beyond a to z and the block of IPA extensions; modifiers and marks are no letters here.
 _IPA = frozenset("abcdefghijklmnopqrstuvwxyzæçðøħŋœβθχλǀǁǂǃⱱⱳƍƞƥƭƙƈɁʼ'ˈˌ")
 _IPA_BLOCKS = ((0x250, 0x2FF), (0x1D00, 0x1DBF), (0x2070, 0x209C), (0xA700, 0xA71F), (0x1DF00, 0x1DFFF))
@@ -135,16 +122,10 @@ def _of_file(path: Path) -> _Content:
     if lines and lines[0].lstrip().startswith(("<?xml", "<!DOCTYPE", "{\\rtf", '{"', "[{")):
         raise must_be(f"transcript {path}", "a plain text, a TextGrid, or a list of labels", "another kind of file")
     if any("-->" in line for line in lines):
-        return _Content(_of_subtitles(text))
-    timed = [_TIMED.fullmatch(line) for line in lines]
-    if timed and all(timed):
-        labels = [label for row in timed if row and (label := row[1] or "").lower() not in _SILENCES]
-        return _Content(_phones_of(labels, path), True) if suffix == ".phn" else _Content(labels, _of_words(suffix))
-    return _Content([text], _of_words(suffix))
-
-
-def _of_words(suffix: str) -> bool | None:
-    return False if suffix == ".wrd" else None
+        return _Content([label for _, _, label in subtitles_of(text)])
+    if rows := rows_of(lines):
+        return _of_intervals(path, [Interval(0, 0, label) for _, _, label in rows], _ARE_PHONES.get(suffix))
+    return _Content([text], _ARE_PHONES.get(suffix))
 
 
 def _of_textgrid(path: Path) -> _Content:
@@ -155,41 +136,17 @@ def _of_textgrid(path: Path) -> _Content:
         if len(fitting) > 1:
             raise must_be(f"transcript {path}", "of one speaker", " and ".join(tier.name for tier in fitting))
         if fitting:
-            return _of_tier(path, fitting[0], phones)
+            return _of_intervals(path, fitting[0].intervals, phones)
     if len(tiers) != 1:
         found = ", ".join(tier.name for tier in tiers) or "none"
         raise must_be(f"a tier of {path}", f"named {PHONE_TIERS[0]} or {WORD_TIERS[0]}", found)
-    return _of_tier(path, tiers[0], None)
+    return _of_intervals(path, tiers[0].intervals, None)
 
 
-def _of_tier(path: Path, tier: Tier, phones: bool | None) -> _Content:
-    labels = [label for _, _, label in tier.intervals if label.lower() not in _SILENCES]
-    return _Content(_phones_of(labels, path) if phones else labels, phones)
-
-
-def _phones_of(labels: Sequence[str], path: Path) -> list[str]:
-    """Labels of phones as IPA; TIMIT's symbols where all are among them."""
-    unknown = next((label for label in labels if label.lower() in _WITHOUT_PHONES), None)
-    if unknown:
-        raise must_be(f"transcript {path}", "the phones of all that is spoken", f"one with `{unknown}`")
-    if not all(label in _TIMIT or label in _CLOSURES for label in labels):
-        return list(labels)
-    phones = []
-    for label, following in zip(labels, [*labels[1:], ""]):
-        if label in _CLOSURES and following in _RELEASES.get(label, (_CLOSURES[label],)):
-            continue  # the stop follows, and the two are one phone
-        phones.append(_TIMIT.get(label) or _CLOSURES[label])
-    return phones
-
-
-def _of_subtitles(text: str) -> list[str]:
-    """The lines of SubRip and WebVTT files that are spoken."""
-    spoken = []
-    for block in re.split(r"\n[ \t]*\n", "\n".join(split_lines(text))):
-        lines = block.split("\n")
-        times = next((i for i, line in enumerate(lines) if "-->" in line), None)
-        spoken += [] if times is None else [_MARKUP.sub("", line).strip() for line in lines[times + 1 :]]
-    return [line for line in spoken if line]
+def _of_intervals(path: Path, intervals: Sequence[Interval], phones: bool | None) -> _Content:
+    if phones:
+        return _Content([phone.label for phone in phones_of(intervals, path)], phones)
+    return _Content([label for _, _, label in intervals if label.lower() not in SILENCES], phones)
 
 
 def _is_ipa(character: str) -> bool:

@@ -58,7 +58,7 @@ def test_transcripts_by_many_names(tmp_path, name, content, text):
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("r.srt", "1\n00:00:00 --> 00:00:01\nx", "r.srt is not read"), ("r.phn", "0 100 h#\n", "r.phn is not read"),
+        ("r.srt", "x", "r.srt is empty"), ("r.mlf", "x", "r.mlf is not read"),
         ("r.eaf", "<x/>", "r.eaf is not read"), ("r.txt", "", "r.txt is empty"), ("r.txt", " \n\n", "r.txt is empty"),
         ("r.lab", "0 1000 pa\n1000 2000 ta\n", "words alone"), ("r.lab", "0.12 125 pau\n0.2 125 a\n", "words alone"),
         ("r.trn", "a (r1)\nb (r2)\n", "of one recording"), ("r.txt", "señor".encode("latin-1"), "UTF-8"),

@@ -23,18 +23,25 @@ _MARGIN_S = 0.1  # of silence that a turn keeps on each side, where there is as 
 
 
 def utterances_of(path: Path, whole: Utterance) -> Iterator[Utterance | Dropped]:
+    """The utterances of a recording with a TextGrid, as `utterances_by` says.
+
+    Raises `UserError` where the TextGrid cannot be read, or no tier is known by its name.
+    """
+    return utterances_by(annotated_by(path, read_textgrid(path)), path, whole)
+
+
+def utterances_by(speakers: Sequence[Annotation], path: Path, whole: Utterance) -> Iterator[Utterance | Dropped]:
     """The utterances of an annotated recording.
 
     One per interval of an utterance tier; else the whole recording, or each turn where several people speak in it.
     Those with a word that the aligner did not know are left out: their phones are only some of what is spoken.
 
     Args:
-        path: the TextGrid; whole: id, audio, language and speaker of its recording.
+        speakers: their tiers; path: where these are from; whole: id, audio, language and speaker of the recording.
 
     Raises:
-        UserError: the TextGrid cannot be read, no tier is known by its name, or phones are not in IPA.
+        UserError: phones are not in IPA.
     """
-    speakers = annotated_by(path, read_textgrid(path))
     for one in speakers:
         if one.phones is not None:
             refuse_other_letters(path, one.phones)

@@ -5,39 +5,25 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from couloir.audio import AUDIO_SUFFIXES
-from couloir.data.corpora.annotated import utterances_of
+from couloir.data.corpora.annotated import utterances_by, utterances_of
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
+from couloir.data.corpora.labels import SUBTITLES, annotation_of, rows_of
 from couloir.data.corpora.progress import log
+from couloir.data.corpora.textgrid import SILENCES
 from couloir.data.split_names import innermost, kind_of, kinds_in
 from couloir.errors import UserError, must_be
 from couloir.texts import read_lines
 
-WORDS, IPA, GRID = (".txt", ".lab", ".trn"), ".ipa", ".textgrid"
+WORDS, IPA, GRID = (".txt", ".lab", ".trn", ".wrd"), ".ipa", ".textgrid"
 SPLITS = {"train": TRAIN, "dev": DEV, "test": HELDOUT}
 """What prepared data calls a split that a folder or a table names."""
-_OTHERS = (
-    ".srt",
-    ".vtt",
-    ".phn",
-    ".wrd",
-    ".eaf",
-    ".json",
-    ".ctm",
-    ".stm",
-    ".tg",
-    ".docx",
-    ".csv",
-    ".tsv",
-    ".lrc",
-    ".mlf",
-)
-_TIMED = re.compile(r"\s*[\d.]+\s+[\d.]+\s+\S+(\s+-?[\d.]+)?\s*", re.ASCII)
+_OTHERS = (".eaf", ".json", ".ctm", ".stm", ".tg", ".docx", ".csv", ".tsv", ".lrc", ".mlf")
 _TIMIT = re.compile(r"0 \d{4,} (?=\S)", re.ASCII)
 _TRN_ID = re.compile(r"\s*\([^()\s]+\)\s*$")
 
@@ -123,27 +109,44 @@ def _transcribed(audio: Path, files: Mapping[str, Path], whole: Utterance) -> It
         yield from utterances_of(files[GRID], whole)
         return
     words = next((files[suffix] for suffix in WORDS if suffix in files), None)
+    if labels := annotation_of(audio, files, words):
+        text = _words(words) if words and not labels.utterances else ""
+        yield from utterances_by([labels], audio, replace(whole, text=text))
+        return
     text = _words(words) if words else ""
     ipa = " ".join(read_lines(files[IPA])).strip() if IPA in files else ""
     if text or ipa:
         yield replace(whole, text=text, ipa=ipa)
         return
-    beside = [path.name for suffix, path in files.items() if suffix in (*WORDS, IPA)]
+    beside = [path.name for suffix, path in files.items() if suffix in (*WORDS, *SUBTITLES, IPA)]
     others = [path.name for suffix, path in files.items() if suffix in _OTHERS]
     why = f"{beside[0]} is empty" if beside else f"{others[0]} is not read" if others else "none is beside it"
-    yield Dropped(whole.id, NO_TRANSCRIPT, f"{audio}: {why}; .TextGrid, .txt, .lab, .trn and .ipa are")
+    yield Dropped(whole.id, NO_TRANSCRIPT, f"{audio}: {why}; .TextGrid, .txt, .lab, .trn, .ipa, .phn and .srt are")
 
 
 def _words(path: Path) -> str:
     """The words of a transcript. Raises `UserError` where it holds times, or many utterances."""
     lines = [line.strip() for line in read_lines(path) if line.strip()]
-    if lines and all(_TIMED.fullmatch(line) for line in lines):
+    if path.suffix.lower() == ".wrd" and (rows := rows_of(lines)):
+        return " ".join(label for _, _, label in rows if label.lower() not in SILENCES)
+    if _has_times(lines):
         raise must_be(str(path), "words alone", "lines of times and labels", "make a TextGrid of it")
     if path.suffix.lower() == ".trn" and lines:
         if sum(bool(_TRN_ID.search(line)) for line in lines) > 1:
             raise must_be(str(path), "the transcript of one recording", f"{len(lines)} lines with ids")
         lines = [_TRN_ID.sub("", line) for line in lines]
     return _TIMIT.sub("", " ".join(lines))  # TIMIT's begin with the first and last sample
+
+
+def _has_times(lines: Sequence[str]) -> bool:
+    """Whether lines are times and labels; one of TIMIT's, with samples, is a text, and so are numbers alone."""
+    rows = rows_of(lines)
+    try:
+        forward = all(float(begin) <= float(end) for begin, end, _ in rows)
+    except ValueError:
+        return False
+    with_letters = any(any(map(str.isalpha, label)) for _, _, label in rows)
+    return forward and with_letters and (len(rows) > 1 or "." in rows[0][0] + rows[0][1])
 
 
 def beside(folder: Path, audio: str) -> Path:

@@ -16,9 +16,9 @@ from couloir.texts import read_text
 PHONE_TIERS = ("phones", "phone", "phonemes", "phoneme", "segments", "ipa", "mau")
 WORD_TIERS = ("words", "word", "ort-mau", "ort", "orthography")
 UTTERANCE_TIERS = ("utterances", "utterance", "sentences", "sentence", "phrases", "phrase", "text", "transcript")
-SILENCES = ("", "sil", "sp", "pau", "<p:>", "<nib>", "<sil>", "<eps>", "#", "_")
-"""Labels of intervals in which nobody speaks (MFA, WebMAUS, Festival)."""
-UNKNOWN = ("spn", "<spn>", "<unk>", "[unk]", "<oov>", "<usb>")
+SILENCES = ("", "sil", "sp", "pau", "<p:>", "<nib>", "<sil>", "<eps>", "#", "_", "h#", "epi")
+"""Labels of intervals in which nobody speaks (MFA, WebMAUS, Festival, TIMIT)."""
+UNKNOWN = ("spn", "<spn>", "unk", "<unk>", "[unk]", "<oov>", "<usb>")
 """Labels of speech whose words or phones an aligner did not know."""
 
 # Field names, and the numbers of items in brackets, only repeat what the order of the values says; without them the
