@@ -49,7 +49,8 @@ def test_words_alone_are_a_transcript(tmp_path):
     ("files", "why"),
     [
         ({"x.phn": PHN.replace("19200 32000 h#\n", "")}, "at 1.20 s"),  # 8 kHz, of 2 s
-        ({"x.phn": "0 96000 ʃ\n"}, "at 6.00 s"), ({"x.phn": "MillisecondsPerFrame: 1.0\n0 100 .pau\n"}, "must be lines"),
+        ({"x.phn": "0 96000 ʃ\n"}, "at 6.00 s"),
+        ({"x.phn": "MillisecondsPerFrame: 1.0\n0 100 .pau\n"}, "must be lines"),
         ({"x.phn": ""}, "must be lines"), ({"x.phn": "0 32000 ER0\n"}, "must be IPA"),
         ({"x.phn": "0 9 sh\n9 32000 spn\n"}, "`spn`"), ({"x.phn": "900 9 sh\n9 32000 iy\n"}, "after its begin"),
         ({"x.phn": "0 1.5.5 sh\n"}, "number of seconds"), ({"x.phn": PHN, "x.txt": b"\xe9"}, "UTF-8"),
@@ -63,8 +64,8 @@ def test_labels_that_cannot_be_are_named(tmp_path, files, why):
 
 
 SRT = (
-    "1\n00:00:00,500 --> 00:00:01,250\n<i>Hello</i>\nthere\n\n2\n00:00:01,500 --> 00:00:03,000 X1:0\n{\\an8}12 apples\n\n"
-    "3\n01:00:03,000 --> 01:00:04,000\n\n"
+    "1\n00:00:00,500 --> 00:00:01,250\n<i>Hello</i>\nthere\n\n"
+    "2\n00:00:01,500 --> 00:00:03,000 X1:0\n{\\an8}12 apples\n\n3\n01:00:03,000 --> 01:00:04,000\n\n"
 )
 VTT = (
     "WEBVTT\n\nNOTE a --> b\n\n00:00.500 --> 00:01.250 align:start\n<v Ann>Hello there\n\n"
@@ -88,7 +89,10 @@ def test_a_text_goes_before_subtitles(tmp_path):
     assert (found.text, found.start) == ("all of it", None)
 
 
-@pytest.mark.parametrize("text", ["1 2 3", "1 2 3 4 5", "12 30 apples", "0 46797 Go on.", "7 8\n9 10 11", "3 2 one\n1 0 go"])
+NUMBERS = ["1 2 3", "1 2 3 4 5", "12 30 apples", "0 46797 Go on.", "7 8\n9 10 11", "3 2 one\n1 0 go"]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
 def test_numbers_are_words_too(tmp_path, text):
     (found,) = read(tmp_path, {"x.txt": text})
     assert isinstance(found, Utterance) and found.text == text.replace("\n", " ").removeprefix("0 46797 ")
