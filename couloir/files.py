@@ -33,8 +33,12 @@ def writing_to(place: str | Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        remedy = "free some space, or give another place" if error.errno in FULL else "give another place"
-        raise UserError(f"{place} cannot be written ({error.strerror or error}); {remedy}") from None
+        raise UserError(f"{place} cannot be written ({error.strerror or error}); {remedy(error)}") from None
+
+
+def remedy(error: OSError) -> str:
+    """What a person can do about a file that cannot be written."""
+    return "free some space, or give another place" if error.errno in FULL else "give another place"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from couloir.audio import AudioError
 from couloir.errors import UserError, must_be, shown
-from couloir.files import FULL, place_in, writing_to
+from couloir.files import FULL, place_in, remedy, writing_to
 from couloir.inference.formats import table, textgrid, tiers_of
 from couloir.inference.journal import GONE, KEPT, WRITTEN, Journal, changed, state_of
 from couloir.inference.output import Output, output_of
@@ -227,8 +227,8 @@ class _Keeper:
             state = self.journal.put(textgrid(tiers_of(transcript), transcript.duration), grid, self.lost)
         except (OSError, UserError) as error:
             why = f"{path} cannot be written ({getattr(error, 'strerror', None) or error})"
-            if getattr(error, "errno", None) in _OF_ALL:
-                raise UserError(f"{why}; free some space, or give another place") from None
+            if isinstance(error, OSError) and error.errno in _OF_ALL:
+                raise UserError(f"{why}; {remedy(error)}") from None
             run.failed[transcript.name] = why
             self.bar.say(f"error: {why}")
             return

@@ -15,6 +15,7 @@ from torch import nn
 from couloir.checkpoint import load_checkpoint, load_weights, model_weights, number, reading, save_checkpoint
 from couloir.config import as_plain
 from couloir.errors import UserError
+from couloir.files import remedy
 from couloir.locks import Lock
 from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.training.averaging import RunningAverage
@@ -71,7 +72,8 @@ class Checkpointer:
         model, optimizer, scheduler, precision, recovery, average, state: the parts of the run. ``average`` is rank 0's.
         plan_of: an epoch's plan fingerprint (see `TrainingData.plan_fingerprint`); asked on rank 0 alone.
         run_config: the resolved configuration, any dataclass of sections, or None.
-        unsaved: why the last save failed, in a line; empty when it did not. lock: rank 0's, of the run directory.
+        unsaved: why the last save failed and what to do, in a line; empty when it did not.
+        lock: rank 0's, of the run directory.
     """
 
     group: Group
@@ -105,7 +107,7 @@ class Checkpointer:
                 save_checkpoint(path, self._content(ranks))
                 report_status(RUNNING, self.state.step)
             except OSError as error:
-                unsaved = f"{path} could not be saved ({error.strerror or error})"
+                unsaved = f"{path} could not be saved ({error.strerror or error}); {remedy(error)}"
                 logging.error("%s; what was saved before is whole, the run goes on", unsaved)
         self.unsaved = self.group.from_main(unsaved)
         return not self.unsaved

@@ -150,8 +150,8 @@ class Trainer:
                     pass
                 if self.checkpoints.unsaved:
                     raise UserError(
-                        f"{self.checkpoints.unsaved}; free some space and start again: what was saved "
-                        f"before in {self.exp_dir} is whole, and the run goes on from there"
+                        f"{self.checkpoints.unsaved}; what was saved before in {self.exp_dir} is whole, "
+                        "and a start there, or with a copy of it, goes on from that"
                     )
             except BaseException:
                 logging.error("training stopped by an error; %s holds what was saved before", self.exp_dir)

@@ -1,5 +1,6 @@
 """A full disk costs a line, and exit code 2 where the end of a run is lost; nothing that was saved is."""
 
+import errno
 import logging
 import os
 import signal
@@ -38,6 +39,31 @@ def test_a_run_whose_end_cannot_be_saved_says_so(tmp_path, train, monkeypatch, c
     # The run went on to its end all the same.
     assert "checkpoint-15.pt could not be saved (No space left on device)" in caplog.text
     assert checkpoints(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space, or give another place"),
+        (errno.EDQUOT, "free some space, or give another place"),
+        (errno.EIO, "give another place"),
+        (errno.EROFS, "give another place"),
+        (errno.EACCES, "give another place"),
+        (None, "give another place"),
+    ],
+)
+def test_space_is_asked_for_where_it_would_help(tmp_path, train, monkeypatch, caplog, number, remedy):
+    error = OSError("broken") if number is None else OSError(number, os.strerror(number))
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(UserError) as raised:
+        train(max_steps=2, save_every_n=1, final_decay=0)
+    why = f"could not be saved ({error.strerror or error}); {remedy}; what was saved before"
+    assert f"checkpoint-2.pt {why} in {tmp_path}/exp is whole, and a start there" in str(raised.value)
+    assert f"checkpoint-1.pt {why} is whole, the run goes on" in caplog.text
 
 
 def test_a_disk_that_was_full_for_a_while_is_no_mistake(tmp_path, train, monkeypatch, caplog):
@@ -118,7 +144,7 @@ def test_a_program_on_a_full_disk_ends_with_one_line(tmp_path):
     done = run_program(exp_dir, max_steps=6, final_decay=0, most_bytes=10_000)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: {exp_dir}/checkpoint-6.pt could not be saved (File too large); free some space")
+    assert last.startswith(f"error: {exp_dir}/checkpoint-6.pt could not be saved (File too large); give another")
     assert "Traceback" not in done.stderr
     assert checkpoints(tmp_path) == before and not list(exp_dir.glob(".*"))
 
