@@ -57,6 +57,13 @@ MAX_NESTING = 16
 MAX_INDEX_HEADER_BYTES = 1 << 20
 """Of an index's first line, which has counts and a few examples."""
 
+MAX_RUN_SECONDS = 60
+"""Of one run of an ONNX model, whatever its input: for half a second of sound the largest takes 0.2 s on one core."""
+
+MAX_RUN_NUMBERS_PER_SECOND = 400
+"""Of a run's input, for each second that it may take beside those: a second of sound is 8,000 numbers as features or
+16,000 as samples, and so has 20 or 40 s. The largest model takes 0.2 s on one core, a crowded one more."""
+
 # Audio. What is decoded lies in memory whole: the file, its samples as float32 (4 bytes each, of every channel), and
 # once more while they are resampled. The bounds keep that in proportion to the file.
 

@@ -13,6 +13,8 @@ import numpy as np
 from couloir.errors import UserError, must_be
 from couloir.inference.onnx_files import external_data
 from couloir.inference.processor import heed_integers
+from couloir.inference.watchdog import Ending
+from couloir.limits import MAX_RUN_NUMBERS_PER_SECOND, MAX_RUN_SECONDS
 from couloir.machine import usable_cores
 
 Names = tuple[str, ...]
@@ -73,14 +75,20 @@ def run_session(session: Any, *arrays: np.ndarray, names: Names, outputs: Sequen
         session: of `load_session`. arrays: of the inputs ``names``. outputs: names, or None for all.
 
     Raises:
-        UserError: the model cannot be run on these.
+        UserError: the model cannot be run on these, or comes to no end.
     """
+    from onnxruntime import RunOptions
+
     declared = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
     feed = {name: array.astype(declared[name], copy=False) for name, array in zip(names, arrays)}
+    options = RunOptions()
+    seconds = MAX_RUN_SECONDS + sum(array.size for array in arrays) // MAX_RUN_NUMBERS_PER_SECOND
     try:
-        found = session.run(outputs, feed)
+        with Ending(options, seconds):
+            found = session.run(outputs, feed, options)
     except Exception as error:  # onnxruntime's own classes have no common base
-        raise UserError(f"{_path(session)} cannot be run by ONNX Runtime ({_reason(error)})") from None
+        why = f"it has no end after {seconds} s" if options.terminate else _reason(error)
+        raise UserError(f"{_path(session)} cannot be run by ONNX Runtime ({why})") from None
     return [np.asarray(out, np.float32) if getattr(out, "dtype", None) == np.float16 else out for out in found]
 
 

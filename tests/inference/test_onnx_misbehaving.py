@@ -3,7 +3,11 @@
 import resource
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from couloir.errors import UserError
+from couloir.inference import onnx_session, watchdog
 from couloir.inference.info import describe
 from couloir.inference.onnx_backend import OnnxBackend
 from couloir.inference.recognizer import Recognizer
@@ -186,6 +191,84 @@ def test_constants_do_not_fill_the_memory_either(tmp_path):
     with pytest.raises(UserError, match="asks for 20.0 GB of memory"):
         OnnxBackend(huge(tmp_path / "model.onnx", fold=True))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
+
+
+def endless(path, steps=2**62):
+    """A loop that ends when the sun is gone, and then gives the lowest mel energies."""
+    one = numpy_helper.from_array(np.float32(1), "one")
+    ends = ("on", TensorProto.BOOL, []), ("kept", FLOAT, None)
+    step = helper.make_graph(
+        [node("Identity", ["on"], ["still"]), node("Mul", ["kept", "one"], ["next"])],
+        "step",
+        [helper.make_tensor_value_info(*of) for of in (("i", INT64, []), *ends)],
+        [helper.make_tensor_value_info(*of) for of in (("still", *ends[0][1:]), ("next", *ends[1][1:]))],
+        [one],
+    )
+    loop = node("Loop", ["steps", "true", "scores"], ["log_probs"], body=step)
+    constants = [constant("steps", steps), constant("true", True, bool)]
+    return write(path, [*SCORES, loop, SAME_LENGTH], [*CUT, *constants])
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(watchdog, "TICK_S", 0.02)
+    monkeypatch.setattr(onnx_session, "MAX_RUN_SECONDS", 0.04)
+    monkeypatch.setattr(onnx_session, "MAX_RUN_NUMBERS_PER_SECOND", 10**6)
+
+
+def test_a_model_without_an_end_is_stopped(tmp_path, impatient):
+    write_tokens(tmp_path)
+    endless(tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=r"model.onnx cannot be run by ONNX Runtime \(it has no end after 0.04 s\)"):
+        OnnxBackend(tmp_path / "model.onnx")
+    assert not watchdog._runs
+    # A loop that ends is none, nor is the next run of this process stopped.
+    backend = OnnxBackend(endless(tmp_path / "model.onnx", 100))
+    assert backend.encode([np.zeros(16000, np.float32)])[0].shape == (100, SYMBOLS)
+
+
+def test_every_run_has_its_own_time(monkeypatch):
+    """Counted by hand: a long run outlives a short one, and those that are over are not counted any more."""
+    ticks, seen = iter(range(4)), []
+    long, short, over = (SimpleNamespace(terminate=False) for _ in range(3))
+
+    def sleep(seconds):
+        seen.append((seconds, short.terminate, long.terminate))
+        if next(ticks, None) is None:
+            raise SystemExit
+
+    monkeypatch.setattr(watchdog.time, "sleep", sleep)
+    monkeypatch.setattr(watchdog, "_start", lambda: None)
+    with watchdog.Ending(over, 1):
+        pass
+    with watchdog.Ending(long, 4), watchdog.Ending(short, 1.5), pytest.raises(SystemExit):
+        watchdog._count()
+    assert seen == [(1.0, *of) for of in [(False, False), (False, False), (True, False), (True, False), (True, True)]]
+    assert not over.terminate and not watchdog._runs
+
+
+def test_longer_inputs_have_more_time(tmp_path, monkeypatch):
+    """60 s, and 20 s for each second of features."""
+    given = []
+    monkeypatch.setattr(onnx_session, "Ending", lambda _, seconds: nullcontext(given.append(seconds)))
+    backend = OnnxBackend(sound(tmp_path / "model.onnx"))
+    backend.encode([np.zeros(16000 * seconds, np.float32) for seconds in (30,)])
+    assert given == [60 + 57 * 80 // 400, 60 + 600]
+
+
+def test_one_clock_counts_for_all_threads(monkeypatch):
+    monkeypatch.setattr(watchdog, "TICK_S", 0.01)
+    before = watchdog._clock
+
+    def run(_):
+        with watchdog.Ending(SimpleNamespace(terminate=False), 60):
+            return watchdog._clock
+
+    with ThreadPoolExecutor(8) as pool:
+        clocks = set(pool.map(run, range(64)))
+    assert len(clocks) == 1 and clocks.pop().is_alive()
+    assert not before.is_alive() or watchdog._clock is before
+    assert sum(thread.name == "watchdog" for thread in threading.enumerate()) == 1
 
 
 def sound(path, steps=STEPPED, constants=STEPS, metadata=None):
