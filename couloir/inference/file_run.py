@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,9 @@ from typing import Any
 
 from couloir.audio import AudioError
 from couloir.errors import UserError, must_be, shown
-from couloir.files import FULL, place_in, remedy, writing_to
-from couloir.inference.formats import table, textgrid, tiers_of
-from couloir.inference.journal import GONE, KEPT, WRITTEN, Journal, changed, state_of
+from couloir.files import ANY_NAME, FULL, place_in, remedy, writing_to
+from couloir.inference.formats import recordings_in, table, textgrid, tiers_of
+from couloir.inference.journal import GONE, KEPT, POSSIBLY, WRITTEN, Journal, left, state_of
 from couloir.inference.output import Output, output_of
 from couloir.inference.places import textgrid_places
 from couloir.inference.progress import ProgressBar
@@ -31,7 +32,7 @@ class FilesRun:
 
     Attributes:
         transcripts: by file, in the order of the files. failed: file -> why. resumed: files that were done before.
-        left: TextGrid -> why it was not written: a person changed it since, or deleted it.
+        left: TextGrid -> why it was not written: a person changed it since, protected or deleted it.
         streamed: whether the output was a pipe, a terminal, or the like.
     """
 
@@ -47,7 +48,8 @@ class FilesRun:
 
     def summary(self, output: Path | None) -> str:
         """What was done, in one line."""
-        kept, gone = (sum(why == state for why in self.left.values()) for state in (KEPT, GONE))
+        gone = sum(why == GONE for why in self.left.values())
+        kept = len(self.left) - gone
         parts = [f"{len(self.transcripts) - self.resumed} transcribed"]
         parts += [f"{self.resumed} were done before"] if self.resumed else []
         written = all(name not in self.transcripts for name in self.failed)
@@ -176,7 +178,7 @@ class _Keeper:
         """Give each recording of this run the place of its TextGrid in the folder, or "" for the one file."""
         known = {name: self.journal.grids[place] for name, place in self.places.items() if place in self.journal.grids}
         foreign = [self.journal.grids[place] for place in self.others if place in self.journal.grids]
-        if self.path.suffix == ".TextGrid" and len(self.names) == 1 and not self.path.is_dir():
+        if self.path.suffix.lower() == ".textgrid" and len(self.names) == 1 and not self.path.is_dir():
             if self.others:
                 held = f"{self.output.given}, which has that of {self.journal.done[self.others[0]].name}"
                 raise must_be("--output", "a folder for the TextGrids of several recordings", held)
@@ -189,15 +191,32 @@ class _Keeper:
 
     def check(self) -> None:
         """Refuse, before any work is done, places that hold what no run has written. Raises `UserError`."""
-        self.lost = self.journal.is_lost()
+        journal = self.journal
+        self.lost = journal.is_lost()
         if self.lost:
             self.bar.say(f"what was written to {self.output.given} before is gone, and is written again")
+        if journal.unread:
+            self.bar.say(f"{journal.path} has {journal.unread} damaged line(s), whose recordings are transcribed again")
+        with writing_to(self.output.given):
+            self._adopt()
+            if self.output.kind == "TextGrid":
+                for name, grid in self.grids.items():
+                    if self.places[name] not in journal.done:  # of those, what would be written is known
+                        journal.state(grid)
+            elif (state := journal.state()) in (KEPT, POSSIBLY):
+                raise left(self.output.given, state, journal.path)
+
+    def _adopt(self) -> None:
+        """Know what an earlier release has written, which kept the order of the command line."""
+        done = self.journal.done
         if self.output.kind == "TextGrid":
             for name, grid in self.grids.items():
-                if self.places[name] not in self.journal.done:  # of those, what would be written is known
-                    self.journal.state(grid)
-        elif self.journal.state() == KEPT:
-            raise changed(self.output.given, self.journal.path)
+                if found := done.get(self.places[name]):
+                    with contextlib.suppress(OSError):  # which is that recording's failure
+                        self.journal.adopt(grid, textgrid(tiers_of(found), found.duration))
+        elif done:
+            orders = {tuple(place for place in self.places.values() if place in done), tuple(done)}
+            self.journal.adopt("", *(table(self.output.kind, [done[place] for place in order]) for order in orders))
 
     def write(self, run: FilesRun) -> None:
         """Write what there is. Raises `UserError` for a table that a person changed meanwhile, or a full disk."""
@@ -215,17 +234,26 @@ class _Keeper:
             return
         with writing_to(self.output.given):
             text = table(self.output.kind, [*others, *run.transcripts.values()])
-            if self.journal.put(text, again=True) == KEPT:
-                raise changed(self.output.given, self.journal.path)
+            if self.journal.unread and self._loses_rows(text):
+                why = f"holds rows that {self.journal.path}, which is damaged, has no more"
+                raise UserError(f"{self.output.given} {why}, and is kept; move it away and it is written again")
+            if (state := self.journal.put(text, again=True)) != WRITTEN:
+                raise left(self.output.given, state, self.journal.path)
+
+    def _loses_rows(self, text: str) -> bool:
+        if not self.path.is_file() or self.journal.state() != WRITTEN:
+            return False
+        before = self.path.read_bytes().decode("utf-8", ANY_NAME)
+        return not recordings_in(self.output.kind, before) <= recordings_in(self.output.kind, text)
 
     def _write_grid(self, grid: str, transcript: Transcript, run: FilesRun) -> None:
         """Write a TextGrid; what stands in its way is that recording's failure, but not a full disk."""
         path = self.path / grid
         try:
-            if grid:
-                place_in(self.path, grid)
+            if Path(grid).parent.parts:
+                place_in(self.path, str(Path(grid).parent))
             state = self.journal.put(textgrid(tiers_of(transcript), transcript.duration), grid, self.lost)
-        except (OSError, UserError) as error:
+        except (OSError, ValueError, UserError) as error:
             why = f"{path} cannot be written ({getattr(error, 'strerror', None) or error})"
             if isinstance(error, OSError) and error.errno in _OF_ALL:
                 raise UserError(f"{why}; {remedy(error)}") from None

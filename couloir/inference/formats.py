@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from couloir.errors import must_be, unknown_name
 from couloir.inference.transcript import Token, Transcript
+from couloir.texts import split_lines
 
 FORMATS = ("jsonl", "tsv", "ctm", "TextGrid")
 Tiers = dict[str, list[Token]]
@@ -40,8 +42,15 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Transcript:
-    """The transcript that `to_json` was given."""
-    return Transcript(**{**values, "tokens": [Token(**token) for token in values["tokens"]]})
+    """The transcript that `to_json` was given. Raises KeyError, TypeError or OverflowError for other values."""
+    found = Transcript(**{**values, "tokens": [Token(**token) for token in values["tokens"]]})
+    numbers = [found.duration, found.confidence, found.frame_shift]
+    numbers += [number for token in found.tokens for number in (token.start, token.end, token.confidence)]
+    if not all(map(math.isfinite, numbers)) or found.log_probs is not None:
+        raise TypeError("a number that is none")
+    if not all(isinstance(text, str) for text in (found.name, found.text, *(t.symbol for t in found.tokens))):
+        raise TypeError("a text that is none")
+    return found
 
 
 def table(kind: str, transcripts: Sequence[Transcript]) -> str:
@@ -56,6 +65,13 @@ def table(kind: str, transcripts: Sequence[Transcript]) -> str:
         return "file\ttext\tconfidence\tduration_s\n" + "".join(map(_tsv, transcripts))
     ids = ctm_ids([transcript.name for transcript in transcripts])
     return "".join(_ctm(transcript, ids[transcript.name]) for transcript in transcripts)
+
+
+def recordings_in(kind: str, text: str) -> set[str]:
+    """What the rows of a `table` are of, as it has them."""
+    if kind == "jsonl":
+        return {json.loads(line)["name"] for line in split_lines(text)}
+    return {line.partition("\t" if kind == "tsv" else " ")[0] for line in split_lines(text)}
 
 
 def json_line(values: dict[str, Any]) -> str:

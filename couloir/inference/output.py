@@ -15,10 +15,11 @@ from typing import IO
 from couloir.errors import UserError, must_be, shown
 from couloir.files import ANY_NAME, writing_to
 from couloir.inference.formats import FORMATS, format_of
-from couloir.inference.journal import KEPT, Journal, changed
+from couloir.inference.journal import KEPT, WRITTEN, Journal, left
 
 _DESCRIPTOR = re.compile(r"/proc/(self|thread-self|\d+)/fd/(\d+)")
 _MOST_LINKS = 40
+_KNOWN = {name.lower() for name in FORMATS}
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,17 @@ def output_of(given: Path, kind: str | None = None) -> Output:
         return Output(str(given), _stream_format(given, kind), path, is_stream=True)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise must_be("--output", "a file, a folder, a pipe or a terminal", f"{given}, a disk or a socket")
+    folder = stat.S_ISDIR(mode)
+    if folder and kind is None and given.suffix[1:].lower() not in _KNOWN:
+        kind = "TextGrid"  # 2026.11 is a folder's name, too
     kind = format_of(given, kind)
-    if kind != "TextGrid" and stat.S_ISDIR(mode):
+    if kind != "TextGrid" and folder:
         raise must_be("--output", f"a file for {kind}", f"{given}, a folder")
     return Output(str(given), kind, path)
 
 
 def _stream_format(given: Path, kind: str | None) -> str:
-    if kind is None and given.suffix[1:].lower() not in [name.lower() for name in FORMATS]:
+    if kind is None and given.suffix[1:].lower() not in _KNOWN:
         return "tsv"
     return format_of(given, kind)
 
@@ -124,12 +128,13 @@ def writing_one(output: Output, program: str) -> Iterator[Callable[[str], object
     if output.path.is_dir():
         raise must_be("--output", "a file", f"{output.given}, a folder")
     with Journal(output.path, {"program": program}) as journal:
-        if journal.state() == KEPT:
-            raise changed(output.given, journal.path)
+        with writing_to(output.given):
+            if journal.state() == KEPT:
+                raise left(output.given, KEPT, journal.path)
 
         def write(text: str) -> None:
             with writing_to(output.given):
-                if journal.put(text, again=True) == KEPT:
-                    raise changed(output.given, journal.path)
+                if (state := journal.put(text, again=True)) != WRITTEN:
+                    raise left(output.given, state, journal.path)
 
         yield write

@@ -9,6 +9,7 @@ import couloir.cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from parrot import Parrot
 from tiny_models import tiny_model, write_onnx, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,12 @@ def call(capsys, monkeypatch):
         return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
 
     return call
+
+
+@pytest.fixture
+def parrot(tmp_path):
+    (tmp_path / "model.onnx").write_text("weights")
+    return Parrot(tmp_path / "model.onnx")
 
 
 @pytest.fixture

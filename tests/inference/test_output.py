@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -10,74 +9,15 @@ import sys
 import threading
 import unicodedata
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from parrot import Parrot, edit, go, grids, rows, talk
 
 from couloir.errors import UserError
-from couloir.inference.file_run import transcribe_files
 from couloir.inference.journal import Journal, journal_path
 from couloir.inference.output import output_of, writing_one
-from couloir.inference.recordings import find_audio
-from couloir.inference.transcript import Token, Transcript
 
 TABLES = ("jsonl", "tsv", "ctm")
-
-
-class Parrot:
-    """Stands in for a recogniser: what it makes out is the content of a file. It counts what it was given."""
-
-    def __init__(self, weights):
-        self.backend = SimpleNamespace(origin=str(weights), average="", kind="ctc", files=[Path(weights)])
-        self.restriction, self.choices, self.given = None, {}, []
-
-    def results(self, names):
-        for index, name in enumerate(names):
-            self.given.append(name)
-            text = Path(name).read_text()
-            yield index, Transcript(name, text, [Token(text, 0.0, 0.5, 1.0)], 1.0, 1.0, 0.02)
-
-
-@pytest.fixture
-def parrot(tmp_path):
-    (tmp_path / "model.onnx").write_text("weights")
-    return Parrot(tmp_path / "model.onnx")
-
-
-def talk(folder, **texts):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / f"{name}.wav").write_text(text)
-    return folder
-
-
-def go(parrot, folder, output, kind=None):
-    return transcribe_files(parrot, find_audio([folder], output), output, kind, folder if folder.is_dir() else None)
-
-
-def rows(path):
-    """(file, text) of a table."""
-    lines = path.read_text("utf-8").splitlines()
-    if path.suffix == ".jsonl":
-        return [(Path(values["name"]).name, values["text"]) for values in map(json.loads, lines)]
-    return [
-        (Path(line.split()[0]).name, line.split()[{".tsv": 1, ".ctm": 4}[path.suffix]])
-        for line in lines
-        if "wav" in line
-    ]
-
-
-def grids(folder):
-    return {
-        str(path.relative_to(folder)): next(
-            part for part in path.read_text("utf-8").split('"')[9:] if part.strip(" \n")
-        )
-        for path in sorted(folder.rglob("*.TextGrid"))
-    }
-
-
-def edit(path, old, new):
-    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
 
 
 # TextGrids
@@ -153,7 +93,7 @@ def test_a_run_that_was_killed_between_file_and_journal_knows_its_own_files(parr
     journal.write_text("".join(lines[:3]), "utf-8")
     edit(out / "a.TextGrid", "ata", "CORRECTED")  # and here nobody knows who wrote it
     run = go(parrot, folder, out)
-    assert run.exit_code() == 2 and grids(out)["a.TextGrid"] == "CORRECTED"
+    assert list(run.left) == [str(out / "a.TextGrid")] and grids(out)["a.TextGrid"] == "CORRECTED"
 
 
 def test_somebodys_own_textgrid_stops_the_run_before_any_work(parrot, tmp_path):
@@ -316,7 +256,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from test_output import Parrot, go
+from parrot import Parrot, go
 from couloir.errors import one_line_errors
 sys.exit(one_line_errors(lambda: go(Parrot(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])).exit_code())())
 """
