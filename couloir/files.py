@@ -90,9 +90,9 @@ def name_of_id(id: str, taken: set[str] | None = None, blank: str = " ") -> str:
         name = _with_digest(name, id)
     if taken is not None:
         first, copies = name, itertools.count(1)
-        while _key(name) in taken:
+        while same_name(name) in taken:
             name = _with_digest(first, f"{id}\0{next(copies)}")
-        taken.add(_key(name))
+        taken.add(same_name(name))
     return name
 
 
@@ -102,8 +102,8 @@ def _with_digest(name: str, id: str) -> str:
     return f"{kept}-{digest}" if kept else digest
 
 
-def _key(name: str) -> str:
-    """What names have in common that some file systems take for one."""
+def same_name(name: str) -> str:
+    """What names have in common that some file systems take for one: letters' case and form do not matter."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

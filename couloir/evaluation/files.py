@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from couloir.evaluation.alignment import Pair, align, count, total
-from couloir.files import atomic_write
+from couloir.files import atomic_write, name_of_id
 
 Triple = tuple[str, Sequence[str], Sequence[str]]  # (utterance id, reference words, hypothesis words)
 
@@ -31,7 +31,7 @@ def write_decoding_files(
     With one key the names are icefall's, ``recogs-{test_set}-{suffix}.txt``. With several the key goes before the
     suffix, since otherwise each would overwrite the one before it.
     """
-    res_dir = Path(res_dir)
+    res_dir, test_set = Path(res_dir), name_of_id(test_set)  # the name of somebody's folder
     rates = {}
     for key, triples in results.items():
         name = f"{test_set}-{suffix}" if len(results) == 1 else f"{test_set}-{key}-{suffix}"

@@ -59,3 +59,11 @@ def test_no_key_overwrites_another(tmp_path):
 def test_no_reference_word_at_all(tmp_path, hyp, wer):
     write_decoding_files(tmp_path, "t", "s", {"k": [("u", [], hyp)]})
     assert (tmp_path / "errs-t-s.txt").read_text().startswith(f"%WER = {wer}\n")
+
+
+def test_a_test_sets_name_is_no_path_and_not_too_long(tmp_path):
+    for name in ("test" + "x" * 245, "test/../../out", "test\n\x1b[2J"):
+        write_decoding_files(tmp_path / "res", name, "s", {"k": RESULTS})
+    found = [path.name for path in (tmp_path / "res").iterdir()]
+    assert len(found) == 9 and [path.name for path in tmp_path.iterdir()] == ["res"]
+    assert all(name.isprintable() and len(name) < 255 for name in found)

@@ -68,7 +68,7 @@ class Dropped:
     detail: str = ""
 
 
-NO_TRANSCRIPT, UNREADABLE = "no transcript", "cannot be read"
+NO_TRANSCRIPT, UNREADABLE, REPEATED = "no transcript", "cannot be read", "another utterance has its id"
 
 
 class Corpus(ABC):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.keyed import normal_key, read_keyed
-from couloir.data.corpora.recordings import beside
+from couloir.data.corpora.places import beside
 from couloir.data.corpora.times import seconds, span
 from couloir.errors import UserError, must_be
 from couloir.text.languages import language_tag
@@ -17,6 +17,8 @@ from couloir.texts import split_fields
 
 Table = Mapping[str, str]
 _COMMAND = re.compile(r"\|\s*$|^\s*\|")
+_OUTER = 3
+"""Paths are relative to where a recipe runs: ``data/train/wav.scp`` and ``dump/raw/train/wav.scp`` lie in it."""
 _ORDER = "UTTERANCE RECORDING START END, with times in s"
 
 
@@ -42,6 +44,11 @@ def read_kaldi(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
     used = {normal_key("".join(split_fields(line)[:1])) for line in segments.values()}
     for key in (*(key for key in segments if key not in texts), *recordings.keys() - texts.keys() - used):
         yield Dropped(key, NO_TRANSCRIPT, f"{folder}/text has no line of it")
+
+
+def kaldi_folders(path: Path) -> list[Path]:
+    """A Kaldi folder, or those inside the ``data`` of a recipe, ``train``, ``dev``...; [] where there is none."""
+    return [path] if (path / "wav.scp").is_file() else [found.parent for found in sorted(path.glob("*/wav.scp"))]
 
 
 def _table(folder: Path, name: str, required: bool = True) -> Table:
@@ -73,4 +80,4 @@ def _located(folder: Path, whole: Utterance, segment: str | None, recordings: Ta
     if _COMMAND.search(audio):
         remedy = "convert the recordings to files first"
         raise must_be(f"{folder}/wav.scp: {recording}", "a path", "a command", remedy)
-    return replace(whole, audio=str(beside(folder, audio)))
+    return replace(whole, audio=str(beside(folder, audio, *folder.absolute().parents[:_OUTER])))

@@ -18,6 +18,7 @@ from couloir.data.corpora.progress import log
 from couloir.data.corpora.textgrid import SILENCES
 from couloir.data.split_names import innermost, kind_of, kinds_in
 from couloir.errors import UserError, must_be
+from couloir.files import same_name
 from couloir.texts import read_lines
 
 WORDS, IPA, GRID = (".txt", ".lab", ".trn", ".wrd"), ".ipa", ".textgrid"
@@ -66,9 +67,9 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         log(f"{folder}: {found.foreign} files that macOS left (._NAME, __MACOSX) are passed over")
     _say_what_is_default(folder, found)
     if not usable:
-        raise UserError(
-            f"{folder} has no recording with a transcript of the same name (x.wav with x.txt or x.TextGrid)"
-        )
+        why = f"{folder} has no recording with a transcript of the same name (x.wav with x.txt or x.TextGrid)"
+        tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".tsv", ".csv"))
+        raise UserError(why + (f"; a table is named itself: --user-data {tables[0]}" if tables else ""))
 
 
 def _search(folder: Path) -> _Found:
@@ -83,11 +84,11 @@ def _search(folder: Path) -> _Found:
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() not in AUDIO_SUFFIXES:
-                texts.setdefault(stem.lower(), {}).setdefault(suffix.lower(), Path(root, name))
+                texts.setdefault(same_name(stem), {}).setdefault(suffix.lower(), Path(root, name))
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in AUDIO_SUFFIXES:
-                beside = {**texts.get(name.lower(), {}), **texts.get(stem.lower(), {})}
+                beside = {**texts.get(same_name(name), {}), **texts.get(same_name(stem), {})}
                 found.recordings.append((Path(root, name), beside))
     found.recordings.sort()
     return found
@@ -147,15 +148,3 @@ def _has_times(lines: Sequence[str]) -> bool:
         return False
     with_letters = any(any(map(str.isalpha, label)) for _, _, label in rows)
     return forward and with_letters and (len(rows) > 1 or "." in rows[0][0] + rows[0][1])
-
-
-def beside(folder: Path, audio: str) -> Path:
-    """A recording relative to a folder, to ``clips`` in it, or to the working directory."""
-    path = Path(audio)
-    if audio.startswith("~"):
-        try:
-            path = path.expanduser()
-        except RuntimeError:
-            raise must_be("a path", "of a user's folder that is known", f"`{audio[:100]}`") from None
-    places = (folder / path, folder / "clips" / path, path)
-    return next((place for place in places if os.path.isfile(place)), folder / path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE, audio_seconds, load_audio
-from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Corpus, Dropped, Phone, Utterance
+from couloir.data.corpora.base import NO_TRANSCRIPT, REPEATED, UNREADABLE, Corpus, Dropped, Phone, Utterance
 from couloir.data.corpora.config import SPLITS, TRAIN, FilterConfig, SharConfig, SplitConfig
 from couloir.data.corpora.keyed import normal_key
 from couloir.data.corpora.manifest import (
@@ -82,7 +82,7 @@ def make_manifest(corpus: Corpus, download_dir: Path, data_dir: Path, options: o
         else:
             kept.append(item)
     write_dropped(dropped_path(data_dir, "manifests", corpus.name), dropped)
-    unread = [item for item in dropped if item.reason != NO_TRANSCRIPT]
+    unread = [item for item in dropped if item.reason not in (NO_TRANSCRIPT, REPEATED)]
     if len(unread) > _MOST_UNREADABLE * (len(kept) + len(unread)) or not kept:
         first = "; ".join(f"{item.id}: {item.detail}" for item in (unread or dropped)[:1]) or "it has none"
         raise UserError(
@@ -96,9 +96,9 @@ def make_manifest(corpus: Corpus, download_dir: Path, data_dir: Path, options: o
 
 def _measured(utterance: Utterance, is_repeated: bool) -> Utterance | Dropped:
     """The utterance inside its recording, or why it is left out."""
+    if is_repeated:
+        return Dropped(utterance.id, REPEATED)
     try:
-        if is_repeated:
-            raise UserError("another utterance has its id")
         length = recording_seconds(utterance.audio)
     except UserError as error:
         return Dropped(utterance.id, UNREADABLE, str(error))

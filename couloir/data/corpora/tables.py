@@ -13,14 +13,14 @@ from pathlib import Path, PurePath
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import SPLITS
 from couloir.data.corpora.keyed import refuse_repeated
+from couloir.data.corpora.places import beside
 from couloir.data.corpora.recordings import SPLITS as SPLITS_BY_KIND
-from couloir.data.corpora.recordings import beside
 from couloir.data.corpora.times import seconds, span
 from couloir.data.split_names import kind_of
 from couloir.errors import UserError, must_be
 from couloir.limits import MAX_LINE_CHARS
 from couloir.text.languages import language_tag
-from couloir.texts import read_text, split_lines
+from couloir.texts import iterate_lines, read_text, split_lines
 
 # Field -> headings that mean it, the likelier first; those of Common Voice and NeMo are among them.
 COLUMNS = {
@@ -35,9 +35,11 @@ COLUMNS = {
     "end": ("end", "end_time", "stop", "finish", "end_s", "tmax", "xmax"),
     "duration": ("duration", "dur", "duration_s"),
 }
+TABLES = (".tsv", ".csv")
 _OTHER_UNIT = re.compile(
     r"(start|begin|onset|offset|end|stop|duration|dur)(_?time)?[ _(\[]*(ms|msec|milliseconds?|samples?|frames?)[)\]]*"
 )
+_QUOTED = re.compile(r'\s*"(?:[^"]|"")*"\s*')
 _DELIMITERS = ("\t", ",", ";")
 
 
@@ -84,6 +86,20 @@ def read_table(path: Path, language: str) -> Iterator[Utterance | Dropped]:
             yield Dropped(name, UNREADABLE, str(error))
 
 
+def split_tables(folder: Path) -> list[Path]:
+    """The tables in a folder whose names say a split: ``train.tsv``, ``dev.tsv``, ``test.tsv`` of Common Voice."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES and kind_of(path.stem))
+    return [path for path in found if path.is_file() and _has_columns(path)]
+
+
+def _has_columns(path: Path) -> bool:
+    try:
+        first = next(iterate_lines(path), "")
+        return bool(_columns(path, [cell.strip().lower() for cell in first.split(_delimiter(first))]))
+    except UserError:
+        return False
+
+
 def _rows(path: Path, text: str) -> list[_Row]:
     """The records that are not blank."""
     first = next((line for line in split_lines(text) if line.strip()), "")
@@ -91,11 +107,17 @@ def _rows(path: Path, text: str) -> list[_Row]:
         text = text[text.index(first) + len(first) :]
         first = next((line for line in split_lines(text) if line.strip()), "")
     delimiter = _delimiter(first)
-    if delimiter == "\t":  # quotes mean nothing in a TSV
-        rows = [_Row(number, line.split("\t")) for number, line in enumerate(split_lines(text), 1)]
+    if delimiter == "\t":  # quotes hold no tabs or line breaks in a TSV
+        lines = enumerate(split_lines(text), 1)
+        rows = [_Row(number, [_unquoted(cell) for cell in line.split("\t")]) for number, line in lines]
     else:
         rows = list(_csv_rows(path, text, delimiter))
     return [row for row in rows if any(cell.strip() for cell in row.cells)]
+
+
+def _unquoted(cell: str) -> str:
+    """A cell as a spreadsheet writes it that holds quotes."""
+    return cell.strip()[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
 def _csv_rows(path: Path, text: str, delimiter: str) -> Iterator[_Row]:
@@ -149,14 +171,14 @@ def _columns(path: Path, heading: Sequence[str]) -> Mapping[str, int]:
 
 def _ids(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """The id of each row: its own, else its recording's name, with folders or times where that is not enough."""
-    stems: dict[str, set[str]] = {}
-    for fields in rows:
-        stems.setdefault(PurePath(fields["audio"]).stem, set()).add(fields["audio"])
-    return [fields.get("id") or _id(fields, len(stems[PurePath(fields["audio"]).stem]) > 1) for fields in rows]
+    paths = [PurePath(fields["audio"].replace("\\", "/")) for fields in rows]
+    stems: dict[str, set[PurePath]] = {}
+    for path in paths:
+        stems.setdefault(path.stem, set()).add(path)
+    return [fields.get("id") or _id(path, fields, len(stems[path.stem]) > 1) for path, fields in zip(paths, rows)]
 
 
-def _id(fields: Mapping[str, str], shared: bool) -> str:
-    path = PurePath(fields["audio"])
+def _id(path: PurePath, fields: Mapping[str, str], shared: bool) -> str:
     name = "-".join(part for part in path.with_suffix("").parts if part not in ("/", "..")) if shared else path.stem
     return "-".join([name, *(fields[field] for field in ("start", "end", "duration") if fields.get(field))])
 

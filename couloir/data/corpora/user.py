@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from couloir.data.corpora.base import Corpus, Dropped, Utterance
-from couloir.data.corpora.kaldi import read_kaldi
-from couloir.data.corpora.recordings import read_folder
-from couloir.data.corpora.tables import read_table
+from couloir.data.corpora.kaldi import kaldi_folders, read_kaldi
+from couloir.data.corpora.progress import log
+from couloir.data.corpora.recordings import SPLITS, read_folder
+from couloir.data.corpora.tables import read_table, split_tables
+from couloir.data.split_names import DEV, TEST, TRAIN, kind_of
 from couloir.errors import UserError, must_be
 from couloir.text.languages import language_tag
 
 UNKNOWN_LANGUAGE = "und"
+Reader = Callable[[Path, str], Iterator[Utterance | Dropped]]
+_ORDER = (TEST, DEV, TRAIN, "")
 
 
 class UserData(Corpus):
@@ -38,16 +43,37 @@ class UserData(Corpus):
 
     def utterances(self, download_dir: Path) -> Iterator[Utterance | Dropped]:
         """Read it as what it is. Raises `UserError` where words have no known language to be pronounced in."""
-        if self.path.is_file():
-            found = read_table(self.path, self.language)
-        elif (self.path / "wav.scp").is_file():
-            found = read_kaldi(self.path, self.language)
-        else:
-            found = read_folder(self.path, self.language)
-        for utterance in found:
+        for utterance in self._read():
             if isinstance(utterance, Utterance) and _has_unpronounced_words(utterance):
                 raise must_be("--user-language", "given, so that words can be pronounced", f"missing ({utterance.id})")
             yield utterance
+
+    def _read(self) -> Iterator[Utterance | Dropped]:
+        if self.path.is_file():
+            return read_table(self.path, self.language)
+        folders = kaldi_folders(self.path)
+        if folders == [self.path]:
+            return read_kaldi(self.path, self.language)
+        if folders:
+            return self._by_split(read_kaldi, folders)
+        if tables := split_tables(self.path):
+            return self._by_split(read_table, tables)
+        return read_folder(self.path, self.language)
+
+    def _by_split(self, read: Reader, places: Sequence[Path]) -> Iterator[Utterance | Dropped]:
+        """Several folders or tables whose names prescribe the split of what is in them, tests first.
+
+        So an utterance that is in a test and in training is of the test.
+        """
+        kinds = {place: kind_of(place.stem) for place in places}
+        if not all(kinds.values()) and any(kinds.values()):
+            names = ", ".join(place.name for place, kind in kinds.items() if not kind)
+            log(f"WARNING: {self.path}: no split is named by {names}; those are split by their texts and speakers")
+        for place in sorted(places, key=lambda place: (_ORDER.index(kinds[place]), place)):
+            for item in read(place, self.language):
+                if isinstance(item, Utterance) and not item.split and kinds[place]:
+                    item = replace(item, split=SPLITS[kinds[place]])
+                yield item
 
 
 def _has_unpronounced_words(utterance: Utterance) -> bool:
