@@ -22,7 +22,7 @@ import numpy as np
 from couloir.audio import sources
 from couloir.audio.channels import CANCELLED, LOUDEST, as_array, frames_by_channels, mono, out_of_range, scaled
 from couloir.audio.chunks import layout_of
-from couloir.audio.containers import AUDIO_SUFFIXES, BY_LIBSNDFILE, HEAD_BYTES, container_of
+from couloir.audio.containers import AUDIO_SUFFIXES, BY_LIBSNDFILE, container_of
 from couloir.audio.decoding import MISSING_ALLOWED_S, Samples, decode, refuse_unusable, seconds
 from couloir.audio.errors import AudioError
 
@@ -134,7 +134,7 @@ def _opened(path: str | Path, name: str, seekable: tuple[str, ...]) -> Iterator[
     None of others, and where libsndfile cannot go to any sample of it.
     """
     with sources.OpenFile(path, name) as view:
-        container = container_of(view[:HEAD_BYTES], name)
+        container = container_of(view, name)
         layout = layout_of(container, view, name) if container in BY_LIBSNDFILE else None
         plain = layout is not None and layout.header is None and not layout.is_mpeg and layout.missing() == 1
         file = _by_soundfile(view.handle) if plain or container in seekable else None

@@ -54,7 +54,7 @@ class Layout:
 
 def is_streamed(size: int) -> bool:
     """Whether a size of 32 bits is what programs declare that cannot go back to write it."""
-    return min(abs(size - 2**31), abs(size - 2**32)) <= _STREAMED_WITHIN
+    return min(abs(size - streamed) for streamed in (0x7F000000, 2**31, 2**32)) <= _STREAMED_WITHIN
 
 
 def layout_of(container: str, content: Bytes, name: str) -> Layout | None:
@@ -235,7 +235,9 @@ def _au(content: Bytes, name: str) -> Layout | None:
         return None
     known = not is_streamed(size) and not (size == 0 and room)
     there = min(size, room) if known else room
-    return Layout(start, there, size if known else None, None if known else _patched(content, start, [(8, ">I", 0)]))
+    joined = start + size if known and content[start + size :][:4] == b".snd" else 0
+    header = None if known and not joined else _patched(content, start, [(8, ">I", 0)])
+    return Layout(start, there, size if known else None, header, joined)
 
 
 def _sphere(content: Bytes, name: str) -> Layout | None:
@@ -264,10 +266,11 @@ def _caf(content: Bytes, name: str) -> Layout | None:
         tag, size = content[at : at + 4], _int(content, at + 4, ">q")
         if tag == b"data":
             start, room = at + 16, len(content) - at - 16
-            known = size >= 4
-            there = min(size - 4, room) if known else room
+            known = size > 4 or (size >= 0 and not any(content[start : start + _LEAST_HIDDEN]))
+            there = min(max(size - 4, 0), room) if known else room
             patched = _patched(content, start, [(at + 4, ">q", 4)])
-            return Layout(start, there, size - 4 if known else None, None if known and there == size - 4 else patched)
+            promised = max(size - 4, 0) if known else None
+            return Layout(start, there, promised, None if there == promised else patched)
         if size < 0:
             return None
         at += 12 + size

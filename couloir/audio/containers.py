@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from couloir.audio import mpeg
+from couloir.audio.chunks import Bytes
 
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".rf64", ".bwf", ".w64", ".flac", ".mp3", ".mp2", ".ogg", ".oga", ".opus", ".aif", ".aiff",
@@ -13,8 +14,7 @@ AUDIO_SUFFIXES = (
 )  # fmt: skip
 """What recordings that can be read are usually called: who looks for them in folders goes by these."""
 
-HEAD_BYTES = 1 << 16
-"""How much of a recording is looked at to know its container."""
+_HEAD_BYTES = 1 << 16  # behind its tags, which may hold pictures
 
 # The container is named to FFmpeg rather than guessed by it: a probing FFmpeg would also open play-lists, which may
 # point anywhere.
@@ -42,12 +42,13 @@ _BY_SUFFIX = {
 _RAW = (".raw", ".pcm", ".s16", ".s16le", ".ul", ".al", ".ulaw", ".alaw")
 
 
-def container_of(head: bytes, name: str = "") -> str:
-    """The container by the first `HEAD_BYTES` of a recording; by the suffix of ``name`` where no byte can say it.
+def container_of(content: Bytes, name: str = "") -> str:
+    """The container by the first bytes of a recording behind its tags; by the suffix of ``name`` where none says it.
 
     "raw" is samples without a header; "" is what nothing is known of.
     """
-    head = head[mpeg.after_id3(head) :] or head
+    start = mpeg.after_id3(content)
+    head = content[start : start + _HEAD_BYTES]
     if head[:4] == b"RIFF":
         return "wav" if head[8:12] == b"WAVE" else ""
     if head[:4] == b"FORM":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,7 +14,7 @@ import numpy as np
 
 from couloir.audio import mpeg, ogg
 from couloir.audio.chunks import layout_of
-from couloir.audio.containers import BY_LIBSNDFILE, HEAD_BYTES, PYAV_FORMATS, container_of
+from couloir.audio.containers import BY_LIBSNDFILE, PYAV_FORMATS, container_of
 from couloir.audio.errors import AudioError, UnsupportedAudio, log
 from couloir.limits import MAX_AUDIO_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, max_samples
 
@@ -20,9 +22,17 @@ MISSING_ALLOWED_S = 0.1
 """A recording that lacks more than this of what its header promises is cut short."""
 
 _MISSING_ALLOWED_PYAV_S = 0.25  # codecs' delays and edit lists, of some frames
+_MISSING_ALLOWED_OF_SEVERAL_S = 1.0  # the last frame of a video may have no length
+_TIME = re.compile(r"(\d{2}):([0-5]\d):([0-5]\d\.\d{1,9})")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BLOCK = 1 << 20
 _KNOWN_FRAMES = 1 << 62  # libsndfile says 2^63 - 1 where it does not know
-_FLAC_BEGINS = (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")  # its first block: 34 bytes about the stream
+# How files begin that may be joined to another.
+_HEADS = {
+    "flac": rb"fLaC[\0\x80]\0\0\x22",  # its first block: 34 bytes about the stream
+    "tta": rb"TTA1[\1\3]\0",
+    "matroska": rb"\x1a\x45\xdf\xa3.{0,60}?\x42\x82.(?:webm|matroska)",  # a header that names its kind
+}
 _DAMAGED = ("lost sync", "flac decoder", "malformed", "psf_fseek")
 _UNKNOWN = (
     "malformed 'fmt ",
@@ -36,11 +46,15 @@ _UNKNOWN = (
 
 @dataclass(frozen=True)
 class Part:
-    """A file that is whole in itself; of what its header promises, how many times what is there, or what s more."""
+    """A file that is whole in itself; of what its header promises, how many times what is there, or what s more.
+
+    ``is_known``: libsndfile may know its coding.
+    """
 
     content: bytes
     promised: float = 1.0
     lacking_s: float = 0.0
+    is_known: bool = True
 
     def expected(self, found: int, rate: int) -> float:
         """How many samples there should be where so many are."""
@@ -70,23 +84,26 @@ Reader = Callable[[Any, Part, str], Any]
 def _each(content: bytes, name: str, path: str, read: Reader) -> Iterator[Any]:
     if not content:
         raise AudioError(f"{name} is empty (0 bytes)")
-    container = container_of(content[:HEAD_BYTES], path)
+    content = content[mpeg.after_id3(content) :] or content
+    container = container_of(content, path)
     if container == "raw":
         raise AudioError(
             f"{name} is raw samples without a header; convert it (sox -r RATE -e signed -b 16 -c 1 IN.raw OUT.wav)"
         )
     if container == "shorten":
         raise AudioError(f"{name} is compressed with shorten, which is not read; convert it with shorten -x or ffmpeg")
-    if container not in BY_LIBSNDFILE:
-        yield _with_pyav(content, container, name, read)
-        return
-    try:
-        for part in _parts(content[mpeg.after_id3(content) :] or content, container, name):
-            yield _with_libsndfile(part, name, read)
-    except UnsupportedAudio:
-        if container not in PYAV_FORMATS:
-            raise
-        yield _with_pyav(content, container, name, read)
+    for part in _parts(content, container, name):
+        yield _with_either(part, container, name, read)
+
+
+def _with_either(part: Part, container: str, name: str, read: Reader) -> Any:
+    if container in BY_LIBSNDFILE and part.is_known:
+        try:
+            return _with_libsndfile(part, name, read)
+        except UnsupportedAudio:
+            if container not in PYAV_FORMATS:
+                raise
+    return _with_pyav(part.content, container, name, read)
 
 
 # Parts: each is given to libsndfile with a header that is right.
@@ -97,18 +114,36 @@ def _parts(content: bytes, container: str, name: str) -> Iterator[Part]:
         yield from _mpeg_parts(content)
     elif container == "ogg":
         yield from _ogg_parts(content, name)
-    elif container == "flac":
-        yield from _flac_parts(content)
+    elif container == "mp4":
+        yield from _mp4_parts(content)
+    elif container in _HEADS:
+        yield from _parts_at(content, _HEADS[container])
     else:
         yield from _chunk_parts(content, container, name)
 
 
-def _flac_parts(content: bytes) -> Iterator[Part]:
+def _parts_at(content: bytes, head: bytes) -> Iterator[Part]:
+    """One at each place, beside the first, that looks like a file's head."""
+    begins = [0, *(found.start() for found in re.compile(head, re.DOTALL).finditer(content, 1)), len(content)]
+    for start, stop in itertools.pairwise(begins):
+        yield Part(content[start:stop])
+
+
+def _mp4_parts(content: bytes) -> Iterator[Part]:
+    """One at each box of the highest level that says the file's type, where another before it has the sound's index."""
     start = at = 0
-    while (at := content.find(b"fLaC", at + 4)) > 0:
-        if content[at + 4 : at + 8] in _FLAC_BEGINS:
+    has_index = False
+    while at + 8 <= len(content):
+        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(content[at + 8 : at + 16], "big")
+        if kind == b"ftyp" and has_index:
             yield Part(content[start:at])
-            start = at
+            start, has_index = at, False
+        has_index = has_index or kind == b"moov"
+        if size < 8:  # to the end
+            break
+        at += size
     yield Part(content[start:])
 
 
@@ -126,11 +161,9 @@ def _ogg_parts(content: bytes, name: str) -> Iterator[Part]:
     if not is_whole:
         raise AudioError(f"{name} is truncated: it ends within a page")
     for link in links:
-        if not link.is_plain():
-            raise UnsupportedAudio(f"{name} is not audio that can be read (it holds neither Vorbis nor Opus alone)")
         if not link.ends:
             log.warning("%s does not say that it ends: a recording that was stopped, or cut short", name)
-        yield Part(content[link.start : link.stop])
+        yield Part(content[link.start : link.stop], is_known=link.is_plain())
     if not links:
         yield Part(content)
 
@@ -242,9 +275,7 @@ def _too_many(name: str, count: int, size: int) -> AudioError:
 
 
 def _with_pyav(content: bytes, container: str, name: str, read: Reader) -> Any:
-    samples, rate = _decode_pyav(
-        content, PYAV_FORMATS[container], container_of(content[:HEAD_BYTES]) == container, name
-    )
+    samples, rate = _decode_pyav(content, PYAV_FORMATS[container], container_of(content) == container, name)
     return (samples, rate) if read is _samples else len(samples) / rate
 
 
@@ -281,24 +312,39 @@ def _frames_of(file: Any, content: bytes, name: str) -> Samples:
     limit = max_samples(len(content)) // stream.channels
     # Packed: PyAV crashes where a frame has more than eight planes.
     to_float = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
-    parts, count = [], 0
-    for frame in file.decode(stream):
-        for part in to_float.resample(frame):
-            parts.append(part.to_ndarray().reshape(-1, stream.channels))
-            count += len(parts[-1])
+    parts, count, end = [], 0, 0.0
+    for packet in file.demux():
+        if packet.pts is not None and packet.time_base is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        for frame in packet.decode() if packet.stream.index == stream.index else ():
+            for part in to_float.resample(frame):
+                parts.append(part.to_ndarray().reshape(-1, stream.channels))
+                count += len(parts[-1])
         if count > limit:
             raise _too_many(name, count * stream.channels, len(content))
-    promised = _promised_seconds(file, stream)
+    promised = _promised_seconds(file, stream, content)
     _refuse_short(count, promised * rate, rate, name, _MISSING_ALLOWED_PYAV_S)
+    if not promised and len(file.streams) > 1 and file.duration:
+        _refuse_short(end, file.duration / 1e6, 1, name, _MISSING_ALLOWED_OF_SEVERAL_S)
     return np.concatenate(parts or [np.zeros((0, 1), np.float32)]), rate
 
 
-def _promised_seconds(file: Any, stream: Any) -> float:
+def _promised_seconds(file: Any, stream: Any, content: bytes) -> float:
     """What the header says of a stream's length, 0 where it is silent or FFmpeg only guesses it."""
     if file.format.name in ("aac", "amr", "g722", "ape", "tta", "ogg"):
         return 0.0
+    if file.format.name == "asf" and _is_live(content):
+        return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
+    if tag := _TIME.match(stream.metadata.get("DURATION", "")):  # of Matroska
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
     if file.duration and len(file.streams) == 1:
         return file.duration / 1e6
     return 0.0
+
+
+def _is_live(content: bytes) -> bool:
+    """Whether a WMA was written into a pipe: the first of its flags, beside a length that says nothing."""
+    at = content.find(_ASF_PROPERTIES, 0, 1 << 16)
+    return at >= 0 and content[at + 88 : at + 89] != b"" and bool(content[at + 88] & 1)

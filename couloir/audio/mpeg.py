@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from couloir.audio.chunks import Bytes
+
 _KBITS = {  # (MPEG-1?, layer) -> by the header's four bits
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -65,14 +67,14 @@ def _frame_at(content: bytes, at: int) -> Frame | None:
     return _frame(content[at + 1], content[at + 2], content[at + 3] & 0xC0)
 
 
-def after_id3(content: bytes, at: int = 0) -> int:
-    """Where an ID3v2 tag that begins here ends: seven bits of each of four bytes are its size."""
-    if content[at : at + 3] != b"ID3" or len(content) < at + 10:
-        return at
-    size = 0
-    for byte in content[at + 6 : at + 10]:
-        size = size * 128 + (byte & 127)
-    return at + 10 + size
+def after_id3(content: Bytes, at: int = 0) -> int:
+    """Where the ID3v2 tags that begin here end: seven bits of each of four bytes are a tag's size."""
+    while content[at : at + 3] == b"ID3" and len(content) >= at + 10:
+        size = 0
+        for byte in content[at + 6 : at + 10]:
+            size = size * 128 + (byte & 127)
+        at += 10 + size
+    return at
 
 
 def _after_tag(content: bytes, at: int) -> int:
@@ -84,13 +86,18 @@ def _after_tag(content: bytes, at: int) -> int:
     return after_id3(content, at)
 
 
+def _continues(content: bytes, at: int) -> bool:
+    """Whether a frame can end here: another follows, or a tag, or the end."""
+    return at + 4 > len(content) or _frame_at(content, at) is not None or _after_tag(content, at) > at
+
+
 def begins(head: bytes) -> bool:
     """Whether the first bytes of a recording are MPEG audio: frames up to their end, or several in a row later on."""
     start = at = next(_frame_starts(head), -1)
     for _ in range(_LEAST_FRAMES):
         frame = _frame_at(head, at)
         if frame is None:
-            return start == after_id3(head) and at + 4 > len(head)
+            return start == 0 and at + 4 > len(head)
         at += frame.size
     return True
 
@@ -103,7 +110,7 @@ def _frame_starts(content: bytes, at: int = 0) -> Iterator[int]:
             at = after
             continue
         frame = _frame_at(content, at)
-        if frame and (at + frame.size + 4 > len(content) or _frame_at(content, at + frame.size)):
+        if frame and _continues(content, at + frame.size):
             yield at
             at += 1
         else:
@@ -165,7 +172,7 @@ def _frames(content: bytes) -> Iterator[tuple[int, Frame]]:
         stop = at + frame.size
         if stop > len(content):
             return
-        if stop + 4 <= len(content) and not _frame_at(content, stop):
+        if not _continues(content, stop):
             inner = next(_frame_starts(content, at + 1), stop)
             if inner < stop:  # this one was cut, and another file begins within what it should have been
                 at = inner

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from couloir.audio.containers import HEAD_BYTES, container_of
+from couloir.audio.containers import container_of
 from couloir.audio.errors import AudioError
 from couloir.limits import MAX_AUDIO_BYTES, MAX_UNKNOWN_BYTES
 
@@ -79,7 +79,7 @@ class OpenFile:
 def bytes_of_file(path: str | Path, name: str) -> bytes:
     """A regular file whole. Raises `AudioError`."""
     with OpenFile(path, name) as view:
-        if len(view) > MAX_UNKNOWN_BYTES and not container_of(view[:HEAD_BYTES], str(path)):
+        if len(view) > MAX_UNKNOWN_BYTES and not container_of(view, str(path)):
             raise AudioError(f"{name} is not audio that can be read (its first bytes name no container)")
         try:
             return view[:]
