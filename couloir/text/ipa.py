@@ -79,12 +79,16 @@ def are_phones(pieces: Sequence[str]) -> bool:
     """Whether pieces of a vocabulary are written in IPA, so that its texts are to be brought to the normal form.
 
     The normal form keeps them apart and drops none, as it would tones, apostrophes and spaces; most are letters of the
-    IPA; and there are some that it alone has, or else so few pieces, none composed, that they are no alphabet.
+    IPA; and there are some that it alone has, or else so few pieces, none composed and most of one letter, that they
+    are neither an alphabet nor words.
     """
     forms = {normalize(piece).replace(" ", "") for piece in pieces}
     if "" in forms or len(forms) < len(pieces) or 2 * sum(map(_is_ipa, pieces)) < len(pieces):
         return False
-    return any(map(_IPA_ALONE.search, pieces)) or (forms == set(pieces) and len(pieces) <= _MOST_PLAIN_PHONES)
+    if any(map(_IPA_ALONE.search, pieces)):
+        return True
+    several = sum(len(segment(piece)) > 1 for piece in pieces)
+    return forms == set(pieces) and len(pieces) <= _MOST_PLAIN_PHONES and 2 * several <= len(pieces)
 
 
 def _is_ipa(piece: str) -> bool:

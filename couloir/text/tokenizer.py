@@ -2,8 +2,10 @@
 
 All share icefall's layout: ``<blk>`` is 0, ``<sos/eos>`` 1, ``<unk>`` 2. A vocabulary of IPA symbols that has no
 word-boundary piece ``▁``, as `train_tokenizer` makes it, is one of phones: its texts are brought to IPA normal form and
-their spaces dropped. Any other (ZIPA's, an icefall BPE, characters) gets its texts as they are, but for Unicode's two
-normal forms: letters are composed or decomposed as the vocabulary has them.
+their spaces dropped. Any other (ZIPA's, an icefall BPE, characters) gets its texts as they are, but for Unicode's
+normal forms: letters are composed or decomposed as the vocabulary has them, and a variant that it lacks (``ﬁ``, ``Ａ``,
+Thai ``ำ``) is what it stands for. A table of names of several letters (ARPABET, pinyin, words) has a space between any
+two tokens of a text.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from couloir.errors import UserError, must_be
@@ -51,6 +53,7 @@ class Tokenizer(ABC):
         self.is_ipa = not self.has_boundary and SPACE not in pieces and are_phones(self._written)
         self._has_tie = any(TIE in (normalize(piece) if self.is_ipa else piece) for piece in self._written)
         self._characters = set("".join(self._written))
+        self._separator = " " if " " in self._characters or SPACE in pieces else ""
         if not pieces or pieces[0] not in BLANKS:
             found = next((f"at {i}" for i, piece in enumerate(pieces) if piece in BLANKS), "missing")
             raise must_be(
@@ -74,16 +77,17 @@ class Tokenizer(ABC):
         if self.is_ipa:
             text = normalize(text).replace(" ", "")
         elif not self.has_boundary:
-            text = (" " if self._characters.issuperset(" ") or SPACE in self.pieces else "").join(text.split())
+            text = self._separator.join(text.split())
         return self._respelt(text if self._has_tie else text.replace(TIE, ""))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; what the vocabulary lacks becomes ``<unk>`` if it has that (see `unknown_symbols`)."""
-        return [token for token, _ in self._tokens(self.prepare(text)) if token >= 0]
+        return [token for part in self._parts(text) for token, _ in self._tokens(part) if token >= 0]
 
     def unknown_symbols(self, text: str) -> set[str]:
         """The parts of a text that the vocabulary lacks."""
-        return {surface for token, surface in self._tokens(self.prepare(text)) if token == self.unk_id}
+        tokens = (pair for part in self._parts(text) for pair in self._tokens(part))
+        return {surface for token, surface in tokens if token == self.unk_id}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; ``<blk>`` and ``<sos/eos>`` are left out, ``<unk>`` is shown as ``⁇``."""
@@ -93,6 +97,10 @@ class Tokenizer(ABC):
         """Write ``tokens.txt``: a line ``piece id`` for each piece."""
         with atomic_write(path, "w") as out:
             out.writelines(f"{piece} {i}\n" for i, piece in enumerate(self.pieces))
+
+    def _parts(self, text: str) -> list[str]:
+        """What a text is encoded by, prepared: no token reaches from one part into the next."""
+        return [self.prepare(text)]
 
     def _respelt(self, text: str) -> str:
         """The text with letters and syllables composed or decomposed where only that form is in the vocabulary."""
@@ -105,8 +113,7 @@ class Tokenizer(ABC):
                 parts[-1] += character
             else:
                 parts.append(character)
-        forms = ([part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)] for part in parts)
-        return "".join(next(filter(known.issuperset, each), each[0]) for each in forms)
+        return "".join(next(filter(known.issuperset, _forms(part)), part) for part in parts)
 
     @abstractmethod
     def _tokens(self, text: str) -> list[tuple[int, str]]:
@@ -162,16 +169,33 @@ class TokenTable(Tokenizer):
         values = [byte_of(piece) for piece in pieces]
         self._values = {i: value for i, value in enumerate(values) if value is not None}
         self._byte_ids = {value: i for i, value in self._values.items()}
+        self._letters: set[str] = set()
         plain = [i for i in range(len(pieces)) if i not in (*self._special, *self._values, self.unk_id)]
         self._ids = {self._form(" " if pieces[i] == SPACE else pieces[i]): i for i in reversed(plain)}
         self._longest = max(map(len, self._ids), default=1)
+        self._letters = set("".join(self._ids))
         self._same_form = self.is_ipa and self._ids.keys() == {pieces[i] for i in plain}
+        self._has_spaces = self.has_boundary or self._separator == " "
+        self._has_names = not self.is_ipa and not self._has_spaces and 2 * sum(map(_is_name, self._ids)) > len(plain)
+        self._separator = " " if self._has_names else self._separator
 
     def _form(self, text: str) -> str:
         """What pieces and texts are compared in."""
         if self.is_ipa:
             return normalize(text).replace(" ", "")
-        return text if text.isascii() else unicodedata.normalize("NFD", text)
+        if text.isascii():
+            return text
+        text = unicodedata.normalize("NFD", text)
+        return text if self._letters.issuperset(text) else "".join(map(self._letter, text))
+
+    def _letter(self, character: str) -> str:
+        """A character, or what it is a variant of where the vocabulary has only that."""
+        return next(filter(self._letters.issuperset, _forms(character)), character)
+
+    def _parts(self, text: str) -> list[str]:
+        if self.is_ipa or self._has_spaces:
+            return super()._parts(text)
+        return [self.prepare(word) for word in text.split()]
 
     def _respelt(self, text: str) -> str:
         if text.isascii() or self._same_form:
@@ -226,7 +250,22 @@ class TokenTable(Tokenizer):
     def _join(self, ids: list[int]) -> str:
         surfaces = [UNK_SURFACE if i == self.unk_id else self.pieces[i].replace(BOUNDARY, " ") for i in ids]
         surfaces = [" " if surface == SPACE else surface for surface in surfaces]
-        return "".join(with_bytes_joined(surfaces, [self._values.get(i) for i in ids])).strip()
+        surfaces = with_bytes_joined(surfaces, [self._values.get(i) for i in ids])
+        return " ".join(filter(None, surfaces)) if self._has_names else "".join(surfaces).strip()
+
+
+def _forms(text: str) -> Iterator[str]:
+    """A text in its own form, in Unicode's canonical ones, and without variants of letters, but for raised ones."""
+    yield text
+    raised = any(unicodedata.decomposition(character).startswith(("<super>", "<sub>")) for character in text)
+    for form in ("NFC", "NFD") if raised else ("NFC", "NFD", "NFKC", "NFKD"):
+        yield unicodedata.normalize(form, text)
+
+
+def _is_name(piece: str) -> bool:
+    """Whether a piece is two Latin letters or more, marks aside, such as ``aa``, ``zhong1`` and ``yes``."""
+    letters = [c for c in unicodedata.normalize("NFD", piece) if unicodedata.category(c)[0] != "M"]
+    return len(letters) > 1 and unicodedata.name(letters[0], "").startswith("LATIN ")
 
 
 def _is_hangul_end(character: str) -> bool:

@@ -103,12 +103,102 @@ def test_what_a_vocabulary_lacks_is_named_whole() -> None:
         (["a", "˥", "˧", "ŋ"], False),  # tones, which the normal form would drop
         (["a", "á", "ʃ"], False),
         (["g", "ɡ"], False),
+        (["yes", "no", "on", "off", "stop", "go"], False),
+        (["aa", "iy", "s", "t", "sh"], False),
+        (["a", "i", "s", "t", "ts"], True),
         (list("かきく"), False),
         (list("αβγ"), False),
     ],
 )
 def test_only_phones_are_brought_to_ipa_normal_form(pieces: list[str], ipa: bool) -> None:
     assert are_phones(pieces) is ipa and TokenTable([*SPECIAL, *pieces]).is_ipa is ipa
+
+
+NAMES = {
+    "ARPABET": "aa ae ah ao aw ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh",
+    "CMU": "AA0 AA1 AA2 AE1 AH0 B CH D DH EH1 ER0 F G HH IH0 IY1 JH K L M N NG OW1 P R S SH T TH UW1 V W Z ZH SIL SPN",
+    "TIMIT": "aa ae ax ax-h axr b bcl d dcl dx eh el em en eng epi f g gcl h# hh hv ix k kcl n ng nx p pcl q sh t tcl",
+    "pinyin": "a1 zhong1 guo2 ni3 hao3 n i3 g uo2 shi4 nve4 er2",
+    "words": "yes no on off stop go onoff",
+}
+LETTERS = {
+    "X-SAMPA": "a e i o u @ E O { 3: N S Z T D p b t d k g n s t_S d_Z p_h a: i: 2 9 y",
+    "letters and digraphs": "a b c d e h s i u ü ö ä ß ch sch ei",
+    "pinyin without finals": "b p m f d t n l g k h j q x zh ch sh ā á ǎ à ē",
+    "tones": "a ə t n ŋ ˥ ˦ ˧",
+    "capitals": "A B C D E SIL",
+}
+
+
+@pytest.mark.parametrize("special", [SPECIAL, ["<blk>"]], ids=["icefall", "no unk"])
+@pytest.mark.parametrize("name", [*NAMES, *LETTERS])
+def test_no_token_reaches_over_a_space(name: str, special: list[str]) -> None:
+    """``s hh`` is no ``sh h``, ``n g`` is no ``ng``, and the two read differently."""
+    names = {**NAMES, **LETTERS}[name].split()
+    table, rng = TokenTable([*special, *names]), random.Random(0)
+    assert not table.is_ipa
+    for _ in range(50):
+        drawn = rng.choices(range(len(names)), k=rng.randrange(1, 9))
+        text, ids = "  ".join(names[i] for i in drawn), [len(special) + i for i in drawn]
+        assert table.encode(text) == ids and not table.unknown_symbols(text)
+        right = (" " if name in NAMES else "").join(text.split())
+        assert table.decode(ids) == table.prepare(text) == right
+
+
+def test_what_names_lack_stays_in_the_text_that_is_scored() -> None:
+    for special, unknown in ((SPECIAL, [2]), (["<blk>"], [])):
+        table = TokenTable([*special, "aa", "sh", "t", "naïf", "über"])
+        at = len(special)
+        assert table.encode("sh é u\u0308ber aa") == [at + 1, *unknown, at + 4, at]
+        assert table.prepare("sh  é u\u0308ber aa") == "sh é über aa"
+        assert table.unknown_symbols("sh é aa") == {"é"}
+
+
+def test_phones_alone_are_joined_whatever_spaces_say() -> None:
+    table = TokenTable([*SPECIAL, "a", "w", "aw", "ə", "ʃ"])
+    assert table.is_ipa and table.encode("a w") == table.encode("aw") == [5]
+
+
+VARIANTS = [  # what a text has, what the letters of the vocabulary are, what it is spelt as
+    ("น้ำ", "น\u0e49\u0e4dา", "น\u0e49\u0e4dา"), ("ﬁｎ", "fin", "fin"), ("ｶﾞ", "かガカ", "ガ"), ("Ａ１", "A1", "A1"),
+    ("…", ".", "..."),
+    ("\ufefb", "لا", "لا"), ("ĳ", "ij", "ij"), ("㍍", "メートル", "メートル"), ("ﬁ", "fiﬁ", "ﬁ"), ("\u1e9b", "sṡ", "ṡ"),
+    ("\u2126", "Ω", "Ω"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "letters", "right"), VARIANTS)
+def test_variants_are_what_they_stand_for(text: str, letters: str, right: str) -> None:
+    """As Unicode's compatibility forms say, which sentencepiece's default rule takes too."""
+    for form in forms(letters):
+        table = TokenTable([*SPECIAL, "'", *sorted(set(form))])
+        assert not table.unknown_symbols(text)
+        assert unicodedata.normalize("NFC", table.decode(table.encode(text))) == unicodedata.normalize("NFC", right)
+        assert unicodedata.normalize("NFC", table.prepare(text)) == unicodedata.normalize("NFC", right)
+
+
+@pytest.mark.parametrize("text", ["pʰ", "kʷ", "x²", "xₙ"])
+def test_raised_letters_are_no_variants(text: str) -> None:
+    table = TokenTable([*SPECIAL, *"hwn2pkx'"])
+    assert table.encode(text) == [table.pieces.index(text[0]), 2] and table.unknown_symbols(text) == {text[1]}
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "char"])
+@pytest.mark.parametrize("byte_fallback", [False, True])
+def test_a_table_spells_what_sentencepiece_normalised(kind: str, byte_fallback: bool) -> None:
+    lines, model = ["น้ำ ใจ ก่ำ", "ﬁn ｶﾞｷﾞ Ａb"], io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 20), model_writer=model, model_type=kind, hard_vocab_limit=False, unk_id=2,
+        vocab_size=(300 if byte_fallback else 60) if kind != "char" else 400, byte_fallback=byte_fallback,
+        user_defined_symbols=SPECIAL[:2], bos_id=-1, eos_id=-1, minloglevel=2, character_coverage=1.0,
+    )  # fmt: skip
+    peer = SentencePieceTokenizer(model.getvalue())
+    table = TokenTable(peer.pieces)
+    for line in lines:
+        right = peer.processor.decode(peer.processor.encode(line))
+        for form in (*forms(line), unicodedata.normalize("NFKC", line)):
+            assert table.decode(table.encode(form)) == peer.decode(peer.encode(form)) == right
+            assert not table.unknown_symbols(form)
 
 
 def test_phones_match_whatever_form_their_table_has() -> None:

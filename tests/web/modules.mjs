@@ -9,7 +9,7 @@ import { resample } from "../../web/js/resample.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
 import { textGrid, tiersOf } from "../../web/js/textgrid.js";
 import { confidenceOf, phonesOf, textOf, timedTokens, wordsOf, writtenPhones } from "../../web/js/transcript.js";
-import { parseTokens, surface } from "../../web/js/vocabulary.js";
+import { parseTokens, surface, surfaces } from "../../web/js/vocabulary.js";
 import { encodeWav, parseWav } from "../../web/js/wav.js";
 import { cut, join } from "../../web/js/windows.js";
 
@@ -30,7 +30,8 @@ const answers = {
   },
   host: (source) => hostElsewhere(source, "http://127.0.0.1:8000/index.html"),
   words: wordsOf,
-  tokens: (text) => parseTokens(text).map(surface),
+  tokens: (text) => parseTokens(text),
+  surfaces: (pieces) => [surfaces(pieces), pieces.map(surface)],
   wav: (path) => parseWav(bytesOf(path)),
   head: (path) => headOf(bytesOf(path)),
   resampled: async ([samples, rate]) => [...(await resample(Float32Array.from(samples), rate, 16000))],

@@ -1,5 +1,6 @@
 """The page's modules, run by Node, give what the library gives: times, text, TextGrids, windows, samples."""
 
+import random
 import shutil
 from dataclasses import asdict
 
@@ -17,9 +18,9 @@ from couloir.inference.formats import textgrid, tiers_of
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
 from couloir.inference.transcript import Token, Transcript, timed_tokens
-from couloir.inference.vocabulary import Vocabulary, read_vocabulary
+from couloir.inference.vocabulary import Vocabulary, read_pieces, read_vocabulary
 
-PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o"]
+PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o", "<0xC3>", "<0xA9>"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 
@@ -52,7 +53,7 @@ def test_transcripts_and_textgrids(tmp_path):
     # Lengths that lie halfway between two milliseconds, whole seconds, and one shorter than the tokens reach.
     sizes = [(60, 0.02, 17000), (60, 0.04, 40040), (400, 0.02, 128008), (400, 0.04, 256000), (50, 0.02, 15999)]
     cases = [(log_probs(rng, length), shift, samples) for length, shift, samples in sizes]
-    cases.append((np.log(np.full((30, len(PIECES)), [0.91] + [0.01] * 9, np.float32)), 0.02, 9600))
+    cases.append((np.log(np.full((30, len(PIECES)), [0.89] + [0.01] * 11, np.float32)), 0.02, 9600))
     given = ({"frames": f.tolist(), "pieces": PIECES, "shift": s, "duration": n / 16000} for f, s, n in cases)
     answers = ask(*(("transcript", case) for case in given))
     vocabulary = Vocabulary(PIECES)
@@ -166,19 +167,51 @@ def test_wave_files_are_written(tmp_path):
     np.testing.assert_allclose(found, samples.clip(-1, 1), atol=2**-15)
 
 
+GOOD_TABLES = [
+    "<blk> 0\n▁a 1\n#0 3\n\nʰ 2\nʰ 2\n", "<blk> 0\r\n<unk> 1\r\n▁ 2\r\n", "<blk> 0\na b 1\n", "<eps> 0\na 1\n",
+    "\ufeff<blk> 0\na 1\n", "<blk>\t0\r\u2028\t1\r\x85 2", "0 <blk>\n1 a\n2 1\n", "0 <blk>\n1\n2 a",
+    "<blk> 0\n  1\na  2  \n",
+    "<blank> 0\n<space> 1\n<0xE7> 2\n", "<blk> 0\n1 1\n2 2\n", "<blk> 0\n\u00a0 1\n\u3000 2\n", "<blk> 00\na 01\n",
+]  # fmt: skip
+BAD_TABLES = ["", "a 0\nb 0\n", "<blk> 0\nb 2\n", "<blk> 0\na\n", "a x\n", " 0\n", "a 0\nb 1\n", "<blk> 0\na \u0661\n",
+              "<blk> 0\na 1234567890\n", "<blk> 0\na -1\n", "<blk> 0\na 1.0\n", "a 0\n<blk> 1\n"]  # fmt: skip
+
+
 def test_tokens_are_read_alike(tmp_path):
-    good = ["<blk> 0\n▁a 1\n#0 3\n\nʰ 2\nʰ 2\n", "<blk> 0\r\n<unk> 1\r\n▁ 2\r\n", "<blk> 0\na b 1\n"]
-    bad = ["", "a 0\nb 0\n", "a 0\nb 2\n", "a\n", "a x\n", " 0\n"]
     path = tmp_path / "tokens.txt"
-    for text, answer in zip(good + bad, ask(*(("tokens", text) for text in good + bad))):
+    answers = ask(*(("tokens", text) for text in GOOD_TABLES + BAD_TABLES))
+    for text, answer in zip(GOOD_TABLES + BAD_TABLES, answers):
         path.write_text(text, encoding="utf-8", newline="")
-        if text in good:
-            vocabulary = read_vocabulary(path, len(answer["value"]), "a model")
-            assert answer["value"] == [vocabulary.surface(i) for i in range(len(vocabulary))]
+        if text in GOOD_TABLES:
+            assert answer["value"] == read_pieces(path)
         else:
             assert answer["error"]
             with pytest.raises(UserError):
                 read_vocabulary(path, 3, "a model")
+
+
+def test_pieces_are_shown_alike():
+    rng = random.Random(0)
+    starts = "爿é😀a\ufeff\u0085".encode()
+    rows = [
+        ["<0xE7>", "<0x88>", "<0xbf>", "a"],
+        ["<unk>", "<blank>", "<space>", "a▁b", "<s>"],
+        ["<0xED>", "<0xA0>", "<0x80>"],
+        [],
+    ]
+    for _ in range(200):
+        values = [rng.choice([*starts, rng.randrange(256)]) for _ in range(rng.randrange(1, 7))]
+        part = [f"<0x{value:02X}>" for value in values]
+        rows.append([*part, rng.choice(["a", "▁b", "北", "<unk>", "<blk>"]), *part[:2]])
+    rows += [[f"<0x{value:02X}>" for value in text.encode()] for text in ("爿é😀", "a\ufeffb", "\ufeff", "\0")]
+    for pieces, answer in zip(rows, ask(*(("surfaces", row) for row in rows))):
+        vocabulary = Vocabulary(pieces)
+        ids, (joined, alone) = range(len(pieces)), answer["value"]
+        assert joined == vocabulary.surfaces(ids)
+        assert [one for one, piece in zip(alone, pieces) if not piece.startswith("<0x")] == [
+            vocabulary.surface(i) for i in ids if not pieces[i].startswith("<0x")
+        ]
+    assert ask(("surfaces", rows[0]))[0]["value"][0] == ["爿", "", "", "a"]
 
 
 def test_spectrum_is_numpys():

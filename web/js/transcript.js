@@ -2,7 +2,7 @@
 
 import * as C from "./constants.js";
 import { round, roundArray } from "./numbers.js";
-import { surface } from "./vocabulary.js";
+import { surfaces } from "./vocabulary.js";
 
 /**
  * @typedef {{symbol: string, start: number, end: number, confidence: number}} Token  times in s; a leading space in
@@ -31,8 +31,9 @@ export function timedTokens(spans, pieces, frameShift, duration) {
     end[spans.length - 1] += C.REACH_AFTER_S;
   }
   const inside = (time) => roundArray(Math.min(Math.max(time, 0), duration), 3);
-  return spans.map(({ token, confidence }, i) => ({
-    symbol: surface(pieces[token]),
+  const symbols = surfaces(spans.map(({ token }) => pieces[token]));
+  return spans.map(({ confidence }, i) => ({
+    symbol: symbols[i],
     start: inside(start[i]),
     end: inside(end[i]),
     confidence: round(confidence, 4),
