@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from couloir.errors import UserError
 from couloir.files import writing_to
+from couloir.locks import locked
 
 Pair = tuple[Tensor, Tensor]
 """What PyTorch gives and what a file gives, (..., D) each."""
@@ -24,6 +26,7 @@ TESTED_TORCH = ("2.13",)
 _SUFFIX = re.compile(r"(\.fp16|\.int8)?\.onnx$")
 DATA_SUFFIX = ".data"
 """What the name of a file ends in that holds the weights of another."""
+LOCK, _STAGE = ".export.lock", ".couloir-export-"
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,12 @@ def staged(out_dir: Path, names: Sequence[str]) -> Iterator[Path]:
     be written now.
 
     Raises:
-        UserError: as the one inside; or the folder cannot be written.
+        UserError: as the one inside; the folder cannot be written, or another process exports into it.
     """
-    with writing_to(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
+    with writing_to(out_dir), locked(out_dir / LOCK, out_dir):
+        for left in out_dir.glob(f"{_STAGE}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(prefix=_STAGE, dir=out_dir) as folder:
             try:
                 yield Path(folder)
             except Exception as error:

@@ -18,6 +18,7 @@ from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.resources import GRAPH, write_word_graph
 from couloir.errors import UserError
 from couloir.inference.checkpoints import pick_device
+from couloir.locks import locked
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, load_tokenizer
 from couloir.texts import iterate_lines
@@ -60,11 +61,15 @@ def prepare_graphs(config: GraphConfig) -> None:
     """Write LG.npz with its words.txt, lexicon.txt and n-gram, tokens.txt, and the n-gram over tokens, if there is one.
 
     Raises:
-        UserError: a text that cannot be spelt, a bad lexicon or ARPA file, or as `build_lg`; nothing is written then.
+        UserError: a text that cannot be spelt, a bad lexicon or ARPA file, or as `build_lg`; nothing is written then;
+            or another process makes that folder.
     """
     folder = config.lang_dir.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+    lock = folder.with_name(f".{folder.name}.lock")
+    with (
+        locked(lock, config.lang_dir),
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made,
+    ):
         said = _make_graphs(config, Path(made))
         folder.mkdir(exist_ok=True)
         for path in sorted(Path(made).iterdir(), key=lambda path: path.name == GRAPH):  # the graph last

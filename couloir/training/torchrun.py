@@ -22,7 +22,7 @@ SAVING_S = 270
 
 def main() -> int:
     """Run torchrun with the flags given; 0 after a signal, for the workers have saved and left."""
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         torchrun(["--signals-to-handle", PASSED_ON, "--shutdown-timeout", str(SAVING_S), *sys.argv[1:]])
     except SignalException as signal:

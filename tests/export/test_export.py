@@ -312,3 +312,19 @@ def test_metadata_of_features_that_nobody_writes():
         FbankConfig.from_metadata({"fbank_low_frequency": "3"}, "m")
     with pytest.raises(UserError, match="--low-freq"):
         FbankConfig.from_metadata({"fbank_low_freq": "much"}, "m")
+
+
+def test_one_export_at_a_time_goes_into_a_folder(tmp_path):
+    """The second is told who has it before it writes; what a killed one left is removed, what a person made is not."""
+    (tmp_path / "a.bin").write_bytes(b"old")
+    (tmp_path / ".export-mine").mkdir()
+    (tmp_path / ".couloir-export-dead").mkdir()
+    (tmp_path / ".couloir-export-dead/a.bin").write_bytes(b"half")
+    refusal = f"must be used by one process at a time, but is used by process {os.getpid()} on "
+    with publish.staged(tmp_path, ["a.bin"]) as first:
+        (first / "a.bin").write_bytes(b"new")
+        with pytest.raises(UserError, match=refusal), publish.staged(tmp_path, ["a.bin"]):
+            raise AssertionError
+        assert (first / "a.bin").read_bytes() == b"new" and (tmp_path / "a.bin").read_bytes() == b"old"
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".export-mine", "a.bin"]

@@ -1,6 +1,7 @@
 """prepare_lm.py: graphs and n-grams from a text, or from n-grams that are there already."""
 
 import gzip
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,13 +15,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from programs import assert_one_line, run_program
 
 from couloir.decoding.fsa.graph import Graph
+from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.decoding.ngram import NgramLm
 from couloir.decoding.resources import read_token_ngram, read_word_graph, read_word_ngram, read_words
 from couloir.errors import UserError
+from couloir.locks import locked
 from couloir.recipes import lm
-from couloir.recipes.lm import prepare_graphs
-from couloir.recipes.lm_config import GraphConfig
+from couloir.recipes.lm import prepare_graphs, train_neural_lm
+from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.text.tokenizer import TokenTable, load_tokenizer
+from couloir.training import run_dir
+from couloir.training.run_dir import LOCK
 
 PROGRAM = "zipformer_transducer/local/prepare_lm.py"
 PIECES = ["<blk>", "<sos/eos>", "<unk>", *"abcd"]
@@ -127,6 +132,30 @@ def test_an_interrupted_build_leaves_no_mixture(folder, tmp_path, monkeypatch):
     write_words(tmp_path / "made", ["<eps>", "cd", "ab", "ad", "ba"])
     with pytest.raises(UserError, match="words.txt` must be the word table of LG.npz .*anew"):
         read_word_graph(tmp_path / "made", tokenizer, 1.0)
+
+
+def test_one_process_at_a_time_makes_a_folder_or_a_language_model(folder, tmp_path, monkeypatch):
+    """The second is told who has it, and what is there stays."""
+    monkeypatch.setattr(run_dir, "SHORT_WAIT_S", 0.0)
+    text, tokens = folder / "text", str(folder / "tokens.txt")
+    shutil.copytree(folder / "made", tmp_path / "made")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    (tmp_path / "linked").symlink_to("made")
+    owner = f"is used by process {os.getpid()} on "
+    with locked(tmp_path / ".made.lock", "the graphs"):
+        for name in ("made", "linked"):
+            with pytest.raises(UserError, match=f"{name}` must be used by one process at a time, but {owner}"):
+                prepare_graphs(GraphConfig(text, tokens, tmp_path / name))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", "made"]
+    config = LmTrainConfig(text, tokens, lm_exp_dir=str(tmp_path / "lm"), num_epochs=1, device="cpu")
+    sizes = NeuralLmConfig(rnn_lm_embedding_dim=4, rnn_lm_hidden_dim=4, rnn_lm_num_layers=1)
+    with locked(tmp_path / "lm" / LOCK, "the LM"):
+        with pytest.raises(UserError, match=f"lm` must be used by one process at a time, but {owner}"):
+            train_neural_lm(config, sizes)
+        assert [path.name for path in (tmp_path / "lm").iterdir()] == [LOCK]
+    assert len(train_neural_lm(config, sizes)) == 1
+    assert (tmp_path / "lm/epoch-1.pt").is_file() and not (tmp_path / "lm" / LOCK).exists()
 
 
 def test_a_compiled_word_ngram_is_read_through_its_own_table(folder, tmp_path):

@@ -5,17 +5,22 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from fake_run import finish, run_program, start_program
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from couloir.errors import UserError
 from couloir.training import launch as launching
+from couloir.training import torchrun
 from couloir.training.config import TrainerConfig
-from couloir.training.distributed import ranks_from_environment
+from couloir.training.distributed import pick_device, ranks_from_environment
 from couloir.training.launch import launch
 
 ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1}
@@ -136,3 +141,72 @@ def test_ranks_under_srun(monkeypatch):
     assert ranks_from_environment() is None
     environment |= {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77"}
     assert ranks_from_environment() == (5, 8, 1)
+
+
+STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_NODEID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("here", "on_node", "visible", "local_rank", "index"),
+    [
+        ({}, "4", 4, 3, 3),
+        (STEP, "2", 2, 1, 1),
+        (STEP, "2", 1, 1, 0),  # --gpus-per-task 1: each task sees its own
+        (STEP, "4", 2, 1, 1),  # --gpus-per-task 2
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, "8", 2, 3, 1),
+        (STEP, "1", 1, 1, None),  # two tasks for one GPU
+        (STEP | {"RANK": "1"}, "2", 1, 1, None),  # of torchrun, whose processes see the same
+        ({}, "2", 1, 1, None),
+    ],
+)
+def test_the_gpu_of_a_process(monkeypatch, here, on_node, visible, local_rank, index):
+    for name, value in {**here, "SLURM_GPUS_ON_NODE": on_node}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    if index is None:
+        with pytest.raises(UserError, match="`--world-size` must be at most 1, the number of GPUs here"):
+            pick_device("auto", local_rank)
+    else:
+        assert pick_device("auto", local_rank) == torch.device("cuda", index)
+    assert pick_device("cpu", local_rank) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "ends", "word"), [(2, 2, "2"), (1, 1, "1"), (-9, 1, "-9"), (-15, 1, "-15"), (130, 130, "130")]
+)
+def test_torchrun_ends_as_the_worker_that_failed_first(monkeypatch, capsys, tmp_path, exit_code, ends, word):
+    """With its exit code, a line, and no traceback; the flags are handed on."""
+    given, later = [], ProcessFailure(0, 4, -15, "")
+    first = ProcessFailure(1, 3, exit_code, "")
+    first.timestamp, later.timestamp = 5, 9
+
+    def fails(words):
+        given.extend(words)
+        raise ChildFailedError("train.py", {0: later, 1: first})
+
+    monkeypatch.setattr(torchrun, "torchrun", fails)
+    monkeypatch.setattr("sys.argv", ["torchrun", "--nnodes", "1", "train.py"])
+    assert torchrun.main() == ends
+    said = capsys.readouterr().err
+    assert said == f"torchrun: rank 1 ended with {word}; what it said is above\n"
+    assert given[-3:] == ["--nnodes", "1", "train.py"] and given[:2] == ["--signals-to-handle", torchrun.PASSED_ON]
+
+
+def test_torchrun_ends_well_after_a_signal(monkeypatch, capsys):
+    def stopped(words):
+        raise SignalException("received", signal.SIGUSR1)
+
+    monkeypatch.setattr(torchrun, "torchrun", stopped)
+    monkeypatch.setattr("sys.argv", ["torchrun"])
+    assert torchrun.main() == 0
+    assert capsys.readouterr().err == "torchrun: SIGUSR1 was passed on to the workers, which have left\n"
+
+
+@pytest.mark.slow
+def test_a_worker_of_torchrun_that_fails_ends_it_with_its_code_and_one_line(tmp_path):
+    (tmp_path / "worker.py").write_text("import sys\nprint('error: no', file=sys.stderr)\nsys.exit(2)\n")
+    command = [sys.executable, "-m", "couloir.training.torchrun", "--standalone", "--nproc-per-node", "1", "worker.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2:] == ["error: no", "torchrun: rank 0 ended with 2; what it said is above"]
+    assert "Traceback" not in done.stderr
