@@ -1,34 +1,45 @@
 """egs/slurm on a real SLURM of two nodes: time limits, requeues, pre-emption, node failure, arrays with a dead part.
 
-Every training is compared, loss by loss, with one that was never stopped.
+Every training is compared, loss by loss, with one that was never stopped. Where only the batch script is at stake, it
+starts a program that imports nothing heavy.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
-from fake_run import fake_config
-from programs import ROOT
+from fake_run import fake_config, finish, start_program
+from programs import ROOT, run_process
+from real_speech import TINY, prepare
 from slurm_cluster import NODES, cluster_in, wait_for, why_not
 from slurm_run import SlowData
 
 from couloir.training.random_state import seed_everything
+from couloir.training.rendezvous import listen
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 TRAIN, PREPARE = ROOT / "egs/slurm/train.sbatch", ROOT / "egs/slurm/prepare.sbatch"
 ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1, "device": "cpu"}
+LIGHT, RECIPE = str(ROOT / "tests/recipes/slurm_light.py"), "zipformer_crctc/train.py"
 ENV = {
     "CONTAINER": "",
     "COULOIR_PYTHON": sys.executable,
-    "RECIPE": str(ROOT / "tests/recipes/slurm_run.py"),
     "OMP_NUM_THREADS": "1",
     "GLOO_SOCKET_IFNAME": "lo",
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/training'}",
     "CUDA_VISIBLE_DEVICES": "",
 }
+FLAGS = (
+    f"{TINY} --manifest-dir data/shar --bpe-model data/lang/bpe.model --max-duration 4 --min-utterance-duration 0.3 "
+    "--log-interval 1 --average-period 5 --save-every-n 10000 --num-workers 1 --tensorboard False --warmup-batches 4 "
+    "--num-epochs 9999 --final-decay 0 --num-threads 1 --device cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +50,14 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def submit(slurm, tmp_path):
-    """Submit a training of two nodes; whatever is left of it afterwards is cancelled."""
+    """Submit a job of two nodes, sbatch's ``options`` before and the ``words`` of the program after the script.
+
+    Whatever is left of it afterwards is cancelled.
+    """
     jobs = []
 
-    def train(*options, values=ENDLESS, **env):
-        flags = ("--nodes", 2, "--cpus-per-task", 2, *options, TRAIN, "exp", json.dumps(values))
+    def train(*words, options=("--nodes", 2), **env):
+        flags = ("--cpus-per-task", 2, *options, TRAIN, *words)
         jobs.append(slurm.submit(tmp_path, *flags, **{**ENV, **env}))
         return jobs[-1]
 
@@ -53,8 +67,10 @@ def submit(slurm, tmp_path):
 
 
 def losses(exp_dir):
+    """By batch; the line that is just being written does not count."""
     path = exp_dir / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    rows = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
     return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
 
 
@@ -67,21 +83,24 @@ def wait_for_batch(folder, number):
     wait_for(lambda: max(losses(folder / "exp"), default=0) >= number, f"batch {number}")
 
 
-def straight(folder, steps, slurm):
-    """The losses of a run of the same two processes that nobody stops."""
-    values = json.dumps({**ENDLESS, "num_epochs": 10**6, "max_steps": steps, "final_decay": 0})
-    done = slurm.submit(
-        folder, "--wait", "--nodes", 2, "--cpus-per-task", 2, TRAIN, "straight", values, patience_s=300, **ENV
-    )
-    assert slurm.state(done) == "COMPLETED", log_of(folder, done)
+def wait_for_log(folder, job, text):
+    wait_for(lambda: text in log_of(folder, job), f"`{text}` in the log")
+
+
+def straight(folder, steps):
+    """The losses of a small training of the same two processes that nobody stops; forks of this one."""
+    with listen([0], "127.0.0.1") as free:
+        port = free.getsockname()[1]
+    values = {**ENDLESS, "max_steps": steps, "final_decay": 0}
+    common = {**ENV, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COULOIR_STATUS": ""}
+    children = []
+    for rank in ("0", "1"):
+        with mock.patch.dict(os.environ, {**common, "RANK": rank, "LOCAL_RANK": rank}):
+            children.append(start_program(folder / "straight", **values))
+    for child in children:
+        done = finish(folder / "straight", child)
+        assert done.returncode == 0, done.stderr
     return losses(folder / "straight")
-
-
-def assert_as_never_stopped(folder, slurm):
-    found = losses(folder / "exp")
-    steps = max(found)
-    assert list(found) == list(range(1, steps + 1))
-    assert found == straight(folder, steps, slurm)
 
 
 def quiet(text):
@@ -89,68 +108,80 @@ def quiet(text):
     return "Traceback" not in text and "SignalException" not in text and "SIGKILL" not in text
 
 
-@pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_before_the_time_limit_it_saves_and_goes_on_at_the_very_batch(slurm, submit, tmp_path, launcher):
-    job = submit(LAUNCHER=launcher)
-    wait_for_batch(tmp_path, 5)
+def test_the_recipe_on_two_nodes_saves_before_the_time_limit_and_goes_on_at_the_very_batch(slurm, submit, tmp_path):
+    """Plain srun, the program of the documentation; every loss is that of a run on one machine that nobody stopped."""
+    prepare(tmp_path, copies=2)
+    job = submit(*FLAGS.split(), "--exp-dir", "exp", "--max-steps", "100000", RECIPE=str(ROOT / RECIPE))
+    wait_for_batch(tmp_path, 3)
     slurm.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@300 does
     wait_for(lambda: slurm.restarts(job) == 1, "the requeue")
     stopped = max(losses(tmp_path / "exp"))
     wait_for_batch(tmp_path, stopped + 3)
+    found = losses(tmp_path / "exp")
     slurm.run("scancel", job)
     text = log_of(tmp_path, job)
-    assert f"stopped at batch {stopped}: the job goes back into the queue" in text
-    assert f"epoch 1, batch {stopped}\n" in text and quiet(text)  # of the second start, so the log was appended to
-    if launcher == "srun":
-        assert_as_never_stopped(tmp_path, slurm)
+    assert f"stopped at batch {stopped}: the job goes back into the queue" in text and quiet(text)
+    assert text.count("device cpu, 2 processes, exp-dir exp") == 2  # the log was appended to
+    run_process(tmp_path, RECIPE, f"{FLAGS} --exp-dir straight --max-steps {max(found)} --world-size 2")
+    assert found == losses(tmp_path / "straight")
 
 
-def test_pre_empted_with_a_grace_time_it_saves_and_is_requeued(slurm, submit, tmp_path):
-    job = submit("--partition", "grace")
+def test_pre_empted_with_a_grace_time_and_then_without_a_node_it_goes_on_at_the_batch_saved(slurm, submit, tmp_path):
+    """The lock of the dead process, on whichever machine, does not keep the run."""
+    values = json.dumps({**ENDLESS, "save_last_every": 5})
+    recipe = str(ROOT / "tests/recipes/slurm_run.py")
+    job = submit("exp", values, options=("--nodes", 2, "--partition", "grace"), RECIPE=recipe)
     wait_for_batch(tmp_path, 3)
-    wide = ("--partition", "high", "--nodes", 2, "--exclusive", "--wrap", "sleep 2", "--output", "/dev/null")
+    wide = ("--partition", "high", "--nodes", 2, "--exclusive", "--wrap", "true", "--output", "/dev/null")
     slurm.submit(tmp_path, *wide)
-    wait_for(lambda: slurm.restarts(job) == 1, "the requeue", 50)  # SLURM itself would wait for a minute
+    wait_for(lambda: slurm.restarts(job) == 1, "the requeue")  # SLURM itself would wait for ten minutes
     stopped = max(losses(tmp_path / "exp"))
-    wait_for_batch(tmp_path, stopped + 2)
+    wait_for_batch(tmp_path, stopped + 6)
+    slurm.kill_node(NODES[0])
+    wait_for(lambda: slurm.restarts(job) == 2, "the second requeue")
+    slurm.start_node(NODES[0])
+    reached = max(losses(tmp_path / "exp"))
+    wait_for(lambda: log_of(tmp_path, job).count("resumed from exp/") == 2, "the third start")
+    wait_for_batch(tmp_path, reached + 2)
+    found = losses(tmp_path / "exp")
+    slurm.run("scancel", job)
     text = log_of(tmp_path, job)
     assert "SIGTERM: saving after this batch, then leaving" in text and quiet(text)
     assert f"stopped at batch {stopped}: the job goes back into the queue" in text
+    assert f"epoch 1, batch {stopped}\n" in text
+    assert found == straight(tmp_path, max(found))
+
+
+def test_torchrun_passes_the_time_limit_on_and_the_job_is_requeued(slurm, submit, tmp_path):
+    job = submit("stop", LAUNCHER="torchrun", RECIPE=LIGHT)
+    for start in range(2):
+        wait_for_log(tmp_path, job, f"began at {start}")
+        slurm.run("scancel", "--batch", "--signal=USR1", job)
+        wait_for(lambda start=start: slurm.restarts(job) == start + 1, "the requeue")
+    text = log_of(tmp_path, job)
+    assert "stopped at batch 1: the job goes back" in text and "stopped at batch 2: the job goes back" in text
+    assert text.count("torchrun: SIGUSR1 was passed on to the workers, which have left") == 4 and quiet(text)
 
 
 def test_a_time_limit_that_leaves_no_time_to_train_stops_the_job_with_a_line(slurm, submit, tmp_path):
-    job = submit()
-    wait_for(lambda: "exp-dir exp" in log_of(tmp_path, job), "the first start")
-    slurm.run("scancel", "--batch", "--signal=USR1", job)
-    wait_for(lambda: slurm.state(job) == "RUNNING" and slurm.restarts(job) == 1, "the second start")
-    wait_for(lambda: slurm.run("squeue", "-h", "--steps", "--job", job), "its step")
-    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    job = submit("idle", RECIPE=LIGHT)
+    for start in (1, 2):
+        wait_for(lambda start=start: log_of(tmp_path, job).count("began at 0") == start, f"start {start}")
+        slurm.run("scancel", "--batch", "--signal=USR1", job)
     wait_for(lambda: slurm.state(job) == "FAILED", "the end")
     assert "error: no batch was trained since the job was last requeued: give more --time" in log_of(tmp_path, job)
 
 
-def test_a_node_that_fails_is_gone_on_without(slurm, submit, tmp_path):
-    """The lock of the dead process, on whichever machine, does not keep the run."""
-    job = submit(values={**ENDLESS, "save_last_every": 5})
-    wait_for_batch(tmp_path, 8)
-    slurm.kill_node(NODES[0])
-    wait_for(lambda: slurm.restarts(job) == 1, "the requeue")
-    slurm.start_node(NODES[0])
-    reached = max(losses(tmp_path / "exp"))
-    wait_for(lambda: log_of(tmp_path, job).count("resumed from exp/") == 1, "the second start")
-    wait_for_batch(tmp_path, reached + 3)
-    slurm.run("scancel", job)
-    assert_as_never_stopped(tmp_path, slurm)
-
-
-def test_a_run_that_is_complete_ends_the_job_and_an_error_fails_it(slurm, submit, tmp_path):
-    values = {**ENDLESS, "max_steps": 3, "final_decay": 0}
-    for flags, state in ((values, "COMPLETED"), ({**values, "max_steps": 5, "width": 12}, "FAILED")):
-        job = submit(values=flags)
-        wait_for(lambda job=job: slurm.state(job) in ("COMPLETED", "FAILED"), "the end")
-        assert slurm.state(job) == state and quiet(log_of(tmp_path, job)), log_of(tmp_path, job)
-    assert "error: `" in log_of(tmp_path, job)
-    assert slurm.restarts(job) == 0
+@pytest.mark.parametrize(("kind", "state"), [("complete", "COMPLETED"), ("error", "FAILED")])
+@pytest.mark.parametrize("options", [("--nodes", 2), ("--nodes", 2, "--ntasks-per-node", 2, "--gpus-per-task", 1)])
+def test_a_run_that_is_complete_ends_the_job_and_an_error_fails_it(slurm, submit, tmp_path, kind, state, options):
+    job = submit(kind, options=options, RECIPE=LIGHT)
+    wait_for(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), "the end")
+    text = log_of(tmp_path, job)
+    assert slurm.state(job) == state and slurm.restarts(job) == 0 and quiet(text), text
+    assert text.count("began at 0\n") == 1
+    if kind == "error":
+        assert "error: `--no-such-flag` is none" in text
 
 
 def test_a_dead_part_of_an_array_is_named_by_the_last_job(slurm, tmp_path):
