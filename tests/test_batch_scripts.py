@@ -35,7 +35,7 @@ COMMANDS = {
     "srun": 'echo "$*" >>srun.log; echo "$SRUN_CPUS_PER_TASK" >cpus; while [[ $1 == --* ]]; do '
     '[[ $1 == *=* ]] || shift; shift; done; echo $$ >step.pid; exec "$@"',
     "scancel": '[ -f begun ] || exit 1; kill -USR1 "$(cat step.pid)"',
-    "scontrol": 'echo "$*" >>scontrol.log; [ ! -f refuses ]',
+    "scontrol": '[ "$1" != show ] || exec cat shown; echo "$*" >>scontrol.log; [ ! -f refuses ]',
 }
 
 
@@ -84,7 +84,6 @@ def requeued(folder):
         ("running:9:2", 2, False),  # an error
         ("nothing:0:2", 2, False),  # an error before the first batch
         ("stopped:9:0", 0, True),  # pre-empted with a grace time
-        ("killed:0:0", 0, True),  # the same, before the run was there
     ],
 )
 def test_how_a_job_ends(job, tmp_path, what, code, again):
@@ -92,6 +91,23 @@ def test_how_a_job_ends(job, tmp_path, what, code, again):
     said = done.communicate(timeout=60)[0]
     assert (done.returncode, requeued(tmp_path)) == (code, again), said
     assert (tmp_path / ".couloir-7.status").exists() is (what[0] not in "cn")
+
+
+@pytest.mark.parametrize(
+    ("asked", "again"),
+    [
+        ("None", False),  # by srun, beside a task that failed
+        ("2026-03-01T10:00:05", True),  # with a grace time, before the run was there
+        ("2026-03-01T10:00:00", True),
+        ("2026-03-01T09:59:59", False),  # an earlier start of the job was pre-empted
+    ],
+)
+def test_a_run_that_a_signal_ends_before_it_can_save_is_requeued_where_it_was_to_make_room(job, tmp_path, asked, again):
+    times = f"   StartTime=2026-03-01T10:00:00 EndTime=Unknown\n   PreemptEligibleTime=Unknown PreemptTime={asked}\n"
+    (tmp_path / "shown").write_text(f"JobId=7 JobName=couloir\n{times}   SuspendTime=None\n")
+    done = job("killed:0:0")
+    said = done.communicate(timeout=60)[0]
+    assert (done.returncode, requeued(tmp_path)) == ((0, True) if again else (143, False)), said
 
 
 def test_a_status_of_an_earlier_start_is_none(job, tmp_path):

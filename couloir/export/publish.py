@@ -131,8 +131,8 @@ def staged(out_dir: Path, names: Sequence[str]) -> Iterator[Path]:
         UserError: as the one inside; the folder cannot be written, or another process exports into it.
     """
     with writing_to(out_dir), locked(out_dir / LOCK, out_dir):
-        for left in out_dir.glob(f"{_STAGE}*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for dead in out_dir.glob(f"{_STAGE}*"):  # of a process that was killed
+            shutil.rmtree(dead, ignore_errors=True)
         with TemporaryDirectory(prefix=_STAGE, dir=out_dir) as folder:
             try:
                 yield Path(folder)

@@ -26,7 +26,8 @@ def main(kind):
     step = saved() if os.path.exists(os.environ[VARIABLE]) else 0
     if is_first:
         report_status(RUNNING, step)
-        print(f"began at {step}", flush=True)
+        tasks, cores = (os.environ.get(f"SLURM_{name}") for name in ("STEP_NUM_TASKS", "CPUS_PER_TASK"))
+        print(f"began at {step}: {tasks} tasks of {cores} cores", flush=True)
     if kind == "error":
         print("error: `--no-such-flag` is none", file=sys.stderr)
         return 2

@@ -14,8 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
-from fake_run import fake_config, finish, start_program
-from programs import ROOT, run_process
+from fake_run import fake_config, finish, forked
+from fake_run import main as run_small
+from programs import ROOT, run_program
 from real_speech import TINY, prepare
 from slurm_cluster import NODES, cluster_in, wait_for, why_not
 from slurm_run import SlowData
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_n
 TRAIN, PREPARE = ROOT / "egs/slurm/train.sbatch", ROOT / "egs/slurm/prepare.sbatch"
 ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1, "device": "cpu"}
 LIGHT, RECIPE = str(ROOT / "tests/recipes/slurm_light.py"), "zipformer_crctc/train.py"
+WIDE = ("--partition", "high", "--nodes", 2, "--exclusive", "--wrap", "true", "--output", "/dev/null")
 ENV = {
     "CONTAINER": "",
     "COULOIR_PYTHON": sys.executable,
@@ -87,19 +89,19 @@ def wait_for_log(folder, job, text):
     wait_for(lambda: text in log_of(folder, job), f"`{text}` in the log")
 
 
-def straight(folder, steps):
-    """The losses of a small training of the same two processes that nobody stops; forks of this one."""
+def never_stopped(folder, run):
+    """The losses in ``folder``/straight of the same two processes that nobody stops.
+
+    They are forks of this one, for importing torch takes longer than they do.
+    """
     with listen([0], "127.0.0.1") as free:
         port = free.getsockname()[1]
-    values = {**ENDLESS, "max_steps": steps, "final_decay": 0}
-    common = {**ENV, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COULOIR_STATUS": ""}
+    common = {**ENV, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     children = []
     for rank in ("0", "1"):
         with mock.patch.dict(os.environ, {**common, "RANK": rank, "LOCAL_RANK": rank}):
-            children.append(start_program(folder / "straight", **values))
-    for child in children:
-        done = finish(folder / "straight", child)
-        assert done.returncode == 0, done.stderr
+            children.append(forked(run, folder / f"straight-{rank}.stderr"))
+    assert [finish(folder / f"straight-{rank}", child).returncode for rank, child in enumerate(children)] == [0, 0]
     return losses(folder / "straight")
 
 
@@ -122,8 +124,8 @@ def test_the_recipe_on_two_nodes_saves_before_the_time_limit_and_goes_on_at_the_
     text = log_of(tmp_path, job)
     assert f"stopped at batch {stopped}: the job goes back into the queue" in text and quiet(text)
     assert text.count("device cpu, 2 processes, exp-dir exp") == 2  # the log was appended to
-    run_process(tmp_path, RECIPE, f"{FLAGS} --exp-dir straight --max-steps {max(found)} --world-size 2")
-    assert found == losses(tmp_path / "straight")
+    flags = f"{FLAGS} --exp-dir straight --max-steps {max(found)}"
+    assert found == never_stopped(tmp_path, lambda: run_program(tmp_path, RECIPE, flags))
 
 
 def test_pre_empted_with_a_grace_time_and_then_without_a_node_it_goes_on_at_the_batch_saved(slurm, submit, tmp_path):
@@ -132,8 +134,7 @@ def test_pre_empted_with_a_grace_time_and_then_without_a_node_it_goes_on_at_the_
     recipe = str(ROOT / "tests/recipes/slurm_run.py")
     job = submit("exp", values, options=("--nodes", 2, "--partition", "grace"), RECIPE=recipe)
     wait_for_batch(tmp_path, 3)
-    wide = ("--partition", "high", "--nodes", 2, "--exclusive", "--wrap", "true", "--output", "/dev/null")
-    slurm.submit(tmp_path, *wide)
+    slurm.submit(tmp_path, *WIDE)
     wait_for(lambda: slurm.restarts(job) == 1, "the requeue")  # SLURM itself would wait for ten minutes
     stopped = max(losses(tmp_path / "exp"))
     wait_for_batch(tmp_path, stopped + 6)
@@ -149,7 +150,8 @@ def test_pre_empted_with_a_grace_time_and_then_without_a_node_it_goes_on_at_the_
     assert "SIGTERM: saving after this batch, then leaving" in text and quiet(text)
     assert f"stopped at batch {stopped}: the job goes back into the queue" in text
     assert f"epoch 1, batch {stopped}\n" in text
-    assert found == straight(tmp_path, max(found))
+    values = {**ENDLESS, "max_steps": max(found), "final_decay": 0}
+    assert found == never_stopped(tmp_path, lambda: run_small(tmp_path / "straight", values))
 
 
 def test_torchrun_passes_the_time_limit_on_and_the_job_is_requeued(slurm, submit, tmp_path):
@@ -172,14 +174,26 @@ def test_a_time_limit_that_leaves_no_time_to_train_stops_the_job_with_a_line(slu
     assert "error: no batch was trained since the job was last requeued: give more --time" in log_of(tmp_path, job)
 
 
+def test_pre_empted_before_the_run_is_there_the_job_is_requeued(slurm, submit, tmp_path):
+    """The program does not take SIGTERM yet."""
+    job = submit("idle", options=("--nodes", 2, "--partition", "grace"), RECIPE=LIGHT)
+    wait_for_log(tmp_path, job, "began at 0")
+    slurm.submit(tmp_path, *WIDE)
+    wait_for(lambda: slurm.restarts(job) == 1, "the requeue")
+    wait_for(lambda: log_of(tmp_path, job).count("began at 0") == 2, "the second start")
+    assert "stopped at batch 0: the job goes back into the queue" in log_of(tmp_path, job)
+
+
 @pytest.mark.parametrize(("kind", "state"), [("complete", "COMPLETED"), ("error", "FAILED")])
-@pytest.mark.parametrize("options", [("--nodes", 2), ("--nodes", 2, "--ntasks-per-node", 2, "--gpus-per-task", 1)])
+@pytest.mark.parametrize(
+    "options", [("--nodes", 2, "--gpus-per-node", 1), ("--nodes", 2, "--ntasks-per-node", 2, "--gpus-per-task", 1)]
+)
 def test_a_run_that_is_complete_ends_the_job_and_an_error_fails_it(slurm, submit, tmp_path, kind, state, options):
     job = submit(kind, options=options, RECIPE=LIGHT)
     wait_for(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), "the end")
     text = log_of(tmp_path, job)
     assert slurm.state(job) == state and slurm.restarts(job) == 0 and quiet(text), text
-    assert text.count("began at 0\n") == 1
+    assert text.count("began at ") == 1 and f"began at 0: {options[1] * options[3]} tasks of 2 cores\n" in text
     if kind == "error":
         assert "error: `--no-such-flag` is none" in text
 

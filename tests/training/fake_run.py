@@ -1,5 +1,6 @@
 """A run in miniature: a model with dropout over noise, and data that keeps the law of the data order."""
 
+import ctypes
 import os
 import random
 import resource
@@ -19,6 +20,7 @@ from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
 
 BATCH_SIZE = 4
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -195,24 +197,31 @@ class Finished:
 
 
 def start_program(exp_dir, **values):
-    """Start `main` in a session of its own, so that a kill -9 of it reaches all of the run and nothing else.
-
-    A fork of this process: importing torch takes most of the time of so short a run.
-    """
+    """Start `main` in a session of its own, so that a kill -9 of it reaches all of the run and nothing else."""
     exp_dir.mkdir(parents=True, exist_ok=True)
+    return forked(lambda: main(exp_dir, values), exp_dir.with_suffix(".stderr"))
+
+
+def forked(run, screen):
+    """Call ``run`` in a fork of this process, its output in the file ``screen``; it ends when this process does.
+
+    Importing torch takes most of the time of so short a run.
+    """
     child = os.fork()
     if child:
         return child
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     # What was started in the background ignores Ctrl-C, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    screen = os.open(exp_dir.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(screen, 1)
-    os.dup2(screen, 2)
+    number = os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(number, 1)
+    os.dup2(number, 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     code = 1
     try:
-        code = main(exp_dir, values)
+        found = run()
+        code = found if isinstance(found, int) else 0
     except BaseException:
         traceback.print_exc()
     finally:

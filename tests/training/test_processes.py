@@ -26,7 +26,7 @@ from couloir.training.launch import launch
 ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1}
 
 
-def wait_for(condition, patience_s=60):
+def wait_for(condition, patience_s=240):
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"

@@ -66,7 +66,7 @@ def start_step(step, size=2, **more):
 
 
 def ended(processes):
-    told = [process.communicate(timeout=100) for process in processes]
+    told = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), told[0][1].decode()[-2000:]
     return [out.decode() for out, _ in told]
 
