@@ -13,8 +13,9 @@ from couloir.audio import AUDIO_SUFFIXES
 from couloir.data.corpora.annotated import utterances_by, utterances_of
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
-from couloir.data.corpora.labels import SUBTITLES, annotation_of, rows_of
+from couloir.data.corpora.labels import PHN, SUBTITLES, annotation_of, rows_of
 from couloir.data.corpora.progress import log
+from couloir.data.corpora.prompts import Prompts
 from couloir.data.corpora.textgrid import SILENCES
 from couloir.data.split_names import innermost, kind_of, kinds_in
 from couloir.errors import UserError, must_be
@@ -29,17 +30,29 @@ _TIMIT = re.compile(r"0 \d{4,} (?=\S)", re.ASCII)
 _TRN_ID = re.compile(r"\s*\([^()\s]+\)\s*$")
 
 
+_TRANSCRIPTS = frozenset((*WORDS, IPA, GRID, PHN, *SUBTITLES))
+
+
 @dataclass
 class _Found:
     """What a folder holds: recordings with the files beside each, by lower-case suffix; and what is passed over."""
 
     recordings: list[tuple[Path, dict[str, Path]]] = field(default_factory=list)
+    texts: list[Path] = field(default_factory=list)
     foreign: int = 0
+
+    def prompts(self) -> Prompts:
+        """What lists say of the recordings that have no transcript beside them."""
+        alone = {same_name(audio.stem) for audio, files in self.recordings if not files.keys() & _TRANSCRIPTS}
+        prompts = Prompts(alone)
+        prompts.read(sorted(set(self.texts) - {path for _, files in self.recordings for path in files.values()}))
+        return prompts
 
 
 def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
     """Recordings, each with a TextGrid, ``.txt``, ``.lab``, ``.trn`` or ``.ipa`` of its name; a subfolder is a speaker.
 
+    Words may also stand in lists that lie elsewhere in the folder (`couloir.data.corpora.prompts`).
     ``x.wav.txt`` is a name of x.wav too, and letters' case does not matter. A folder that names a split prescribes it.
     Hidden files and what macOS leaves (``._x.wav``, ``__MACOSX``) are no recordings. A recording without a transcript,
     or with one that cannot be read, is left out by name.
@@ -48,6 +61,7 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         UserError: no recording has a transcript.
     """
     found = _search(folder)
+    prompts = found.prompts()
     usable = False
     for audio, files in found.recordings:
         place = audio.relative_to(folder)
@@ -57,7 +71,7 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         id = "-".join((*place.parts[:-1], place.stem))
         whole = Utterance(id, str(audio), "", language, speaker, split=SPLITS[kind_of(split)] if split else "")
         try:
-            for item in _transcribed(audio, files, whole):
+            for item in _transcribed(audio, files, prompts, whole):
                 usable = usable or isinstance(item, Utterance) or item.reason != NO_TRANSCRIPT
                 yield item
         except UserError as error:
@@ -84,6 +98,7 @@ def _search(folder: Path) -> _Found:
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() not in AUDIO_SUFFIXES:
+                found.texts.append(Path(root, name))
                 texts.setdefault(same_name(stem), {}).setdefault(suffix.lower(), Path(root, name))
         for name in names:
             stem, suffix = os.path.splitext(name)
@@ -104,7 +119,9 @@ def _say_what_is_default(folder: Path, found: _Found) -> None:
         )
 
 
-def _transcribed(audio: Path, files: Mapping[str, Path], whole: Utterance) -> Iterator[Utterance | Dropped]:
+def _transcribed(
+    audio: Path, files: Mapping[str, Path], prompts: Prompts, whole: Utterance
+) -> Iterator[Utterance | Dropped]:
     """The utterances of one recording."""
     if GRID in files:
         yield from utterances_of(files[GRID], whole)
@@ -114,7 +131,7 @@ def _transcribed(audio: Path, files: Mapping[str, Path], whole: Utterance) -> It
         text = _words(words) if words and not labels.utterances else ""
         yield from utterances_by([labels], audio, replace(whole, text=text))
         return
-    text = _words(words) if words else ""
+    text = _words(words) if words else "" if files.keys() & _TRANSCRIPTS else prompts.words(audio)
     ipa = " ".join(read_lines(files[IPA])).strip() if IPA in files else ""
     if text or ipa:
         yield replace(whole, text=text, ipa=ipa)
