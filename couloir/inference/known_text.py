@@ -14,6 +14,7 @@ from couloir.data.corpora.textgrid import PHONE_TIERS, SILENCES, UTTERANCE_TIERS
 from couloir.errors import UserError, must_be
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import normalize, segment
+from couloir.text.languages import in_small_letters
 from couloir.texts import read_text, split_lines
 
 _TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid", ".srt", ".vtt")
@@ -83,7 +84,7 @@ def words_of_text(text: str, language: str) -> list[Word]:
     from couloir.text.g2p import phonemize
 
     labels = text.split()
-    spoken = phonemize({language: labels})[language]
+    spoken = phonemize({language: in_small_letters(labels, language)})[language]
     words = [Word(label, segment(ipa)) for label, ipa in zip(labels, spoken)]
     if not any(word.phones for word in words):
         raise UserError(f"espeak-ng pronounces none of the transcript's words as {language}")

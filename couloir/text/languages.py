@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Tags for which espeak's voice of the same name is missing or is another accent than most recordings have.
 VOICES = {"en": "en-us", "zh": "cmn", "no": "nb", "nn": "nb", "iw": "he", "in": "id", "pt": "pt-br", "kmr": "ku"}
@@ -14,6 +15,7 @@ _OF_REGIONS = {
 }  # fmt: skip
 # fo, kaa and xex have no dictionary; Japanese kanji and Thai come out as nonsense; Burmese aborts the process.
 _UNUSABLE = ("fo", "kaa", "xex", "ja", "th", "my")
+_MOST_IN_CAPITALS = 0.99
 _TAG = re.compile(r"[a-z]{1,8}(-[a-z0-9]{1,8}){0,4}")
 
 
@@ -33,3 +35,15 @@ def voices_of(tag: str) -> list[str]:
         return []
     found = [_OF_REGIONS.get(tag), VOICES.get(tag), tag, VOICES.get(base), base]
     return list(dict.fromkeys(voice for voice in found if voice))
+
+
+def in_small_letters(texts: Sequence[str], language: str) -> list[str]:
+    """The texts of a corpus; where all are in capitals, in small letters, since espeak-ng spells IT and US by letters.
+
+    Where more than one in a hundred has small letters, or there is but one text, capitals mean something and stay.
+    """
+    capitals = sum(text.upper() == text != text.lower() for text in texts)
+    if len(texts) < 2 or capitals < _MOST_IN_CAPITALS * sum(text.upper() != text.lower() for text in texts):
+        return list(texts)
+    dotless = str.maketrans({"I": "ı", "İ": "i"}) if language_tag(language).partition("-")[0] in ("tr", "az") else {}
+    return [text.translate(dotless).lower() if text.upper() == text else text for text in texts]

@@ -233,7 +233,8 @@ def test_parts_at_the_same_time_one_of_them_twice(straight, tmp_path):
     command = [sys.executable, str(ROOT / "local/make_shar.py"), *shape, "--nj", "1", "--data-dir", str(data), "--part"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [subprocess.Popen([*command, f"{part}/2"], env=environment) for part in "011"]
-    assert [process.wait() for process in running] == [0, 0, 0]
+    codes = [process.wait() for process in running]
+    assert codes[0] == 0 and sorted(codes[1:]) in ([0, 2], [0, 0])  # refused, or started when the other had ended
     (data / "corpora.yaml").unlink()
     make(data)
     assert content(data) == straight

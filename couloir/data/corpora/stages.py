@@ -42,6 +42,7 @@ from couloir.errors import UserError
 from couloir.files import name_of_id
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
+from couloir.text.languages import in_small_letters
 
 _MOST_UNREADABLE = 0.5
 
@@ -170,7 +171,8 @@ def _pronounce(
     def speak(language: str) -> list[str] | UserError:
         voice = voices.get(language, language)
         try:
-            return phonemize({voice: [u.text for u in by_language[language]]})[voice]
+            texts = in_small_letters([u.text for u in by_language[language]], language)
+            return phonemize({voice: texts})[voice]
         except UserError as error:
             return error
 
