@@ -87,8 +87,3 @@ def count(pairs: Iterable[Pair]) -> Counts:
 def total(counts: Iterable[Counts]) -> Counts:
     """The sum of many counts."""
     return sum(counts, Counts())
-
-
-def error_rates(refs: Iterable[str], hyps: Iterable[str], unit: str = "phone") -> Counts:
-    """Counts of a whole test set of texts; ``.rate`` is its PER, WER or CER in percent."""
-    return total(count(align(units_of(ref, unit), units_of(hyp, unit))) for ref, hyp in zip(refs, hyps, strict=True))

@@ -16,6 +16,7 @@ from couloir.export.selfcheck import check_waves
 from couloir.export.torchscript import export_script, export_trace
 from couloir.export.weights import save_weights
 from couloir.inference.hub import parse_hub_id
+from couloir.models.zipformer.config import ZipformerConfig
 from couloir.recipes.run import LoadedRun, load_run
 from couloir.recipes.run_config import Overrides
 from couloir.text.tokenizer import Tokenizer, read_tokens
@@ -43,6 +44,28 @@ def load_for_export(
     return run, Path(output.out_dir) if output.out_dir else run.exp_dir, waves
 
 
+def check_full_context(run: LoadedRun, namespace: argparse.Namespace, remedy: str) -> None:
+    """Refuse one context that is asked for where files take whole recordings: these have full context.
+
+    Several chunk sizes, among the flags of a training, ask for nothing.
+
+    Raises:
+        UserError: a chunk size or left context of one number other than -1.
+    """
+    zipformer, given = run.config.zipformer, given_flags(namespace, ZipformerConfig)
+    if not zipformer.causal:
+        return
+    for name in ("chunk_size", "left_context_frames"):
+        asked = getattr(zipformer, name) if name in given else (-1,)
+        if len(asked) == 1 and asked != (-1,):
+            expected = "-1 for a file that takes whole recordings, which has full context"
+            raise must_be("--" + name.replace("_", "-"), expected, asked[0], remedy)
+    chunk, _ = zipformer.fixed_context
+    if chunk > 0:
+        said = "the model knows chunks of %d frames alone, the file has full context: other texts may come out of it"
+        logging.warning(said, chunk)
+
+
 def save_tokens(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokens.txt; one that says the same, and has icefall's disambiguation symbols perhaps, stays."""
     path = folder / "tokens.txt"
@@ -58,7 +81,9 @@ def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     """pretrained.pt, model.safetensors and the TorchScript files that are asked for."""
     config = from_mapping(TorchExportConfig, given_flags(namespace, TorchExportConfig))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
-    save_weights(run.model, as_plain(run.config), folder)
+    if config.jit_trace:
+        check_full_context(run, namespace, "leave it out, or leave --jit-trace to another call")
+    save_weights(run.model, as_plain(run.as_trained()), folder)
     save_tokens(run.tokenizer, folder)
     if config.jit:
         export_script(run.model, run.config.fbank, folder, waves)
@@ -75,6 +100,7 @@ def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Ov
     """
     config = from_mapping(OFFLINE_ONNX[kind], given_flags(namespace, OFFLINE_ONNX[kind]))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
+    check_full_context(run, namespace, "leave it out, or use export_onnx_streaming.py")
     fbank = run.config.fbank
     if getattr(config, "head", kind) == "ctc":
         export_ctc(run.model, fbank, config, folder, waves)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from couloir.checkpoint import load_weights
+from couloir.config import Ints
 from couloir.data.module import DataModule
 from couloir.errors import must_be
 from couloir.features.fbank import Fbank
@@ -22,6 +23,7 @@ from couloir.inference.checkpoints import pick_device
 from couloir.inference.pretrained import as_published, check_size
 from couloir.models.architecture import adapted
 from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
+from couloir.models.zipformer.config import ZipformerConfig
 from couloir.recipes.run_config import (
     Overrides,
     RunConfig,
@@ -112,7 +114,8 @@ class LoadedRun:
     """A trained model with what belongs to it.
 
     Attributes:
-        exp_dir: the folder of its weights. unasked_data: see `run_config.unasked_data`.
+        exp_dir: the folder of its weights. config: with what the flags ask for laid over what was saved.
+        unasked_data: see `run_config.unasked_data`. trained_context: chunk sizes and left contexts of training.
     """
 
     exp_dir: Path
@@ -123,6 +126,13 @@ class LoadedRun:
     suffix: str
     device: torch.device
     unasked_data: str = ""
+    trained_context: tuple[Ints, Ints] = ZipformerConfig.chunk_size, ZipformerConfig.left_context_frames
+
+    def as_trained(self) -> RunConfig:
+        """The configuration with the contexts of training in place of the one that was asked for here."""
+        chunks, lefts = self.trained_context
+        zipformer = dataclasses.replace(self.config.zipformer, chunk_size=chunks, left_context_frames=lefts)
+        return dataclasses.replace(self.config, zipformer=zipformer)
 
     def data(self, max_duration: float | None = None) -> DataModule:
         """The run's data, in batches of so many seconds, which need not be those of training.
@@ -187,4 +197,7 @@ def load_run(
         target,
     )
     frontend = build_fbank(config).to(target)
-    return LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, frontend, suffix, target, unasked)
+    run = LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, frontend, suffix, target, unasked)
+    if saved is not None:
+        run.trained_context = saved.zipformer.chunk_size, saved.zipformer.left_context_frames
+    return run

@@ -162,6 +162,20 @@ def test_icefalls_other_check_values(text, strict, loose):
     assert run(ContextGraph(phrases, 1.0, strict=False), text)[1] == loose
 
 
+@pytest.mark.parametrize(
+    ("text", "strict", "loose"),
+    [
+        ("HEHERSHE", 35.84, 20), ("HERSHE", 30.84, 15), ("HISHE", 24.18, 10.84), ("SHED", 18.34, 10),
+        ("SHELF", 18.34, 10), ("HELL", 5, 5), ("HELLO", 13, 5), ("DHRHISQ", 10.84, 5.84), ("THEN", 5, 5),
+    ],
+)  # fmt: skip
+def test_icefalls_check_values_with_scores_of_their_own(text, strict, loose):
+    """The same queries where each phrase shares 5 among its letters, rounded to two places."""
+    phrases, scores = [ids(phrase) for phrase in ICEFALLS], [round(5 / len(phrase), 2) for phrase in ICEFALLS]
+    assert run(ContextGraph(phrases, 1.0, scores), text)[1] == pytest.approx(strict)
+    assert run(ContextGraph(phrases, 1.0, scores, strict=False), text)[1] == pytest.approx(loose)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_file_reader_passes_the_rule_on(tmp_path, strict):
     (tmp_path / "hot.txt").write_text("AB\nABC\n")

@@ -176,3 +176,27 @@ def test_paths_are_in_order_of_their_utterances():
     best = ctc_graph_search(log_probs, lens, TOKENS)
     assert [paths.lists()[i] for i in firsts] == [h.words for h in best]
     assert all(0 not in sequence for sequence in paths.lists())
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_ties_give_each_sequence_once(scale):
+    """Where all paths are equally likely, the one that the best-path search takes is among the n best."""
+    log_probs, lens = torch.full((2, 5, VOCAB), -math.log(VOCAB)), torch.tensor([5, 3])
+    best = ctc_graph_search(log_probs, lens, TOKENS)
+    for one, hypotheses in zip(best, ctc_graph_nbest(log_probs, lens, TOKENS, num_paths=40, nbest_scale=scale)):
+        words = [tuple(h.words) for h in hypotheses]
+        assert tuple(one.words) in words and len(set(words)) == len(words)
+        assert [h.score for h in hypotheses] == pytest.approx([one.score] * len(words))
+
+
+def test_a_graph_of_one_path():
+    """That path is all there is, with and without the best one among the others; without frames there is none."""
+    only = make_graph(
+        torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor([2, -1]), torch.tensor([-0.5, -0.25]),
+        torch.tensor([[7], [0]]), 3,
+    )  # fmt: skip
+    log_probs, lens = random_log_probs((3, 1, 0), seed=4)
+    for with_best in (True, False):
+        first, second, third = ctc_graph_nbest(log_probs, lens, only, WIDE, with_best=with_best)
+        assert [h.words for h in first] == [h.words for h in second] == [[7]] and not third
+        assert second[0].score == pytest.approx(log_probs[1, 0, 2].item() - 0.75)

@@ -44,16 +44,19 @@ def test_units():
         alignment.units_of("a", "syllable")
 
 
-def test_empty_references_divide_nothing():
-    assert alignment.error_rates([""], [""]).rate == 0
-    assert alignment.error_rates([""], ["a"]).rate == math.inf
-    assert alignment.error_rates(["ab", ""], ["a", "b"]).rate == 100
-    assert alignment.error_rates([], []).rate == 0
+@pytest.mark.parametrize(
+    ("errors", "reference", "rate"), [(0, 0, 0.0), (1, 0, math.inf), (2, 2, 100.0), (1, 8, 12.5), (3, 2, 150.0)]
+)
+def test_empty_references_divide_nothing(errors, reference, rate):
+    assert alignment.error_rate(errors, reference) == rate
+    assert Counts(insertions=errors, correct=reference).rate == rate
 
 
-def test_unequal_numbers_of_texts_are_refused():
-    with pytest.raises(ValueError):
-        alignment.error_rates(["a", "b"], ["a"])
+def test_a_set_is_the_sum_of_its_texts():
+    texts = [("ab", "a"), ("", "b"), ("cd", "cx"), ("", "")]
+    counts = [alignment.count(alignment.align(list(ref), list(hyp))) for ref, hyp in texts]
+    assert alignment.total(counts) == Counts(insertions=1, deletions=1, substitutions=1, correct=2)
+    assert alignment.total([]) == Counts() and alignment.total(counts).rate == 75.0
 
 
 @pytest.mark.parametrize("ref", [[], ["a"], ["a", "a"], ["*"], ["\0"], ["ab", "c"], [""]])

@@ -1,5 +1,7 @@
 """The export programs on every kind of weights that people have, and what the files of weights are good for."""
 
+import argparse
+import dataclasses
 import json
 
 import pytest
@@ -25,6 +27,9 @@ from couloir.inference.registry import HUB_MODELS, HubModel
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import Vocabulary
 from couloir.models.zipformer.config import PRESETS
+from couloir.recipes.export import check_full_context
+from couloir.recipes.run import LoadedRun
+from couloir.recipes.run_config import RunConfig
 
 CTC, TRANSDUCER = "zipformer_crctc", "zipformer_transducer"
 EXPORT = f"{CTC}/export.py"
@@ -275,3 +280,68 @@ def test_the_ctc_head_of_a_transducer(tmp_path):
     run = write_run(tmp_path / "alone", make_model("transducer"), TRANSDUCER)
     refused = run_program(tmp_path, offline, ["--exp-dir", run, "--head", "ctc"], check=False)
     assert_one_line(refused, "--use-ctc", "True to export a ctc model")
+
+
+def as_run(config, kind, **given):
+    """What the export programs have loaded, and their flags."""
+    model = make_model(kind, causal=config["causal"])
+    zipformer = dataclasses.replace(model.zipformer_config, **(config | given))
+    run = LoadedRun(None, RunConfig(zipformer=zipformer), model, None, None, "", torch.device("cpu"))
+    return run, argparse.Namespace(**{name: ",".join(map(str, values)) for name, values in given.items()})
+
+
+@pytest.mark.parametrize(
+    ("given", "flag"),
+    [
+        ({"chunk_size": (16,), "left_context_frames": (64,)}, "--chunk-size"),
+        ({"chunk_size": (32,)}, "--chunk-size"),
+        ({"chunk_size": (-1,), "left_context_frames": (64,)}, "--left-context-frames"),
+        ({"left_context_frames": (128,)}, "--left-context-frames"),
+        ({}, None),
+        ({"chunk_size": (-1,), "left_context_frames": (-1,)}, None),
+        ({"chunk_size": (16, 32, 64, -1), "left_context_frames": (64, 128, 256, -1)}, None),
+    ],
+)
+def test_a_file_of_whole_recordings_refuses_another_context(given, flag):
+    """Never ignored in silence; the several sizes of a training's flags ask for nothing."""
+    run, namespace = as_run({"causal": True, "chunk_size": (16, 32, -1)}, "ctc", **given)
+    if flag is None:
+        check_full_context(run, namespace, "leave it out")
+        return
+    with pytest.raises(UserError) as caught:
+        check_full_context(run, namespace, "leave it out")
+    asked = next(values[0] for name, values in given.items() if values != (-1,))
+    assert str(caught.value).startswith(f"`{flag}` must be -1") and f"but is {asked}" in str(caught.value)
+    assert "leave it out" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("causal", "chunks", "said"), [(True, (16,), True), (True, (16, 32), False), (False, (16,), False)]
+)
+def test_full_context_of_a_model_with_one_chunk_size_is_said(caplog, causal, chunks, said):
+    run, namespace = as_run({"causal": causal, "chunk_size": chunks}, "ctc")
+    with caplog.at_level("WARNING"):
+        check_full_context(run, namespace, "")
+    assert ("chunks of 16" in caplog.text) == said
+
+
+@pytest.mark.slow
+def test_a_context_that_is_asked_for_is_not_taken_for_that_of_training(tmp_path):
+    """The weights say what they were trained with; the script has the chunk; the ONNX program refuses it."""
+    model = make_model("ctc", causal=True)
+    model.zipformer_config = dataclasses.replace(
+        model.zipformer_config, chunk_size=(16, 32, -1), left_context_frames=(64, -1)
+    )
+    run = write_run(tmp_path / "run", model)
+    asked = ["--exp-dir", run, "--chunk-size", "16", "--left-context-frames", "32"]
+    run_program(tmp_path, EXPORT, [*asked, "--jit", "True", "--out-dir", "out"])
+    assert (tmp_path / "out" / "jit_script_chunk_16_left_32.pt").is_file()
+    with safetensors.safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        saved = json.loads(file.metadata()["config"])["zipformer"]
+    assert tuple(saved["chunk_size"]) == (16, 32, -1) and tuple(saved["left_context_frames"]) == (64, -1)
+    for name in ("pretrained.pt", "model.safetensors"):
+        assert Recognizer.from_pretrained(tmp_path / "out" / name).choices == {}
+    for program, flags in ((f"{CTC}/export_onnx.py", []), (EXPORT, ["--jit-trace", "True"])):
+        refused = run_program(tmp_path, program, [*asked, *flags, "--out-dir", "none"], check=False)
+        assert_one_line(refused, "--chunk-size", "full context")
+    assert not (tmp_path / "none").exists()

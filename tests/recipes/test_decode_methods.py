@@ -292,6 +292,22 @@ class TestCausal:
         assert code == 2 and last.startswith("error: ") and all(word in last for word in words), last
 
 
+@pytest.mark.parametrize(("date", "old"), [("2026-11-22", True), ("2026-11-30", False), ("2027-01-01", False)])
+def test_rows_that_were_measured_under_other_rules_say_so(monkeypatch, date, old):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import results_decoding
+    import results_page
+
+    methods = {"1best": 12.28, "nbest": 11.93, "beam_search": 9.5, "modified_beam_search, hotwords": 9.7}
+    rows = {name: {"per": per, "low": 8.0, "high": 13.0, "chosen_from": 1} for name, per in methods.items()}
+    result = {"name": "a", "test_set": "b", "date": date, "runs": [{"heads": "CTC", "methods": rows}]}
+    lines = results_decoding.methods_section([result], results_page.table)
+    for name, per in methods.items():
+        (line,) = [line for line in lines if line.startswith((f"| {name} |", f"| {name} ("))]
+        assert f"| {per:.2f} (8.0 to 13.0)" in line
+        assert ("measured before" in line) == (old and name != "1best")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "flags", "stem"),
