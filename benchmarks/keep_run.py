@@ -16,6 +16,7 @@ from typing import Any
 from couloir.config import read_yaml
 from couloir.errors import UserError, one_line_errors
 from couloir.files import atomic_write
+from couloir.texts import read_lines
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SHOWN = {
@@ -31,7 +32,7 @@ SHOWN = {
 def summary(exp_dir: Path) -> dict[str, Any]:
     """What a run directory says of itself. Raises `UserError` when it was not trained or not decoded."""
     config = read_yaml(exp_dir / "config.yaml")
-    rows = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in read_lines(exp_dir / "metrics.jsonl")]
     training = [row for row in rows if row["kind"] == "train"]
     reports = {path.parent.name: json.loads(path.read_text()) for path in sorted(exp_dir.glob("*/report.json"))}
     if not training or not reports:

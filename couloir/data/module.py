@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -139,7 +140,9 @@ class DataModule:
             raise unknown_name("set", name, sorted({*self._splits, "dev"}))
         corpus = self._corpus(name if name in self._splits else "train")
         numbers = np.arange(len(corpus)) if name in self._splits else self._held_out
-        plan = self._sorted_plan(corpus, self._not_too_long(name, corpus, numbers))
+        numbers = self._not_too_long(name, corpus, numbers)
+        self._report_unknown_symbols(corpus, numbers, f"never recognised in {name}")
+        plan = self._sorted_plan(corpus, numbers)
         config = self.config if judge else replace(self.config, max_skipped_share=1.0)
         return BatchLoader(corpus, self._for_tests, plan, range(len(plan)), config, 0, 1 if judge else math.inf)
 
@@ -225,7 +228,9 @@ class DataModule:
                 f"{config.min_utterance_duration} and --max-utterance-duration {config.max_utterance_duration} s"
             )
         numbers = np.flatnonzero(used)
-        self._report_unknown_symbols(numbers)
+        tokenizer = self._for_training.tokenizer
+        kept = "kept as <unk>" if tokenizer and tokenizer.unk_id >= 0 else "left out of their texts: there is no <unk>"
+        self._report_unknown_symbols(corpus, numbers, "left out" if config.unknown_symbols == "skip" else kept)
         return numbers
 
     def _fits(self, corpus: Corpus, purpose: str) -> np.ndarray:
@@ -242,22 +247,18 @@ class DataModule:
             log.info("%s: %d utterances longer than --max-duration are batches of their own", purpose, alone)
         return fits
 
-    def _report_unknown_symbols(self, numbers: np.ndarray) -> None:
-        """Say once, from a sample spread over the corpus, what the vocabulary lacks."""
+    def _report_unknown_symbols(self, corpus: Corpus, numbers: np.ndarray, fate: str) -> None:
+        """Say once, from a sample spread over the utterances, what the vocabulary lacks and what becomes of it."""
         tokenizer, transform = self._for_tests.tokenizer, self._for_tests.text_transform
         if tokenizer is None:
             return
-        found: dict[str, int] = {}
-        sample = numbers[:: -(-len(numbers) // _TEXTS_TO_CHECK)]
+        found = Counter[str]()
+        sample = numbers[:: -(-len(numbers) // _TEXTS_TO_CHECK) or 1]
         for number in sample:
-            text = self._trained_on.utterance(int(number)).text
-            for symbol in tokenizer.unknown_symbols(transform(text) if transform else text):
-                found[symbol] = found.get(symbol, 0) + 1
+            text = corpus.utterance(int(number)).text
+            found.update(sorted(tokenizer.unknown_symbols(transform(text) if transform else text)))
         if found:
-            most = sorted(found.items(), key=lambda item: -item[1])[:20]
-            shown = ", ".join(f"{symbol} ({count})" for symbol, count in most)
-            kept = "kept as <unk>" if tokenizer.unk_id >= 0 else "left out of their texts, as there is no <unk>"
-            fate = "left out" if self.config.unknown_symbols == "skip" else kept
+            shown = ", ".join(f"{symbol} ({count})" for symbol, count in found.most_common(20))
             log.warning("outside the vocabulary, and %s (texts of %d looked at): %s", fate, len(sample), shown)
 
     def _train_plan(self, epoch: int, world_size: int) -> EpochPlan:

@@ -22,6 +22,7 @@ from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
 from couloir.locks import BEAT_S, SILENCE_S, Lock, holder, locked
+from couloir.texts import split_lines
 from couloir.weight_files import likeliest, weight_files
 
 CONFIG_FILE = "config.yaml"
@@ -213,7 +214,7 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in split_lines(path.read_bytes().decode("utf-8", "replace")):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)

@@ -114,6 +114,17 @@ def test_tuxpaint_pairs_stamps_with_texts(tmp_path):
     assert found == [("en-animals-frog", "A frog.", "en"), ("ru-animals-frog", "Лягушка.", "ru")]
 
 
+def test_only_line_feeds_and_returns_end_a_line_of_tuxpaints_texts(tmp_path):
+    corpus = tuxpaint.TuxPaint()
+    stamps = corpus.folder(tmp_path) / "usr/share/tuxpaint/stamps"
+    text = "\ufeffA\x85 frog.\u2028Two\x0c.\r\nru.utf8=Ля\u2028гушка\x1c.\r\nnl.utf8=Een kikker.\r\n"
+    put(stamps / "frog.txt", text)
+    for name in ("frog_desc.ogg", "frog_desc_ru.ogg", "frog_desc_nl.ogg"):
+        put(stamps / name)
+    found = {u.language: u.text for u in corpus.utterances(tmp_path)}
+    assert found == {"en": "A\x85 frog.\u2028Two\x0c.", "ru": "Ля\u2028гушка\x1c.", "nl": "Een kikker."}
+
+
 def test_groups_and_unknown_names():
     config = CorporaConfig()
     assert expand(("fillets", "fillets-cs"), config) == ["fillets-cs", "fillets-nl"]

@@ -20,6 +20,7 @@ from couloir.data.dataset import BatchDataset, Preparation, utterance_generator
 from couloir.data.folder import INDEX_FOLDER, folder_corpus
 from couloir.data.shar import SharUtterance, iterate_shar, write_shar
 from couloir.errors import UserError
+from couloir.text.tokenizer import TokenTable
 
 
 def contents(loader):
@@ -207,6 +208,26 @@ def test_validation_is_dealt_to_ranks_from_long_to_short(tmp_path):
     assert sorted(ids) == sorted(f"dev-{i}" for i in range(7))
     longest = [int(b.audio_lens.max()) for b in data.valid_loader()]
     assert longest == sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize("special", [["<blk>", "<unk>"], ["<blk>"]], ids=["unk", "no unk"])
+def test_what_the_vocabulary_lacks_is_said_once_with_its_fate(tmp_path, caplog, special):
+    for name in ("train", "dev", "test-x"):
+        write_shar([*utterances(9, f"{name}a", text="a c"), *utterances(3, f"{name}b", text="a é")], tmp_path / name)
+    tokenizer = TokenTable([*special, "a", "'"])
+    data = module(tmp_path, tokenizer)
+    data.test_loader("test-x")
+    said = "outside the vocabulary, and never recognised in test-x (texts of 12 looked at): c (9), é (3)"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    caplog.clear()
+    for epoch in (1, 2):
+        data.train_loader(epoch)
+    kept = "kept as <unk>" if len(special) > 1 else "left out of their texts: there is no <unk>"
+    said = f"outside the vocabulary, and {kept} (texts of 12 looked at): c (9), é (3)"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    caplog.clear()
+    module(tmp_path, tokenizer, unknown_symbols="skip").train_loader(1)
+    assert [record.getMessage().split(" (")[0] for record in caplog.records] == ["outside the vocabulary, and left out"]
 
 
 def test_an_utterance_longer_than_a_batch_is_trained_on_alone(tmp_path, caplog):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from couloir.data.corpora.base import DebianCorpus, Phone, Utterance
 from couloir.errors import UserError
+from couloir.texts import read_lines
 
 # Label -> IPA, one to one, and each symbol is one segment: so PER over IPA segments is PER over gold labels.
 # The affricates keep their tie because /ts/ across a boundary occurs too and is another pair of labels.
@@ -54,7 +55,7 @@ def read_labels(path: Path) -> tuple[Phone, ...]:
     Raises `UserError` for a label that the table does not have.
     """
     phones, start = [], 0.0
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         fields = line.split()
         if len(fields) != 3:
             continue

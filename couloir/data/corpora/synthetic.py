@@ -23,6 +23,7 @@ from couloir.data.corpora.sentences import sentences
 from couloir.errors import UserError
 from couloir.text.g2p import Espeak
 from couloir.text.languages import VOICES
+from couloir.texts import read_lines
 
 SPEAKERS = tuple(f"{sex}{i}" for sex, count in (("f", 5), ("m", 8)) for i in range(1, count + 1))  # espeak's variants
 PIECE_S = 600
@@ -71,7 +72,7 @@ class Synthetic(Corpus):
     def utterances(self, download_dir: Path) -> Iterator[Utterance]:
         """What the pieces' tables list."""
         for folder, language, _, _ in self._pieces(download_dir):
-            for line in (folder / _TABLE).read_text(encoding="utf-8").splitlines():
+            for line in read_lines(folder / _TABLE):
                 row = json.loads(line)
                 phones = tuple(Phone(*phone) for phone in row["phones"])
                 speaker = f"{language}-{row['speaker']}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from couloir.data.corpora.base import DebianCorpus, Utterance
+from couloir.texts import read_lines
 
 LANGUAGES = ("bg", "be", "ca", "da", "el", "en", "es", "fr", "nl", "ro", "ru")
 
@@ -22,7 +23,7 @@ class TuxPaint(DebianCorpus):
         """One per stamp and language: ``X.txt`` has a line ``LL.utf8=text``, ``X_desc_LL.ogg`` is its recording."""
         stamps = self.folder(download_dir) / "usr/share/tuxpaint/stamps"
         for table in sorted(stamps.rglob("*.txt")):
-            lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = read_lines(table, "replace")
             texts = dict(line.split(".utf8=", 1) for line in lines[1:] if ".utf8=" in line)
             texts["en"] = lines[0] if lines else ""
             stamp = "-".join(table.relative_to(stamps).with_suffix("").parts)
