@@ -76,7 +76,9 @@ def test_logits(num_rows, vocab, dtype, hat):
     incoming[:, 2] = 0.0  # a row that no path uses
     arguments = (rows, symbols, 0, expected[2], *incoming, hat)
     moved = [each.to(DEVICE) if isinstance(each, torch.Tensor) else each for each in arguments]
-    torch.testing.assert_close(on_device.row_gradients(*moved).cpu(), rnnt_logprobs._row_gradients(*arguments))
+    # Where float32 differs in its last bits, bfloat16 may round the other way: one step, 2^-7 at the most.
+    step = {"rtol": 2.0**-7, "atol": 1e-5} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(on_device.row_gradients(*moved).cpu(), rnnt_logprobs._row_gradients(*arguments), **step)
 
 
 def test_a_symbol_outside_the_vocabulary_gives_nan():
