@@ -180,13 +180,9 @@ def _build_all(stale: list[ShardIndex], jobs: int) -> dict[Path, str]:
     # Ranks that start together begin at different shards, and leave each other the rest.
     first = uuid4().int % max(1, len(stale))
     stale = stale[first:] + stale[:first]
-    built = track(
-        _built(stale, min(jobs, len(stale))),
-        "indexing shards",
-        total=len(stale),
-        console=Console(stderr=True),
-        disable=not stale or not sys.stderr.isatty(),
-    )
+    built: Iterable[tuple[ShardIndex, str]] = _built(stale, min(jobs, len(stale)))
+    if stale and sys.stderr.isatty():
+        built = track(built, "indexing shards", total=len(stale), console=Console(stderr=True))
     return {index.path: error for index, error in built if error}
 
 
