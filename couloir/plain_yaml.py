@@ -16,6 +16,7 @@ from couloir.limits import MAX_YAML_CHARS, MAX_YAML_DEPTH, MAX_YAML_NODES
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {_TAG + kind for kind in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
+_HALF = re.compile("[\ud800-\udfff]")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
@@ -59,7 +60,7 @@ def parse_yaml(text: str, name: object) -> Any:
         place = f"line {mark.line + 1} of {name}" if mark else f"configuration file {name}"
         reason = getattr(error, "problem", None) or str(error).split("\n")[0]
         raise UserError(f"{place} is not valid YAML: {reason}") from None
-    except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
         raise UserError(f"configuration file {name} is not valid YAML: {error}") from None
     finally:
         loader.dispose()
@@ -81,6 +82,8 @@ def _count(node: yaml.Node, name: object, depth: int, counted: dict[int, int]) -
     line = f"line {node.start_mark.line + 1} of {name}"
     if node.tag not in _PLAIN:
         raise must_be(line, "text, a number, True, False, null, a list or a mapping", f"of the kind `{node.tag}`")
+    if isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
+        raise must_be(line, "text", "half of a surrogate pair")
     children = list(node.value) if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         _check_keys(node, name)

@@ -294,3 +294,14 @@ def test_mutated_files_are_plain_values_or_one_line(tmp_path: Path, times: int) 
             assert "\n" not in str(error) and str(tmp_path) in str(error) and len(str(error)) < 1000
             seen["refused"] += 1
     assert min(seen.values()) >= times * 0.05
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!int ''", "a: !!float ''", "a: !!bool ''", 'a: "\\ud800"', '"\\udcff": 1', "a: [{b: !!int ''}]"]
+)
+def test_values_that_no_text_can_hold_are_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="config.yaml") as error:
+        read_yaml(path)
+    assert "\n" not in str(error.value)

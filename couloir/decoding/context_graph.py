@@ -186,7 +186,7 @@ def read_context_file(
 
 def _score(text: str, place: str, line: str) -> float:
     try:
-        score = float(text)
+        score = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         score = math.nan
     if not 0 <= score <= MAX_HOTWORD_SCORE:

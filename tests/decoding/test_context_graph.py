@@ -186,7 +186,9 @@ def test_the_file_reader_passes_the_rule_on(tmp_path, strict):
 class TestScores:
     TABLE = TokenTable(["<blk>", "<sos/eos>", "<unk>", "p", "a", "t"])
 
-    @pytest.mark.parametrize("score", ["nan", "inf", "-inf", "-1", "1e400", "1001", "high", "1,5", "", "NaN"])
+    @pytest.mark.parametrize(
+        "score", ["nan", "inf", "-inf", "-1", "1e400", "1001", "high", "1,5", "", "NaN", "1_0", "\u0661"]
+    )
     def test_a_score_that_is_no_reward_is_refused_by_line(self, tmp_path, score):
         (tmp_path / "hotwords").write_text(f"pat\npata :{score}\n")
         with pytest.raises(UserError, match="line 2 of .*score from 0 to 1000"):
