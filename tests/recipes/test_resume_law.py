@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from programs import ROOT, run_program
+from programs import ROOT, run_process
 from real_speech import TINY, losses, prepare
 
 TRAIN = "zipformer_crctc/train.py"
@@ -32,9 +32,7 @@ def kill_at(folder, flags, exp_dir, step):
     """Start training and kill it, with all its processes, once it has logged ``step``."""
     command = [sys.executable, str(ROOT / TRAIN), *flags.split()]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=folder, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=folder, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
     metrics = folder / exp_dir / "metrics.jsonl"
     try:
         while not (metrics.exists() and max(losses(folder / exp_dir), default=0) >= step):
@@ -50,10 +48,10 @@ def kill_at(folder, flags, exp_dir, step):
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_killed_and_resumed_equals_straight(folder, world_size):
     flags = f"{FLAGS} --world-size {world_size}"
-    run_program(folder, TRAIN, f"{flags} --exp-dir straight{world_size}")
+    run_process(folder, TRAIN, f"{flags} --exp-dir straight{world_size}")
     killed = f"killed{world_size}"
     kill_at(folder, f"{flags} --exp-dir {killed}", killed, 8)
-    run_program(folder, TRAIN, f"{flags} --exp-dir {killed}")
+    run_process(folder, TRAIN, f"{flags} --exp-dir {killed}")
     straight = losses(folder / f"straight{world_size}")
     assert sorted(straight) == list(range(1, 21))
     assert losses(folder / killed) == straight

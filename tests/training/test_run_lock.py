@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from fake_run import finish, run_program, start_program
+from fake_run import finish, forked, main, run_program, start_program
 
 from couloir.errors import UserError
 from couloir.locks import SILENCE_S, Owner
@@ -54,6 +54,26 @@ def test_the_second_training_in_a_folder_is_refused_and_the_first_is_not_disturb
     assert steps == list(range(1, len(steps) + 1))
     assert torch.load(exp_dir / "last.pt", weights_only=True)["batch_idx_train"] == steps[-1]
     assert not (exp_dir / LOCK).exists()
+
+
+def test_of_three_that_start_in_one_moment_one_trains(tmp_path):
+    exp_dir = tmp_path / "exp"
+    exp_dir.mkdir()
+    screens = [tmp_path / f"{number}.stderr" for number in range(3)]
+    screen_of = {forked(lambda: main(exp_dir, ENDLESS), screen): screen for screen in screens}
+    refused = []
+    while len(refused) < 2:
+        refused += [child for child in screen_of.keys() - {*refused} if os.waitpid(child, os.WNOHANG)[0]]
+        time.sleep(0.05)
+    (winner,) = screen_of.keys() - {*refused}
+    said = [screen_of[child].read_text() for child in refused]
+    assert all(f"is used by process {winner} on " in text.splitlines()[-1] for text in said)
+    wait_for_rows(exp_dir, 3)
+    os.kill(winner, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(winner, 0)[1]) == 0
+    rows = map(json.loads, (exp_dir / "metrics.jsonl").read_text().splitlines())
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 def test_a_killed_training_does_not_keep_its_folder(tmp_path):
