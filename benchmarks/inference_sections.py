@@ -6,6 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 Table = Callable[..., list[str]]
+SEVEN_BITS_SINCE = "2026-11-30"
+"""From this day on int8 files of features and of streaming have 7 bits by column (docs/export.md)."""
+
+
+def of_old_format(result: dict[str, Any], has_int8: bool) -> list[str]:
+    """What is to be said below a table of int8 files that were made before."""
+    if not has_int8 or result["date"] >= SEVEN_BITS_SINCE:
+        return []
+    return [
+        "", f"int8 files of features or chunks of {result['date']} have 8 bits and one scale for a matrix; those "
+        "written now have 7 bits and a scale for each column ([how they compare](docs/export.md#how-the-format-was-chosen)).",
+    ]  # fmt: skip
 
 
 def exported_models(results: list[dict[str, Any]], table: Table) -> list[str]:
@@ -19,7 +31,9 @@ def exported_models(results: list[dict[str, Any]], table: Table) -> list[str]:
             for row in result["rows"]
         ]  # fmt: skip
         lines += [f"Run {result['run']}, {result['kind']}, {result['data']}, {result['utterances']} utterances, greedy "
-                  f"search ({result['date']}).", "", *table(header, rows), ""]  # fmt: skip
+                  f"search ({result['date']}).", "", *table(header, rows)]  # fmt: skip
+        integers = any(row["precision"] == "int8" and row["takes"] != "samples" for row in result["rows"])
+        lines += [*of_old_format(result, integers), ""]
     return lines[:-1]
 
 
@@ -84,7 +98,8 @@ def onnx_speed(results: list[dict[str, Any]], table: Table) -> list[str]:
         "From samples to tokens on two CPU threads, features included, in turns; the best of several rounds "
         "(`benchmarks/onnx_inference.py`)."
     )
-    return ["## Inference of exported models", "", text, "", *table(header, rows)]
+    old = next((note for r in results if (note := of_old_format(r, "int8" in r["suffix"]))), [])
+    return ["## Inference of exported models", "", text, "", *table(header, rows), *old]
 
 
 def startup(results: list[dict[str, Any]], table: Table) -> list[str]:

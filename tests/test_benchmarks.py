@@ -41,3 +41,28 @@ def test_startup_has_its_section():
     lines = inference_sections.startup(found, results_page.table)
     assert lines[-1] == "| import couloir | **0.10** | 0.05 | 0.5 | 0.1 | 2026-01-01 |"
     assert inference_sections.startup([], results_page.table) == []
+
+
+@pytest.mark.parametrize(
+    ("date", "suffix", "takes", "said"),
+    [
+        ("2026-11-21", ".int8.onnx", "features", True),
+        ("2026-11-29", ".int8.onnx", "chunks", True),
+        ("2026-11-30", ".int8.onnx", "features", False),
+        ("2026-11-21", ".onnx", "features", False),
+        ("2026-11-21", ".int8.onnx", "samples", False),
+    ],
+)
+def test_rows_of_int8_files_of_an_old_format_say_so(date, suffix, takes, said):
+    precision = "int8" if "int8" in suffix else "fp32"
+    row = {"takes": takes, "precision": precision, "couloir": 9.0}
+    run = {"run": "r", "kind": "ctc", "data": "d", "utterances": 1, "date": date, "rows": [row]}
+    lines = inference_sections.exported_models([run], results_page.table)
+    assert any("have 8 bits and one scale" in line and date in line for line in lines) == said
+
+    sides = {f"{of} batch {n}": {"rtf": 1.0, "peak_mb": 1} for of in ("couloir", "sherpa-onnx") for n in (1, 16)}
+    if takes == "features":
+        lines = inference_sections.onnx_speed(
+            [{**sides, "model": "m", "suffix": suffix, "date": date}], results_page.table
+        )
+        assert any("have 8 bits and one scale" in line for line in lines) == said
