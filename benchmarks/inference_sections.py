@@ -16,7 +16,8 @@ def of_old_format(result: dict[str, Any], has_int8: bool) -> list[str]:
         return []
     return [
         "", f"int8 files of features or chunks of {result['date']} have 8 bits and one scale for a matrix; those "
-        "written now have 7 bits and a scale for each column ([how they compare](docs/export.md#how-the-format-was-chosen)).",
+        "written now have 7 bits and a scale for each column "
+        "([how they compare](docs/export.md#how-the-format-was-chosen)).",
     ]  # fmt: skip
 
 
