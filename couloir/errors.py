@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -19,6 +21,8 @@ LONGEST_MESSAGE = 4000
 _UNSHOWN = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f"
 _ONE_LINE = re.compile(f"[{_UNSHOWN}]")
 _SEVERAL_LINES = re.compile(rf"(?![\n\t])[{_UNSHOWN}]")
+_OF_PLACES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a system that a path is at fault for: where one is named, a person can correct it."""
 _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 
 
@@ -79,7 +83,7 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UserError:
 
 
 def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Decorate a program's ``main``: a `UserError` becomes one line on stderr and exit code 2.
+    """Decorate a program's ``main``: a `UserError`, or a path that cannot be used, is one line on stderr, exit code 2.
 
     IPA is printed whatever the code of the terminal is, and what the lines of logs quote is `shown`.
     """
@@ -97,6 +101,12 @@ def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
             return 2
         except BrokenPipeError:
             return 141
+        except OSError as error:
+            if error.errno not in _OF_PLACES or error.filename is None:
+                raise
+            name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
+            print(f"error: {message_line(f'{name} cannot be used ({error.strerror})')}", file=sys.stderr)
+            return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

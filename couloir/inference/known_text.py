@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
@@ -9,8 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from couloir.data.corpora.labels import phones_of, rows_of, subtitles_of
-from couloir.data.corpora.textgrid import PHONE_TIERS, SILENCES, UTTERANCE_TIERS, WORD_TIERS, Interval, read_textgrid
+from couloir.data.corpora.labels import arpabet_as_ipa, phones_of, rows_of, subtitles_of
+from couloir.data.corpora.textgrid import (
+    PHONE_TIERS,
+    SILENCES,
+    UNKNOWN,
+    UTTERANCE_TIERS,
+    WORD_TIERS,
+    Interval,
+    read_textgrid,
+)
 from couloir.errors import UserError, must_be
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import normalize, segment
@@ -18,6 +27,9 @@ from couloir.text.languages import in_small_letters
 from couloir.texts import read_text, split_lines
 
 _TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid", ".srt", ".vtt")
+_OTHER_KINDS = (".jsonl", ".json", ".tsv", ".csv", ".ctm", ".stm", ".rttm", ".mlf", ".eaf", ".cha", ".html", ".xml")
+_OTHER_BEGINNINGS = ("<?xml", "<!doctype", "<html", "{\\rtf", '{"', "[{", "#!mlf!#")
+_TAG = re.compile(r"<[^<>\s]+>")
 _ARE_PHONES = {".phn": True, ".wrd": False}
 _PATH = re.compile(r"\S+[/\\]\S+")  # /tat/ is a transcript, too, and so is "24/7 or so"
 # Letters of the chart beyond a to z and the block of IPA extensions; modifiers and marks are no letters here.
@@ -53,29 +65,48 @@ def read_words(text_or_path: str, language: str | None, vocabulary: Vocabulary) 
         UserError: there is no text, or it is neither IPA nor in a language that was named.
     """
     content = read_transcript(text_or_path)
+    text = _spoken(content.labels, text_or_path)
     if language:
         if content.phones:
             raise must_be("--language", "left out", f"{language}, and {text_or_path} holds phones")
-        return words_of_text(" ".join(content.labels), language)
-    words = words_of_ipa(" ".join(content.labels))
+        return words_of_text(text, language)
+    arpabet = None if content.phones else arpabet_as_ipa([w for w in text.split() if w.lower() not in SILENCES])
+    words = words_of_ipa(" ".join(arpabet) if arpabet else text, one_word=bool(content.phones or arpabet))
     phones = [phone for word in words for phone in word.phones if not vocabulary.spell(phone)]
     foreign = dict.fromkeys(c for phone in phones for c in unicodedata.normalize("NFC", phone) if not _is_ipa(c))
+    foreign |= dict.fromkeys(word for word in text.split() if word.isdecimal())
     if foreign or content.phones is False:
         found = f"with {' '.join([*foreign][:8])}" if foreign else f"{text_or_path}, a list of words"
         raise must_be("the transcript", "IPA", found, "name the language of its words, such as --language ru")
+    digits = sorted({character for character in text if character.isdecimal()})
+    if digits and not arpabet:
+        logging.warning("the digits %s are taken as tones, and left out of the alignment", " ".join(digits))
     return words
 
 
-def words_of_ipa(text: str) -> list[Word]:
-    """Words of a phone transcript. Where every space stands between two phones, the whole is one word.
+def _spoken(labels: Sequence[str], given: str) -> str:
+    """The text of labels without those of silences. Raises `UserError` where words are left open, or there are none."""
+    parts = [part for label in labels for part in label.split()]
+    for part in parts:
+        if (_TAG.fullmatch(part) and part.lower() not in SILENCES) or part.lower() == "[unk]":
+            known = f"one with `{part}`" if part.lower() in UNKNOWN else f"one with the mark `{part}`"
+            raise must_be("the transcript", "all that is spoken, and nothing else", known)
+    if all(part.lower() in SILENCES for part in parts):
+        raise UserError(f"the transcript {given} holds silences alone")
+    return " ".join(part for part in parts if not _TAG.fullmatch(part))
+
+
+def words_of_ipa(text: str, one_word: bool = False) -> list[Word]:
+    """Words of a phone transcript. Where every space stands between two phones, or by ``one_word``, the whole is one.
 
     Raises `UserError` when there is no phone.
     """
     parts = normalize(text).split()
     if not parts:
         raise UserError("the transcript holds no phone")
-    if len(parts) > 1 and all(len(segment(part)) == 1 for part in parts):
-        return [Word("".join(parts), parts)]
+    phones = [phone for part in parts for phone in segment(part)]
+    if one_word or len(phones) == len(parts) > 1:
+        return [Word("".join(parts), phones)]
     return [Word(part, segment(part)) for part in parts]
 
 
@@ -83,12 +114,17 @@ def words_of_text(text: str, language: str) -> list[Word]:
     """Words of an orthographic transcript, pronounced by espeak-ng. Raises `UserError` when it cannot."""
     from couloir.text.g2p import phonemize
 
-    labels = text.split()
+    labels = [label for label in text.split() if not all(map(_is_punctuation, label))]
     spoken = phonemize({language: in_small_letters(labels, language)})[language]
     words = [Word(label, segment(ipa)) for label, ipa in zip(labels, spoken)]
     if not any(word.phones for word in words):
         raise UserError(f"espeak-ng pronounces none of the transcript's words as {language}")
     return [word for word in words if word.phones]
+
+
+def _is_punctuation(character: str) -> bool:
+    """Marks that espeak-ng would name where they stand alone, as it has to name %, &, @ and #."""
+    return unicodedata.category(character)[0] == "P" and character not in "%&@#§"
 
 
 def read_transcript(text_or_path: str) -> _Content:
@@ -120,7 +156,7 @@ def _of_file(path: Path) -> _Content:
     suffix, lines = path.suffix.lower(), [line for line in split_lines(text) if line.strip()]
     if suffix == ".textgrid" or '"ooTextFile' in "".join(lines[:1]) or '"TextGrid"' in "".join(lines[:2]):
         return _of_textgrid(path)
-    if lines and lines[0].lstrip().startswith(("<?xml", "<!DOCTYPE", "{\\rtf", '{"', "[{")):
+    if suffix in _OTHER_KINDS or (lines and lines[0].lstrip().lower().startswith(_OTHER_BEGINNINGS)):
         raise must_be(f"transcript {path}", "a plain text, a TextGrid, or a list of labels", "another kind of file")
     if any("-->" in line for line in lines):
         return _Content([label for _, _, label in subtitles_of(text)])

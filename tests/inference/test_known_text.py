@@ -8,7 +8,7 @@ import pytest
 from tiny_models import PIECES
 
 from couloir.errors import UserError
-from couloir.inference.known_text import read_transcript, read_words
+from couloir.inference.known_text import read_transcript, read_words, words_of_ipa, words_of_text
 from couloir.inference.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(PIECES)
@@ -172,3 +172,81 @@ def test_transcripts_come_from_files_or_the_command_line(tmp_path):
         assert read_transcript(text).labels == [text]
     with pytest.raises(UserError, match="a folder"):
         read_transcript(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ("HH AH0 L OW1", ["h", "ə", "l", "o", "ʊ"]),  # CMUdict: hello
+        ("hh ah0 l ow1", ["h", "ə", "l", "o", "ʊ"]),
+        ("S IY2 sil T AA1", ["s", "i", "t", "ɑ"]),
+        ("s IY2 T aa1", None),  # letters of two cases are none of its symbols
+        ("CH ER1 CH ER0", ["t͡ʃ", "ɝ", "t͡ʃ", "ɚ"]),
+        ("DH IH0 S IH1 Z", ["ð", "ɪ", "s", "ɪ", "z"]),
+        ("aa1", ["ɑ"]),
+        ("QQ AA1", None),
+        ("ma1 ta3", ["m", "a", "t", "a"]),  # tones
+    ],
+)
+def test_phones_with_stress_are_cmudicts(tmp_path, caplog, labels, expected):
+    (tmp_path / "t.txt").write_text(labels)
+    (tmp_path / "t.TextGrid").write_text(_grid({"phones": ["", *labels.split(), "sil"]}))
+    for given in (labels, tmp_path / "t.txt", tmp_path / "t.TextGrid"):
+        if expected is None:
+            with pytest.raises(UserError, match="must be IPA"):
+                _phones(given)
+        else:
+            words = read_words(str(given), None, VOCABULARY)
+            assert [phone for word in words for phone in word.phones] == expected
+    assert ("the digits 1 3 are taken as tones" in caplog.text) == ("ta3" in labels)
+
+
+@pytest.mark.parametrize("text", ["<unk>", "ma <unk> na", "ma <UNK>", "[UNK] ma", "ma <noise> na", "<b>ma</b> <i>"])
+@pytest.mark.parametrize("language", [None, "ru"])
+def test_words_that_are_left_open_are_named(tmp_path, text, language):
+    (tmp_path / "t.txt").write_text(text)
+    (tmp_path / "t.TextGrid").write_text(_grid({"words": text.split()}))
+    for given in (text, tmp_path / "t.txt", tmp_path / "t.TextGrid"):
+        with pytest.raises(UserError, match=r"all that is spoken.*with.*`[<\[]"):
+            _phones(given, language)
+
+
+@pytest.mark.parametrize("text", ["sil", "sil sp", "SIL", "h#", "<sil> <p:>", "pau\nepi\n", "#"])
+def test_silences_alone_are_no_transcript(tmp_path, text):
+    (tmp_path / "t.lab").write_text(text)
+    (tmp_path / "t.TextGrid").write_text(_grid({"words": text.split()}))
+    for given in (text, tmp_path / "t.lab", tmp_path / "t.TextGrid"):
+        for language in (None, "ru"):
+            with pytest.raises(UserError, match="holds silences alone|is empty"):
+                _phones(given, language)
+
+
+def test_silences_in_angle_brackets_are_no_phones():
+    assert _phones("<sil> ma <p:> ta <eps>") == ["m", "a", "t", "a"]
+    assert _phones("ma sil") == ["m", "a", "s", "i", "l"], "a word, too"
+
+
+@pytest.mark.parametrize("text", ["ma 24", "1 ma", "m a 1", "ma ٣"])
+def test_numbers_are_no_ipa(text):
+    with pytest.raises(UserError, match="must be IPA, but is with (24|1|٣); name the language"):
+        _phones(text)
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv", "x.jsonl", "x.json", "x.ctm", "x.mlf", "x.html", "x.CHA", "x.eaf"])
+def test_tables_are_no_transcripts(tmp_path, name):
+    (tmp_path / name).write_text("ma ta\n")
+    with pytest.raises(UserError, match="must be a plain text, .*, but is another kind of file"):
+        _phones(tmp_path / name)
+
+
+def test_phones_of_a_tier_are_one_word():
+    words = words_of_ipa("d oʊ n", one_word=True)
+    assert [(word.label, word.phones) for word in words] == [("doʊn", ["d", "o", "ʊ", "n"])]
+
+
+def test_marks_that_stand_alone_are_not_pronounced(monkeypatch):
+    g2p = pytest.importorskip("couloir.text.g2p")
+    monkeypatch.setattr(g2p, "phonemize", lambda words: {tag: ["a"] * len(found) for tag, found in words.items()})
+    for text in ("bonjour !", "« bonjour »", "bonjour — ...", "¿ bonjour ?"):
+        assert [word.label for word in words_of_text(text, "fr")] == ["bonjour"]
+    assert [word.label for word in words_of_text("50 % & l'an,", "fr")] == ["50", "%", "&", "l'an,"]

@@ -25,6 +25,7 @@ _TIMIT = {
     **{stop: stop for stop in "bdgptk"}, **{same: same for same in "szfvmnlwh"},
 }  # fmt: skip
 _CLOSURES = {f"{stop}cl": stop for stop in "bdgptk"}
+_STRESSED = re.compile("([A-Z]{2}|[a-z]{2})[012]")
 _RELEASES = {"dcl": ("d", "jh"), "tcl": ("t", "ch")}
 _ROW = re.compile(r"\s*(-?[\d.]+)\s+(-?[\d.]+)(?:\s+(.*\S))?\s*", re.ASCII)
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2}(?:[.,]\d{1,6})?)", re.ASCII)
@@ -39,8 +40,24 @@ def rows_of(lines: Iterable[str]) -> list[tuple[str, str, str]]:
     return rows if len(rows) == len(found) else []
 
 
+def arpabet_as_ipa(labels: Sequence[str]) -> list[str] | None:
+    """Phones as CMUdict and aligners that use it write them, in IPA; None where a label is none of these.
+
+    They have letters of one case, and a digit for stress behind one vowel at least.
+    """
+    if not any(map(_STRESSED.fullmatch, labels)):
+        return None
+    weak = {"ah0": "ə", "er0": "ɚ"}
+    phones = [
+        weak.get(label.lower()) or _TIMIT.get((label[:-1] if _STRESSED.fullmatch(label) else label).lower(), "")
+        for label in labels
+    ]
+    text = "".join(labels)
+    return phones if all(phones) and text in (text.lower(), text.upper()) else None
+
+
 def phones_of(intervals: Sequence[Interval], path: Path) -> list[Interval]:
-    """The phones of labels in IPA, without silences; TIMIT's symbols are translated where all are among them.
+    """The phones of labels in IPA, without silences; symbols of TIMIT or CMUdict are translated where all are such.
 
     A closure and the release that follows are one phone. Raises `UserError` where speech has no phones.
     """
@@ -48,6 +65,8 @@ def phones_of(intervals: Sequence[Interval], path: Path) -> list[Interval]:
     unknown = next((label for _, _, label in spoken if label.lower() in UNKNOWN), None)
     if unknown:
         raise must_be(f"transcript {path}", "the phones of all that is spoken", f"one with `{unknown}`")
+    if arpabet := arpabet_as_ipa([label for _, _, label in spoken]):
+        return [interval._replace(label=phone) for interval, phone in zip(spoken, arpabet)]
     if not all(label in _TIMIT or label in _CLOSURES for _, _, label in spoken):
         return spoken
     phones: list[Interval] = []
