@@ -39,7 +39,7 @@ def test_a_run_that_fell_behind_is_told_what_is_expected_and_what_to_do():
     lines = comparison(run, {"CR-CTC": CURVE})
     assert lines[0].endswith("expected after 1000 batches")
     assert lines[1].split() == [GREEDY, "21.3", "20.0"]
-    assert "2000 batches are reached and 10.0 %" in lines[2] and "MINUTES=60 ./demo.sh" in lines[2]
+    assert "2000 batches are reached, and 10.0 %" in lines[2] and "MINUTES=60 ./demo.sh" in lines[2]
     assert len(comparison({**run, "batches": 1900}, {"CR-CTC": CURVE})) == 2
     assert comparison(run, {})[1].endswith("not measured")
 
