@@ -57,7 +57,7 @@ POLICY = (
 )
 """What the page may load and run; index.html says the same, for other servers. Models come from anywhere, if asked."""
 _HEADERS = {
-    # A page in another one's frame could be clicked by whoever believes to click that one.
+    # A page in another one's frame could be clicked by people who believe to click that one.
     "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -124,7 +124,7 @@ def _unpack(package: Path, pinned: dict[str, Any], vendor: Path) -> None:
 def _pinned(page: Path) -> dict[str, Any]:
     if not (page / "package.json").is_file():
         raise UserError(
-            f"the page is not in {page}; run from a checkout of the repository, or install the package anew"
+            f"the page is not in {page}; run from a checkout of the repository, or install the package again"
         )
     return json.loads((page / "package.json").read_text(encoding="utf-8"))["runtime"]
 

@@ -35,7 +35,7 @@ def main() -> None:
 
     taken: set[str] = set()
     for utterance in itertools.islice(iterate_shar(args.shar), args.count):
-        name = name_of_id(utterance.id, taken)  # whoever made the folder chose the ids
+        name = name_of_id(utterance.id, taken)  # ids are chosen by the maker of the folder
         wav, ipa = (place_in(args.out, f"{name}.{suffix}") for suffix in ("wav", "ipa"))
         with writing_to(args.out), atomic_path(wav) as path:
             soundfile.write(path, utterance.audio, SAMPLE_RATE, format="WAV")

@@ -131,7 +131,7 @@ class DataModule:
         """The utterances of a test set (or of ``dev`` or ``train``), longest first.
 
         Args:
-            judge: raise for too many unusable ones, as `BatchLoader` does; otherwise whoever asks does that.
+            judge: raise for too many unusable ones, as `BatchLoader` does; otherwise the caller does that.
 
         Left out, and named on the log, are unreadable ones and those longer than ``--max-test-utterance-duration``.
         Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation.
@@ -301,7 +301,7 @@ def _digest(*arrays: np.ndarray) -> str:
 class BatchLoader(Iterable[Batch]):
     """Batches of a plan, read by loader processes. ``len`` is the number of batches that one pass yields.
 
-    Unusable utterances are counted and the first ones named on the log; so are those that whoever takes a batch adds
+    Unusable utterances are counted and the first ones named on the log; so are those that the one who takes a batch adds
     to its ``skipped`` before taking the next. Raises `UserError` during a pass in which more than
     ``--max-skipped-share`` of the utterances are unusable, and after one of ``fewest_to_judge`` or more that all are.
     """

@@ -62,10 +62,10 @@ def read_word_graph(folder: str | Path, tokenizer: Tokenizer, scale: float) -> t
         check_same_pieces(graph.pieces, tokenizer.pieces, str(path))
     graph.check_vocabulary(tokenizer.vocab_size, str(path))
     if graph.highest_output() >= len(words) or graph.words_digest not in ("", digest_of(words)):
-        expected, remedy = f"the word table of {GRAPH} beside it", "make both anew with prepare_lm.py"
+        expected, remedy = f"the word table of {GRAPH} beside it", "make both again with prepare_lm.py"
         raise must_be(str(path.with_name(WORDS)), expected, "another", remedy)
     if not reaches_end(graph):
-        raise UserError(f"{path} has no path from its start to its end; make it anew with prepare_lm.py")
+        raise UserError(f"{path} has no path from its start to its end; make it again with prepare_lm.py")
     return graph, words
 
 

@@ -167,7 +167,7 @@ def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0, note
 
 
 def bootstrap_interval(errors: np.ndarray, reference: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of sum(errors) / sum(reference) in percent, utterances (N,) being drawn anew with replacement.
+    """95 % interval of sum(errors) / sum(reference) in percent, utterances (N,) being drawn with replacement.
 
     Source: Bisani and Ney 2004, percentile bootstrap. (nan, nan) without utterances or reference units.
     """

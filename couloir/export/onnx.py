@@ -229,7 +229,7 @@ def warn_of_sherpa(config: ZipformerConfig, streaming: bool) -> None:
 
 
 def warn_of_features(config: FbankConfig) -> None:
-    """Name the settings of a model's features that whoever feeds a file without couloir has to know."""
+    """Name the settings of a model's features that those who feed a file without couloir have to know."""
     settings = [
         f"{flag_name(name)} {value} (default {getattr(FbankConfig, name)})" for name, value in config.unusual().items()
     ]

@@ -52,7 +52,7 @@ class LossConfig:
         0.5, "weight of the transducer's simple loss, which finds the pruning bounds, once warm-up is over"
     )
     prune_range: int = option(
-        5, "symbols per frame that the pruned transducer loss considers; more is exact and dearer", unit="symbols"
+        5, "symbols per frame that the pruned transducer loss considers; more is exact and slower", unit="symbols"
     )
     lm_scale: float = option(0.25, "share of the predictor's own distribution in the simple loss")
     am_scale: float = option(0.0, "share of the encoder's own distribution in the simple loss; ZIPA 0.1")

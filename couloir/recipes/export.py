@@ -73,7 +73,7 @@ def save_tokens(tokenizer: Tokenizer, folder: Path) -> None:
         if path.is_file() and read_tokens(path) == tokenizer.pieces:
             return
     except UserError:
-        logging.warning("%s was no table of tokens and is written anew", path)
+        logging.warning("%s was no table of tokens and is written again", path)
     tokenizer.save_tokens(path)
 
 

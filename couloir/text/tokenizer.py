@@ -347,7 +347,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             raise UserError(f"{path} holds neither a *.model nor a {TABLE_NAME}; run prepare.sh's tokenizer stage")
         path = found
     if not path.is_file():
-        raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or mend the path")
+        raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or fix the path")
     if path.suffix == ".txt":
         return TokenTable(read_tokens(path), str(path))
     return SentencePieceTokenizer(path.read_bytes(), str(path))

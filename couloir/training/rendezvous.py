@@ -62,7 +62,7 @@ def join(host: str, port: int, world_size: int) -> dist.TCPStore:
 
 @contextmanager
 def announced(name: str, port: int, ports: Sequence[int]) -> Iterator[None]:
-    """Within, whoever connects to the first of ``ports`` that was free reads there that run ``name`` is at ``port``."""
+    """Within, those who connect to the first of ``ports`` that was free read there that run ``name`` is at ``port``."""
     with listen(ports) as door:
 
         def greet() -> None:

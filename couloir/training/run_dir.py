@@ -178,7 +178,7 @@ def was_begun_at(exp_dir: Path, start: Mapping[str, int]) -> bool:
 def put_aside(exp_dir: Path, step: int) -> None:
     """Rename the checkpoints of more than ``step`` batches to ``aside-N-NAME``, and keep a copy of the metrics so.
 
-    A run that begins anew at an earlier checkpoint would go back to them, average with them and resume from them.
+    A run that begins again at an earlier checkpoint would go back to them, average with them and resume from them.
     """
     saved = [*_checkpoints(exp_dir), *exp_dir.glob("best-*-loss.pt")]
     later = [path for path in saved if (_step_of(path) or 0) > step]

@@ -148,7 +148,7 @@ class Checkpointer:
         """Put the run where the checkpoint left it.
 
         icefall's and ZIPA's files are taken too; what they do not hold (random states, the place in the epoch)
-        begins anew, at the start of their epoch.
+        begins again, at the start of their epoch.
 
         Raises:
             UserError: the file is damaged, or of another model.
@@ -173,7 +173,7 @@ class Checkpointer:
             except Exception as error:
                 raise UserError(f"{path}: its optimizer state does not fit this model ({error!s:.200})") from None
         else:
-            logging.warning("%s holds no optimizer state: the optimizer begins anew", path)
+            logging.warning("%s holds no optimizer state: the optimizer begins again", path)
         if content.get("scheduler"):
             self.scheduler.load_state_dict(content["scheduler"])
         if content.get("grad_scaler") and self.precision.scaler.is_enabled():
@@ -188,7 +188,7 @@ class Checkpointer:
         with reading(path):
             other = self._other_plan(place, now) if now else ""
         if other := self.group.from_main(other):
-            text = "%s was saved within epoch %d, whose batches are others now (%s): the epoch begins anew"
+            text = "%s was saved within epoch %d, whose batches are others now (%s): the epoch begins again"
             logging.warning(text, path.name, state.epoch, other)
             state.batch = 0
 

@@ -149,7 +149,7 @@ def test_other_batches_than_a_run_was_stopped_in_begin_their_epoch_anew(prepared
     flags = f"{SHORT} --exp-dir changed --bpe-model data/lang --num-epochs 1 --log-interval 1 --final-decay 0"
     run_program(prepared, TRAIN, f"{flags} --max-duration 6 --max-steps 2")
     same = run_program(prepared, TRAIN, f"{flags} --max-duration 6 --max-steps 3 --num-workers 1 --prefetch 1")
-    assert "begins anew" not in same.stderr
+    assert "begins again" not in same.stderr
     done = run_program(prepared, TRAIN, f"{flags} --max-duration 5 --max-steps 0")
     assert "within epoch 1, whose batches are others now (--max-duration 5.0 in place of 6.0)" in done.stderr
     rows = [json.loads(line) for line in (prepared / "changed/metrics.jsonl").read_text().splitlines()]

@@ -84,10 +84,10 @@ class Noting(FakeData):
 def test_a_place_in_other_batches_is_not_gone_on_from(train, caplog, change, named):
     """Utterances would be missed, and others seen twice, without a word."""
     train(max_steps=10, final_decay=0)
-    assert not any("begins anew" in line for line in caplog.messages)
+    assert not any("begins again" in line for line in caplog.messages)
     data = Noting(**change)
     trainer = train(data, num_epochs=1)
-    (line,) = [line for line in caplog.messages if "begins anew" in line]
+    (line,) = [line for line in caplog.messages if "begins again" in line]
     assert re.search(rf"checkpoint-10\.pt was saved within epoch 1, whose batches are others now {named}", line)
     # The epoch is trained on whole, and what was learned before is kept.
     assert data.asked == [(1, 0)] and trainer.state.step == 10 + data.num_train_batches(1)
@@ -124,4 +124,4 @@ def test_an_epochs_end_is_a_place_in_any_plan(train, caplog):
     train(num_epochs=1)
     data = Noting(seed=8)
     train(data, num_epochs=2)
-    assert data.asked == [(2, 0)] and "begins anew" not in caplog.text
+    assert data.asked == [(2, 0)] and "begins again" not in caplog.text

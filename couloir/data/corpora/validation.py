@@ -25,7 +25,7 @@ _ROUNDING_S = 0.02
 
 @dataclass
 class Findings:
-    """What validation found, a line each: ``problems`` are to be mended, ``warnings`` only to be known."""
+    """What validation found, a line each: ``problems`` are to be fixed, ``warnings`` only to be known."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
