@@ -301,7 +301,7 @@ def _digest(*arrays: np.ndarray) -> str:
 class BatchLoader(Iterable[Batch]):
     """Batches of a plan, read by loader processes. ``len`` is the number of batches that one pass yields.
 
-    Unusable utterances are counted and the first ones named on the log; so are those that the one who takes a batch adds
+    Unusable utterances are counted and the first ones named on the log; so are those that a caller adds
     to its ``skipped`` before taking the next. Raises `UserError` during a pass in which more than
     ``--max-skipped-share`` of the utterances are unusable, and after one of ``fewest_to_judge`` or more that all are.
     """

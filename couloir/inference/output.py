@@ -100,7 +100,7 @@ def _resolved(given: Path) -> tuple[Path, int | None]:
     """The path behind all links, or the number of the open file of this process that it stands for.
 
     An open file is written into through its own descriptor: opening it again by its name would begin at its start, and
-    moving another into its place would leave those who opened it with an empty one. Raises `UserError` for endless links.
+    moving another into its place would leave an empty one there. Raises `UserError` for endless links.
     """
     path = os.path.join(os.getcwd(), given)
     for _ in range(_MOST_LINKS):
