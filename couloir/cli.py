@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from couloir.inference.program import add_output_flags
+    from couloir.inference.program import add_output_flags, output_place
 
     parser = TeachingParser(prog="couloir", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,7 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     align.add_argument("inputs", nargs="+", metavar="[MODEL] FILE TRANSCRIPT", help="transcript: IPA, or its file")
     _add_model_flags(align)
     align.add_argument("--language", help="the transcript is words in this language (espeak-ng pronounces them)")
-    align.add_argument("--output", type=Path, help="TextGrid to write (default: beside the recording, where none is)")
+    align.add_argument(
+        "--output", type=output_place, help="TextGrid to write (default: beside the recording, where none is)"
+    )
     align.set_defaults(run=_align)
     info = commands.add_parser("info", help="what a checkpoint or ONNX file is")
     info.add_argument("model", help="run directory, checkpoint, ONNX file or folder, or hub id")
@@ -87,6 +89,7 @@ def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]
 
 def _transcribe(flags: argparse.Namespace) -> int:
     from couloir.inference.file_run import transcribe_files
+    from couloir.inference.program import output_of_flags
     from couloir.inference.recordings import find_audio
 
     recognizer, inputs = _open(
@@ -97,14 +100,14 @@ def _transcribe(flags: argparse.Namespace) -> int:
         passes=flags.passes,
         max_sym_per_frame=flags.max_sym_per_frame,
     )
-    places = [Path(place) for place in inputs]
+    places, output = [Path(place) for place in inputs], output_of_flags(flags)
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
-    found = find_audio(places, flags.output)
-    run = transcribe_files(recognizer, found, flags.output, flags.format, root, flags.inventory)
-    if flags.output is None and run.transcripts:
+    found = find_audio(places, output)
+    run = transcribe_files(recognizer, found, output, flags.format, root, flags.inventory)
+    if output is None and run.transcripts:
         print_table(run.transcripts.values())
-    elif flags.output is not None:
-        print(run.summary(flags.output), file=sys.stderr if run.streamed else sys.stdout)
+    elif output is not None:
+        print(run.summary(output), file=sys.stderr if run.streamed else sys.stdout)
     return run.exit_code()
 
 
@@ -112,13 +115,15 @@ def _align(flags: argparse.Namespace) -> None:
     from couloir.inference.align import align
     from couloir.inference.formats import textgrid
     from couloir.inference.known_text import read_words
-    from couloir.inference.output import output_of, writing_one
+    from couloir.inference.output import OTHER_SUFFIXES, output_of, writing_one
 
     recognizer, inputs = _open(flags)
     if len(inputs) != 2:
         raise must_be("the command line", "MODEL FILE TRANSCRIPT", f"{len(inputs)} arguments after the model")
     recording = Path(inputs[0])
     output = output_of(flags.output or recording.with_suffix(".TextGrid"), "TextGrid")
+    if Path(output.given).suffix in OTHER_SUFFIXES and not output.is_stream:
+        raise must_be("--output", "a TextGrid's name", output.given)
     with writing_one(output, "align") as write:
         words = read_words(inputs[1], flags.language, recognizer.backend.vocabulary)
         aligned = align(recognizer, recording, words)

@@ -90,6 +90,8 @@ def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
+        if sys.stdout is None:  # closed by the shell's >&-
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         factory = logging.getLogRecordFactory()

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.config import TeachingParser
 from couloir.errors import one_line_errors, shown
-from couloir.inference.program import add_model_flags, add_output_flags, run_files
+from couloir.inference.program import add_model_flags, add_output_flags, output_of_flags, run_files
 
 
 @one_line_errors
@@ -30,11 +30,12 @@ def main() -> int:
     add_output_flags(parser)
     flags = parser.parse_args()
     run = run_files(flags, flags.audio_dir)
-    if flags.output is None:
+    output = output_of_flags(flags)
+    if output is None:
         for name, transcript in run.transcripts.items():
             print(f"{shown(name)}\t{shown(transcript.text)}")
     if run.transcripts or len(run.failed) > 1:  # one bad file has its one line
-        print(run.summary(flags.output), file=sys.stderr)
+        print(run.summary(output), file=sys.stderr)
     return run.exit_code()
 
 

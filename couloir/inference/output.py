@@ -20,6 +20,8 @@ from couloir.inference.journal import KEPT, WRITTEN, Journal, left
 _DESCRIPTOR = re.compile(r"/proc/(self|thread-self|\d+)/fd/(\d+)")
 _MOST_LINKS = 40
 _KNOWN = {name.lower() for name in FORMATS}
+OTHER_SUFFIXES = {f".{name}" for name in FORMATS if name != "TextGrid"}
+"""Of files that hold no TextGrid."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,29 @@ from couloir.inference.recognizer import Recognizer
 from couloir.inference.recordings import find_audio
 
 
+def output_place(text: str) -> Path:
+    """The path given as ``--output``; an empty one, as of a variable that is not set, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a file, a folder or -, but is empty")
+    return Path(text)
+
+
+def output_of_flags(flags: argparse.Namespace) -> Path | None:
+    """Where results go: ``--format`` alone asks for standard output."""
+    return Path("-") if flags.output is None and flags.format else flags.output
+
+
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """What is written where, and how a model is listened to."""
     parser.add_argument("--inventory", help="phones that may be emitted: a file, or a language such as ru")
     parser.add_argument(
-        "--output", type=Path, help="file (.jsonl, .tsv, .ctm), folder for TextGrids (both resumable), or - for stdout"
+        "--output",
+        type=output_place,
+        help="file (.jsonl, .tsv, .ctm), folder for TextGrids (both resumable), or - for stdout",
     )
-    parser.add_argument("--format", help="what to write: " + ", ".join(FORMATS) + " (default: by --output's suffix)")
+    parser.add_argument(
+        "--format", help="what to write: " + ", ".join(FORMATS) + " (default: by --output's suffix); alone: to stdout"
+    )
     parser.add_argument("--batch-size", type=int, help="recordings that are read and encoded at a time")
     parser.add_argument(
         "--blank-penalty", type=float, default=0.0, help="taken from blank's score: above 0, fewer phones are missed"
@@ -48,7 +64,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
     """Open the model and transcribe what was named on the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    found = find_audio(places, flags.output)
+    output = output_of_flags(flags)
+    found = find_audio(places, output)
     backend = OnnxBackend(
         flags.model_path, model_type=flags.model_type, tokens=flags.tokens, suffix=flags.suffix, threads=flags.threads
     )
@@ -62,4 +79,4 @@ def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
         max_sym_per_frame=flags.max_sym_per_frame,
     )
     root = places[0] if len(places) == 1 and places[0].is_dir() else None
-    return transcribe_files(recognizer, found, flags.output, flags.format, root, flags.inventory)
+    return transcribe_files(recognizer, found, output, flags.format, root, flags.inventory)
