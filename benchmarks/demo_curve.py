@@ -4,9 +4,10 @@
     python benchmarks/demo_curve.py --data-dir demo/festvox-ru --batches 450 --plain --write     # --quick's loss
     python benchmarks/demo_curve.py --show demo/exp/festvox-ru                                   # found and expected
 
-A machine that is slow, or busy with other work, gets through fewer batches in the demo's minutes. Its schedules are
-fitted to that number (``--schedule-batches``), so the error rate depends on the number and not on the machine. Error
-rates between two measured numbers are interpolated over the logarithm of the batches.
+A machine that is slow, or busy with other work, gets through fewer batches in the demo's minutes. The decay of its
+learning rate follows that number, so the error rate depends on the number and not on the machine. Error rates between
+two measured numbers are interpolated over the logarithm of the batches. Fitting the other schedules too
+(``--schedule-batches 2200``) was tried and is worse: 41.1 % in place of 31.8 % after 500 batches (greedy search).
 """
 
 from __future__ import annotations

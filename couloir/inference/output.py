@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -83,6 +84,8 @@ def output_of(given: Path, kind: str | None = None) -> Output:
         return Output(str(given), _stream_format(given, kind), path, is_stream=True)
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise must_be("--output", "a file, a folder, a pipe or a terminal", f"{given}, a disk or a socket")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"{given} cannot be written ({os.strerror(errno.ENOTDIR)})")
     folder = stat.S_ISDIR(mode)
     if folder and kind is None and given.suffix[1:].lower() not in _KNOWN:
         kind = "TextGrid"  # 2026.11 is a folder's name, too
@@ -107,6 +110,8 @@ def _resolved(given: Path) -> tuple[Path, int | None]:
     path = os.path.join(os.getcwd(), given)
     for _ in range(_MOST_LINKS):
         folder, name = os.path.split(path)
+        if name == os.pardir:
+            return Path(os.path.realpath(path)), None
         path = os.path.join(os.path.realpath(folder), name)
         found = _DESCRIPTOR.fullmatch(path)
         if found and found[1] in ("self", "thread-self", str(os.getpid())):

@@ -52,13 +52,16 @@ class Pace:
             text += f"; its schedules, made for {self.intended}, are fitted to that"
         if behind:
             text += f", not {before} as it looked before"
-        if behind or (self.intended and reached < BEHIND * self.intended):
+        if behind or self._is_shared() or (self.intended and reached < BEHIND * self.intended):
             text += f": {self._reason()}"
         return text
+
+    def _is_shared(self) -> bool:
+        return os.getloadavg()[0] > self.processes + OTHER_LOAD
 
     def _reason(self) -> str:
         """Why a run is slow, as far as this machine tells."""
         cores, load = usable_cores(), os.getloadavg()[0]
-        if load > self.processes + OTHER_LOAD:
+        if self._is_shared():
             return f"it shares the machine with other work (load {load:.1f} on {cores} cores)"
         return f"nothing else runs here (load {load:.1f} on {cores} cores), so this processor is the slower one"

@@ -51,7 +51,7 @@ def test_words_alone_are_a_transcript(tmp_path):
         ({"x.phn": PHN.replace("19200 32000 h#\n", "")}, "at 1.20 s"),  # 8 kHz, of 2 s
         ({"x.phn": "0 96000 ʃ\n"}, "at 6.00 s"),
         ({"x.phn": "MillisecondsPerFrame: 1.0\n0 100 .pau\n"}, "must be lines"),
-        ({"x.phn": ""}, "must be lines"), ({"x.phn": "0 32000 ER0\n"}, "must be IPA"),
+        ({"x.phn": ""}, "must be lines"), ({"x.phn": "0 32000 x7\n"}, "must be IPA"),
         ({"x.phn": "0 9 sh\n9 32000 spn\n"}, "`spn`"), ({"x.phn": "900 9 sh\n9 32000 iy\n"}, "after its begin"),
         ({"x.phn": "0 1.5.5 sh\n"}, "number of seconds"), ({"x.phn": PHN, "x.txt": b"\xe9"}, "UTF-8"),
     ],

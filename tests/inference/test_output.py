@@ -344,7 +344,7 @@ def test_what_cannot_be_written_says_so_before_any_work(parrot, tmp_path):
         (tmp_path / "x.tsv", None, "must be a file for tsv"),
         (folder, "jsonl", "must be a file for jsonl"),
         (tmp_path / "file", "TextGrid", "must be a folder for TextGrids"),
-        (tmp_path / "file" / "t.tsv", None, "file/.t.tsv.lock cannot be written"),
+        (tmp_path / "file" / "t.tsv", None, "file/t.tsv cannot be written"),
         (Path("/proc/nothing.tsv"), None, "cannot be written"),
     ]:
         with pytest.raises(UserError, match=message) as error:

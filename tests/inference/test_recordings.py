@@ -189,7 +189,10 @@ def test_labels_beside_a_recording_are_not_replaced(models, speech, tmp_path, ca
     for _ in range(2):  # nothing is begun that a second run could go on with
         one_line("couloir", command, f"{labels} exists", "--output")
     assert labels.read_text() == "made by hand"
-    assert call("couloir", "align", models() / "run", recording, "krː kak", "--output", labels).returncode == 0
+    align = ("align", models() / "run", recording, "krː kak", "--output", labels)
+    one_line("couloir", align, f"{labels} exists")
+    labels.unlink()
+    assert call("couloir", *align).returncode == 0
     assert len(_said(_tiers(labels)["phones"])) == 5
     labels.unlink()
     for _ in range(2):  # the second finds its own
@@ -204,8 +207,12 @@ def test_outputs_that_cannot_be_written_are_one_line(models, speech, tmp_path, o
     (tmp_path / "folder.tsv").mkdir()
     (tmp_path / ".full.tsv.journal").symlink_to("/dev/full")
     one_line("couloir", ("align", model, recording, "krː kak", "--output", tmp_path / "file" / "a.TextGrid"), "file/a")
-    for place in ("file/a.tsv", "folder.tsv", "full.tsv"):
-        one_line("couloir", ("transcribe", model, recording, "--output", tmp_path / place), place, "cannot be written")
+    for place, why in (
+        ("file/a.tsv", "cannot be written"),
+        ("folder.tsv", "must be a file for tsv"),
+        ("full.tsv", "full.tsv"),
+    ):
+        one_line("couloir", ("transcribe", model, recording, "--output", tmp_path / place), place, why)
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for folder, place in (("in", "."), ("in/deep", "..")):
         monkeypatch.chdir(tmp_path / folder)

@@ -130,7 +130,7 @@ def test_an_interrupted_build_leaves_no_mixture(folder, tmp_path, monkeypatch):
     tokenizer = TokenTable(PIECES)
     assert read_word_graph(tmp_path / "made", tokenizer, 1.0)[1] == read_words(folder / "made/words.txt")
     write_words(tmp_path / "made", ["<eps>", "cd", "ab", "ad", "ba"])
-    with pytest.raises(UserError, match="words.txt` must be the word table of LG.npz .*anew"):
+    with pytest.raises(UserError, match="words.txt` must be the word table of LG.npz .*again"):
         read_word_graph(tmp_path / "made", tokenizer, 1.0)
 
 
