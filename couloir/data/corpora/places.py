@@ -34,7 +34,7 @@ def _alike(base: Path, path: Path) -> Path | None:
     for name in path.parts[1:] if path.anchor else path.parts:
         if os.path.lexists(found / name):
             found /= name
-        elif len(names := _names(found).get(same_name(name), ())) == 1:
+        elif len(names := _names(found).get(same_name(name), [])) == 1:
             found /= names[0]
         else:
             return None
