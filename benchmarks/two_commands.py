@@ -9,6 +9,7 @@ of the tests. Rows of commands that are not named here are kept from the newest 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -41,9 +42,14 @@ def echoed(command: str | list[str], **options: Any) -> list[str]:
     return lines
 
 
-def measure(command: str) -> dict[str, Any]:
+def measure(command: str, keep: Path | None) -> dict[str, Any]:
     """Run one command in a clone of its own, in this process's only child."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with contextlib.ExitStack() as stack:
+        if keep is None:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        else:
+            keep.mkdir(parents=True, exist_ok=True)
+            scratch = tempfile.mkdtemp(dir=keep, prefix="clone-")
         clone, home = Path(scratch, "project"), Path(scratch, "home")
         subprocess.run(["git", "clone", "-q", "--no-hardlinks", str(ROOT), str(clone)], check=True)
         home.mkdir()
@@ -75,16 +81,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("commands", nargs="+", help="in quotation marks")
     parser.add_argument("--write", action="store_true", help="write results/two_commands-DATE.json")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave each clone in FOLDER")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.commands[0])))
+        print(json.dumps(measure(args.commands[0], args.keep)))
         return
     earlier = sorted(RESULTS.glob("two_commands-*.json"))
     rows = json.loads(earlier[-1].read_text())["rows"] if earlier else {}
     for command in args.commands:
         # A process each, for the memory is that of the largest child so far.
-        rows[command] = json.loads(echoed([sys.executable, __file__, command, "--one"])[-1])
+        keep = ["--keep", str(args.keep)] if args.keep else []
+        rows[command] = json.loads(echoed([sys.executable, __file__, command, "--one", *keep])[-1])
         if args.write:
             write_result("two_commands", {"rows": rows})
 
