@@ -36,7 +36,7 @@ from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
 from couloir.errors import UserError, one_line_errors
 from couloir.inference.checkpoints import pick_device
-from couloir.models.asr import build_model
+from couloir.models.zipformer.model import build_model
 from couloir.recipes.decode import encode_batch
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run import LoadedRun, build_fbank

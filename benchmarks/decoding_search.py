@@ -22,9 +22,9 @@ from couloir.decoding.fsa.graph import trivial_graph
 from couloir.decoding.transducer.beam import modified_beam_search
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
 from couloir.decoding.transducer.greedy import greedy_search
-from couloir.models.asr import AsrModel, build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS
+from couloir.models.zipformer.model import AsrModel, build_model
 
 SECONDS_PER_EMBEDDED_FRAME = 0.02
 EMITTING_SHARE = 0.3

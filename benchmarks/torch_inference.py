@@ -31,9 +31,9 @@ from couloir.errors import UserError, one_line_errors
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.checkpoints import pick_device
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS
+from couloir.models.zipformer.model import build_model
 
 AMP = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from result_file import save_result
 from torch import Tensor, nn
 
-from couloir.models.asr import AsrModel, build_model, set_batch_count
-from couloir.models.config import HEAD_WIDTHS, HeadsConfig
-from couloir.models.zipformer.config import PRESETS
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.zipformer.config import HEAD_WIDTHS, PRESETS
+from couloir.models.zipformer.model import AsrModel, build_model, set_batch_count
 from couloir.optim.scaled_adam import ScaledAdam
 
 VOCABULARY = 127

@@ -33,7 +33,7 @@ def option(
     unit: str = "",
     choices: Sequence[str] = (),
     hidden: bool = False,
-    unheeded: str = "",
+    ignored_because: str = "",
 ) -> Any:
     """A configuration field.
 
@@ -41,9 +41,15 @@ def option(
         default: its default value; without one the field is required.
         help: one sentence for ``--help``; unit: its unit ("s", "frames"); choices: the allowed strings.
         hidden: accepted for compatibility, left out of ``--help``.
-        unheeded: why no value but the default has an effect (see `unheeded_flags`).
+        ignored_because: why no value but the default has an effect (see `ignored_flags`).
     """
-    metadata = {"help": help, "unit": unit, "choices": tuple(choices), "hidden": hidden, "unheeded": unheeded}
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "choices": tuple(choices),
+        "hidden": hidden,
+        "ignored_because": ignored_because,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -234,12 +240,12 @@ def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
     return {key: value for key, value in vars(namespace).items() if key in names}
 
 
-def unheeded_flags(config: Any, given: Container[str]) -> list[str]:
+def ignored_flags(config: Any, given: Container[str]) -> list[str]:
     """One line for each ``given`` field of a configuration whose value asks for what is not done here."""
     return [
-        f"`{flag_name(f.name)} {getattr(config, f.name)}` has no effect: {f.metadata['unheeded']}"
+        f"`{flag_name(f.name)} {getattr(config, f.name)}` has no effect: {f.metadata['ignored_because']}"
         for f in dataclasses.fields(config)
-        if f.name in given and f.metadata.get("unheeded") and getattr(config, f.name) != f.default
+        if f.name in given and f.metadata.get("ignored_because") and getattr(config, f.name) != f.default
     ]
 
 

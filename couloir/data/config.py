@@ -62,16 +62,18 @@ class DataConfig:
     index_dir: str = option("", "Folder for the indexes of the shards, if not beside the shards.")
     index_jobs: int = option(2, "Processes that index shards which are read for the first time.", unit="processes")
 
-    full_libri: bool = option(True, "Accepted for icefall's commands.", hidden=True, unheeded=_BY_FOLDER)
-    mini_libri: bool = option(False, "Accepted for icefall's commands.", hidden=True, unheeded=_BY_FOLDER)
+    full_libri: bool = option(True, "Accepted for icefall's commands.", hidden=True, ignored_because=_BY_FOLDER)
+    mini_libri: bool = option(False, "Accepted for icefall's commands.", hidden=True, ignored_because=_BY_FOLDER)
     concatenate_cuts: bool = option(False, "Accepted for icefall's commands; must be False.", hidden=True)
     duration_factor: float = option(1.0, "Of --concatenate-cuts True alone.", hidden=True)
     gap: float = option(1.0, "Of --concatenate-cuts True alone.", hidden=True, unit="s")
-    on_the_fly_feats: bool = option(True, "Accepted for icefall's commands.", hidden=True, unheeded=_ON_THE_FLY)
+    on_the_fly_feats: bool = option(True, "Accepted for icefall's commands.", hidden=True, ignored_because=_ON_THE_FLY)
     return_cuts: bool = option(True, "Accepted for icefall's commands; changes nothing.", hidden=True)
-    input_strategy: str = option("AudioSamples", "Accepted for icefall's commands.", hidden=True, unheeded=_ON_THE_FLY)
+    input_strategy: str = option(
+        "AudioSamples", "Accepted for icefall's commands.", hidden=True, ignored_because=_ON_THE_FLY
+    )
     enable_musan: bool = option(False, "Noise from MUSAN is not mixed in; must be False.", hidden=True)
-    subset: str = option("", "Accepted for ZIPA's commands.", hidden=True, unheeded=_BY_FOLDER)
+    subset: str = option("", "Accepted for ZIPA's commands.", hidden=True, ignored_because=_BY_FOLDER)
     train_manifest: str = option("", "Accepted for ZIPA's commands; must be empty.", hidden=True)
 
     def __post_init__(self) -> None:

@@ -163,12 +163,12 @@ class ShardIndex:
     def is_fresh(self) -> bool:
         """Whether the index exists, is whole and was made from the files as they are now."""
         try:
-            self._forget()
+            self._clear_cache()
             fresh = self._is_sound()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ShardError):
             fresh = False
         if not fresh:
-            self._forget()
+            self._clear_cache()
         return fresh
 
     def _is_sound(self) -> bool:
@@ -204,7 +204,7 @@ class ShardIndex:
         ]
         return all(bool(bound.all()) for bound in bounds)
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         for name in ("header", "rows", "_blob", "_data_start"):
             self.__dict__.pop(name, None)
 
@@ -232,7 +232,7 @@ def build_index(index: ShardIndex) -> None:
         index.left_out_path.unlink(missing_ok=True)
     with atomic_write(index.path) as out:
         out.write(json.dumps(header).encode() + b"\n" + content)
-    index._forget()
+    index._clear_cache()
 
 
 def hash_id(utterance_id: str) -> int:

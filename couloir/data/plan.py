@@ -75,7 +75,7 @@ def epoch_plan(
     order = first[np.argsort(key[first], kind="stable")]
     starts = _fill(durations[order], windows[order], limits)
     plan = EpochPlan(order, starts, np.append(starts[1:], len(order)))
-    plan = _shed(plan if drop_last else _halved(plan, world_size), world_size, rng)
+    plan = _drop_remainder(plan if drop_last else _halved(plan, world_size), world_size, rng)
     if rng is None:
         return plan
     steps = rng.permutation(len(plan) // world_size)
@@ -110,7 +110,7 @@ def _halved(plan: EpochPlan, world_size: int) -> EpochPlan:
     return replace(plan, starts=starts, ends=ends)
 
 
-def _shed(plan: EpochPlan, world_size: int, rng: np.random.Generator | None) -> EpochPlan:
+def _drop_remainder(plan: EpochPlan, world_size: int, rng: np.random.Generator | None) -> EpochPlan:
     """The plan without as many batches as are too many for a multiple of ``world_size``."""
     surplus = len(plan) % world_size
     last = np.arange(len(plan) - surplus, len(plan))

@@ -130,7 +130,7 @@ class ContextGraph:
         gain = torch.where(end > ROOT, self._earned[end] - self._earned[node], gain)
         return gain, torch.where(end > ROOT, ROOT, after)
 
-    def refund(self, node: Tensor) -> Tensor:
+    def backoff_score(self, node: Tensor) -> Tensor:
         """What (N,) ending in ``node`` (N,) adds: the reward of the unfinished phrase, taken back."""
         return -self._earned[node]
 
@@ -149,7 +149,7 @@ class ContextGraph:
 
     def final(self, state: tuple[Tensor, ...]) -> Tensor:
         """As `TokenScorer.final`."""
-        return self.refund(state[0])
+        return self.backoff_score(state[0])
 
 
 def read_context_file(

@@ -26,7 +26,7 @@ from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.ngram import NgramLm
 from couloir.decoding.resources import open_token_ngram, read_neural_lm, read_word_graph, read_word_ngram
 from couloir.errors import UserError, must_be
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 from couloir.text.tokenizer import Tokenizer, check_sentence_mark
 
 RESCORED_BEAM = 8  # icefall's, for the n-best list of prefix beam search that the attention decoder rescores

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from couloir.errors import must_be
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import ExportableFbank
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 
 
 def prepared(model: AsrModel, full_context: bool = True) -> AsrModel:

@@ -34,8 +34,8 @@ from couloir.export.selfcheck import (
     streaming_probe,
 )
 from couloir.features.config import FbankConfig
-from couloir.models.asr import AsrModel
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import initial_states, state_shapes
 
 TRACED_FRAMES = 100

@@ -21,7 +21,7 @@ from couloir.export.modules import Predictor, ProjectedJoiner
 from couloir.export.publish import Pair
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import PADDING_LOG_MEL, Fbank
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import initial_states
 
 Runner = Callable[..., Sequence[Tensor]]

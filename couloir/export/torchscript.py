@@ -36,8 +36,8 @@ from couloir.export.selfcheck import (
     streaming_probe,
 )
 from couloir.features.config import FbankConfig
-from couloir.models.asr import AsrModel
-from couloir.models.zipformer.balancer import Balancer
+from couloir.models.common.balancer import Balancer
+from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import initial_states, state_shapes
 
 TRACED_SCORES = ("jit_trace", "joiner_jit_trace")

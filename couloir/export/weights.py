@@ -15,7 +15,7 @@ from couloir.checkpoint import load_checkpoint, model_weights
 from couloir.errors import UserError
 from couloir.export.publish import staged
 from couloir.integrity import CHECKSUM, checksum
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 from couloir.weight_files import PRETRAINED, SAFETENSORS
 
 

@@ -17,10 +17,11 @@ from couloir.features.fbank import Fbank
 from couloir.files import may_be_read
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
-from couloir.models.architecture import heads_config, zipformer_config
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig, check_features
-from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.heads.sizes import heads_config
+from couloir.models.zipformer.architecture import zipformer_config
+from couloir.models.zipformer.config import ZipformerConfig, check_features
+from couloir.models.zipformer.model import build_model
 from couloir.training.averaging import averaged_files, load_averaged
 from couloir.training.config import AveragingConfig
 from couloir.training.run_dir import CONFIG_FILE, saved_values

@@ -66,7 +66,8 @@ def _torchscript_facts(path: Path) -> Facts:
 
 
 def _checkpoint_facts(path: Path) -> Facts:
-    from couloir.models.architecture import heads_config, preset_name, zipformer_config
+    from couloir.models.heads.sizes import heads_config
+    from couloir.models.zipformer.architecture import preset_name, zipformer_config
     from couloir.training.averaging import load_averaged
     from couloir.training.config import AveragingConfig
     from couloir.training.run_dir import CONFIG_FILE

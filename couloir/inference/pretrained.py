@@ -195,7 +195,7 @@ def as_published(
 
 def check_size(repo_id: str, config: ZipformerConfig, kind: str) -> None:
     """Refuse weights that are not of the size and ``kind`` that a registered id stands for. Raises `UserError`."""
-    from couloir.models.architecture import same_sizes
+    from couloir.models.zipformer.architecture import same_sizes
     from couloir.models.zipformer.config import PRESETS
 
     known = HUB_MODELS[repo_id]

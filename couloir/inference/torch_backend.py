@@ -16,7 +16,7 @@ from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 
 FRONT_END_FACTOR = 2
 WINDOW_BYTES = 300_000_000  # of a GPU, for 30 s through the published front end (8, 32, 128)

@@ -12,7 +12,7 @@ from couloir.losses.rnnt_backend import RNNT_BACKENDS
 
 if TYPE_CHECKING:
     from couloir.features.config import AugmentConfig
-    from couloir.models.config import HeadsConfig
+    from couloir.models.heads.config import HeadsConfig
 
 _NO_PSEUDO_LABELS = "no pseudo-labelled stream is given; training is on labelled speech alone"
 
@@ -37,13 +37,13 @@ class LossConfig:
     )
     cr_loss_masked_scale: float = option(1.0, "extra weight of masked frames in the consistency term", hidden=True)
     use_unsup_cr_ctc: bool = option(
-        False, "mix a pseudo-labelled stream into training (noisy student)", unheeded=_NO_PSEUDO_LABELS
+        False, "mix a pseudo-labelled stream into training (noisy student)", ignored_because=_NO_PSEUDO_LABELS
     )
     unsup_cr_ctc_loss_scale: float = option(
-        0.5, "weight of the pseudo-labelled stream's loss", unheeded=_NO_PSEUDO_LABELS
+        0.5, "weight of the pseudo-labelled stream's loss", ignored_because=_NO_PSEUDO_LABELS
     )
     use_mask_threshold: float = option(
-        0.8, "accepted as in ZIPA", hidden=True, unheeded="neither has it one in ZIPA's own program"
+        0.8, "accepted as in ZIPA", hidden=True, ignored_because="neither has it one in ZIPA's own program"
     )
     attention_decoder_loss_scale: float = option(
         0.8, "weight of the attention decoder; without a transducer it and --ctc-loss-scale must sum to 1"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from couloir.checkpoint import Weights, load_checkpoint, model_weights
 from couloir.errors import UserError, must_be, unknown_name
-from couloir.models.architecture import adapted, preset_name
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.zipformer.architecture import adapted, preset_name
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.run_config import RunConfig, saved_config

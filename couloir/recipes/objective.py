@@ -14,7 +14,7 @@ from couloir.losses.config import LossConfig, ctc_scale
 from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
 from couloir.losses.ctc import ctc_loss, feasible
 from couloir.losses.rnnt import reason_without_path
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 from couloir.recipes.transducer_loss import TransducerLoss
 
 

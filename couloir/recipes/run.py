@@ -21,9 +21,9 @@ from couloir.features.kaldi import num_frames
 from couloir.files import atomic_path
 from couloir.inference.checkpoints import pick_device
 from couloir.inference.pretrained import as_published, check_size
-from couloir.models.architecture import adapted
-from couloir.models.asr import AsrModel, build_model, num_subsampled_frames
+from couloir.models.zipformer.architecture import adapted
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import AsrModel, build_model, num_subsampled_frames
 from couloir.recipes.run_config import (
     Overrides,
     RunConfig,

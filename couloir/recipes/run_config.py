@@ -19,9 +19,9 @@ from couloir.config import (
     flag_name,
     from_mapping,
     given_flags,
+    ignored_flags,
     option,
     read_yaml,
-    unheeded_flags,
     write_yaml,
 )
 from couloir.data.config import DataConfig
@@ -29,8 +29,8 @@ from couloir.errors import must_be, unknown_name
 from couloir.features.config import AugmentConfig, FbankConfig, check_masks
 from couloir.files import may_be_read
 from couloir.losses.config import LossConfig, check
-from couloir.models.config import HEAD_WIDTHS, HeadsConfig, check_features
-from couloir.models.zipformer.config import PER_STACK, PRESETS, ZipformerConfig
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.zipformer.config import HEAD_WIDTHS, PER_STACK, PRESETS, ZipformerConfig, check_features
 from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
 
@@ -82,7 +82,7 @@ SECTIONS: dict[str, type] = {
     "trainer": TrainerConfig,
 }
 # What a checkpoint's weights depend on: a later program may not contradict these. Training draws among chunk sizes.
-TIED: dict[str, tuple[str, ...]] = {
+WEIGHT_BOUND_FIELDS: dict[str, tuple[str, ...]] = {
     "zipformer": tuple(
         f.name for f in dataclasses.fields(ZipformerConfig) if f.name not in ("chunk_size", "left_context_frames")
     ),
@@ -114,7 +114,7 @@ def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     """
     layers = [defaults, *_given_layers(namespace)]
     config = _overlay(None, layers, recipe)
-    _say_unheeded(config, layers)
+    _warn_ignored(config, layers)
     return config
 
 
@@ -135,9 +135,9 @@ def _given_names(layers: Sequence[Overrides], section: str) -> set[str]:
     return {key.replace("-", "_") for layer in layers for key in layer.get(section, {})}
 
 
-def _say_unheeded(config: RunConfig, layers: Sequence[Overrides]) -> None:
+def _warn_ignored(config: RunConfig, layers: Sequence[Overrides]) -> None:
     for section in SECTIONS:
-        for line in unheeded_flags(getattr(config, section), _given_names(layers, section)):
+        for line in ignored_flags(getattr(config, section), _given_names(layers, section)):
             log.warning(line)
 
 
@@ -205,9 +205,9 @@ def lay_over_saved(saved: RunConfig, namespace: argparse.Namespace) -> RunConfig
     layers = _given_layers(namespace)
     saved = dataclasses.replace(saved, data=dataclasses.replace(saved.data, index_dir=DataConfig.index_dir))
     config = _overlay(saved, layers, saved.recipe)
-    for section in TIED:
+    for section in WEIGHT_BOUND_FIELDS:
         _refuse_contradiction(saved, config, section, _given_names(layers, section), "leave it out")
-    _say_unheeded(config, layers)
+    _warn_ignored(config, layers)
     return config
 
 
@@ -219,19 +219,19 @@ def unasked_data(config: RunConfig, namespace: argparse.Namespace, folder: Path)
     return ",".join(str(path) for path in named if not may_be_read(str(path), folder))
 
 
-def check_going_on(saved: RunConfig, config: RunConfig) -> None:
+def check_resume_config(saved: RunConfig, config: RunConfig) -> None:
     """Refuse to train a run's weights on as another model, or with other features or texts, than it began with.
 
     The vocabulary's size is left to those who know the tokenizers. Raises `UserError` naming the flag.
     """
-    for section, names in TIED.items():
+    for section, names in WEIGHT_BOUND_FIELDS.items():
         remedy = f"leave it as it was, or give another folder than {config.trainer.exp_dir} as --exp-dir"
         _refuse_contradiction(saved, config, section, {*names} - {"vocab_size"}, remedy)
 
 
 def _refuse_contradiction(saved: RunConfig, config: RunConfig, section: str, given: set[str], remedy: str) -> None:
     before, after = as_plain(getattr(saved, section)), as_plain(getattr(config, section))
-    for key in TIED[section]:
+    for key in WEIGHT_BOUND_FIELDS[section]:
         if key in given and before[key] != after[key]:
             old, new = (
                 ",".join(map(str, value)) if isinstance(value, list) else value for value in (before[key], after[key])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 
-from couloir.models.asr import build_model
+from couloir.models.zipformer.model import build_model
 from couloir.recipes.finetune import initialise
 from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.objective import AsrObjective
 from couloir.recipes.run import build_data, build_fbank, check_vocabulary, keep_tokenizer, with_vocabulary
-from couloir.recipes.run_config import RunConfig, check_going_on, saved_config
+from couloir.recipes.run_config import RunConfig, check_resume_config, saved_config
 from couloir.text.tokenizer import check_sentence_mark, load_tokenizer
 from couloir.training.run_dir import check_recipe, holds_checkpoints, newest_first
 from couloir.training.trainer import Trainer
@@ -33,7 +33,7 @@ def train(config: RunConfig, finetune: FinetuneConfig | None = None) -> None:
     if holds_checkpoints(exp_dir):
         check_vocabulary(tokenizer, config.text.bpe_model, exp_dir)
         if saved := saved_config(exp_dir):
-            check_going_on(saved, config)
+            check_resume_config(saved, config)
     model = build_model(config.zipformer, config.heads)
     if config.heads.use_attention_decoder:
         check_sentence_mark(tokenizer.pieces, model.attention_decoder.sos_eos_id, "an attention decoder")

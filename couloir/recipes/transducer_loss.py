@@ -8,7 +8,7 @@ from torch import Tensor
 from couloir.losses.config import LossConfig
 from couloir.losses.ctc import pad_targets
 from couloir.losses.rnnt_backend import rnnt_backend
-from couloir.models.asr import AsrModel
+from couloir.models.zipformer.model import AsrModel
 
 
 class TransducerLoss:

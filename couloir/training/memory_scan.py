@@ -12,7 +12,7 @@ import torch.distributed as dist
 from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
 from couloir.errors import UserError
-from couloir.models.zipformer.state import get_training_state, set_training_state
+from couloir.models.common.state import get_training_state, set_training_state
 from couloir.training.precision import Precision
 
 

@@ -17,7 +17,7 @@ from couloir.config import as_plain
 from couloir.errors import UserError
 from couloir.files import remedy
 from couloir.locks import Lock
-from couloir.models.zipformer.state import get_training_state, set_training_state
+from couloir.models.common.state import get_training_state, set_training_state
 from couloir.training.averaging import RunningAverage
 from couloir.training.distributed import Group
 from couloir.training.metrics import HostSums

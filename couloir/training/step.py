@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from couloir.data.batch import Batch
-from couloir.models.zipformer.whiten import Whiten, settle
+from couloir.models.common.whiten import Whiten, update_whiten_prob
 from couloir.training.distributed import Group
 from couloir.training.metrics import HostSums
 from couloir.training.objective import Objective
@@ -108,14 +108,14 @@ class Stepper:
         self.scheduler.step_batch(batch_idx_train)
         if not last_of_window:
             numbers = torch.cat([values * weight, bad_here.reshape(1)]).tolist()
-            settle(self._whitens)
+            update_whiten_prob(self._whitens)
             return StepResult(dict(zip(stats, numbers)), bad_here=bool(numbers[-1]))
         norm = self._gradient_norm()
         bad_loss = self.group.largest_on_device(self._window_bad.clone())
         *sums, flag_here, flag, grad_norm = torch.cat(
             [values * weight, torch.stack([bad_here, bad_loss, norm.to(values.device, torch.float32)])]
         ).tolist()
-        settle(self._whitens)
+        update_whiten_prob(self._whitens)
         self._window_bad = None
         finite = not flag and math.isfinite(grad_norm)
         if finite:
@@ -123,7 +123,7 @@ class Stepper:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        bad = not finite and self._at_fault(flag)
+        bad = not finite and self._is_bad_step(flag)
         return StepResult(dict(zip(stats, sums)), bad, bool(flag_here), bool(flag), grad_norm)
 
     def _synchronisation(self, last_of_window: bool) -> contextlib.AbstractContextManager:
@@ -140,7 +140,7 @@ class Stepper:
         grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
-    def _at_fault(self, loss_is_bad: float) -> bool:
+    def _is_bad_step(self, loss_is_bad: float) -> bool:
         """An fp16 gradient that overflows under a scale that is not small is the scale's doing: it has been halved."""
         return bool(loss_is_bad) or not self.precision.scaler.is_enabled() or self.precision.scale < SMALL_SCALE
 

@@ -24,7 +24,7 @@ from couloir.config import write_yaml
 from couloir.data.batch import Batch
 from couloir.errors import UserError
 from couloir.files import writing_to
-from couloir.models.zipformer.schedule import set_batch_count
+from couloir.models.common.schedule import set_batch_count
 from couloir.optim.config import OptimConfig
 from couloir.optim.eden import Eden, Eden2
 from couloir.optim.param_groups import parameter_groups

@@ -2,7 +2,7 @@
 
 import torch
 
-from couloir.models.transducer import Decoder, Joiner
+from couloir.models.heads.transducer import Decoder, Joiner
 
 
 class StubTransducer(torch.nn.Module):

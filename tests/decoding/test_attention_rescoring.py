@@ -1,8 +1,8 @@
 import torch
 
-from couloir.models import attention_decoder
-from couloir.models.attention_decoder import AttentionDecoder
-from couloir.models.config import HeadsConfig
+from couloir.models.heads import attention_decoder
+from couloir.models.heads.attention_decoder import AttentionDecoder
+from couloir.models.heads.config import HeadsConfig
 
 
 def test_scores_are_those_of_each_hypothesis_alone(monkeypatch):

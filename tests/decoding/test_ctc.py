@@ -17,7 +17,7 @@ from couloir.decoding.ctc_methods import CtcSearch
 from couloir.decoding.lm import RnnLm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.errors import UserError
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.text.tokenizer import TokenTable
 
 

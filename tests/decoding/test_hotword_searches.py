@@ -67,7 +67,7 @@ def test_the_reward_of_every_text(phrases, strict):
         gain, node = graph.advance(node, tokens)
         total += gain
     expected = [REWARDS[strict](phrases, 0.7, text) for text in texts]
-    torch.testing.assert_close(total + graph.refund(node), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(total + graph.backoff_score(node), torch.tensor(expected, dtype=torch.float64))
 
 
 def after(model, frame, history, first):

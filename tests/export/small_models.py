@@ -10,9 +10,9 @@ from couloir.export.selfcheck import check_waves
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.search import ctc_greedy, transducer_greedy
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import build_model
 from couloir.models.zipformer.streaming import initial_states
 
 SPEECH = Path(__file__).resolve().parents[1] / "data" / "ru_0274.flac"

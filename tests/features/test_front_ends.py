@@ -10,9 +10,9 @@ from couloir.features.config import AugmentConfig, FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.features.kaldi import fbank_numpy, mel_filterbank
 from couloir.inference.checkpoints import open_checkpoint
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import build_model
 from couloir.recipes.run_config import build_config, config_from_plain, make_parser
 
 TINY = ZipformerConfig(

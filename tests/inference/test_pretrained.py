@@ -21,10 +21,11 @@ from couloir.inference.onnx_backend import ctc_file, transducer_files
 from couloir.inference.pretrained import open_model
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.registry import HUB_MODELS, HubModel
-from couloir.models.architecture import adapted, heads_config, preset_name, same_sizes, zipformer_config
-from couloir.models.asr import build_model
-from couloir.models.config import HEAD_WIDTHS, HeadsConfig
-from couloir.models.zipformer.config import PRESETS
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.heads.sizes import heads_config
+from couloir.models.zipformer.architecture import adapted, preset_name, same_sizes, zipformer_config
+from couloir.models.zipformer.config import HEAD_WIDTHS, PRESETS
+from couloir.models.zipformer.model import build_model
 from couloir.training.config import AveragingConfig
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

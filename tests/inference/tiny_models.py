@@ -12,9 +12,9 @@ from couloir.checkpoint import save_checkpoint
 from couloir.config import as_plain, write_yaml
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import ExportableFbank
-from couloir.models.asr import AsrModel, build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import AsrModel, build_model
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", *"aeioptksmnrl", "ʰ", "ː", "t͡s", "ʂ"]
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from couloir.models.zipformer.balancer import balance_gradient
+from couloir.models.common.balancer import balance_gradient
 
 
 def test_zero_and_constant_channels_stay_finite():

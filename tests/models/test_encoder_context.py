@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from couloir.errors import UserError
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.models.zipformer.encoder import Zipformer2, chunk_mask
+from couloir.models.zipformer.model import build_model
 
 SIZES = {
     "num_encoder_layers": (1, 1), "downsampling_factor": (1, 2), "feedforward_dim": (32,), "num_heads": (2,),

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from couloir.losses.ctc import ctc_loss
-from couloir.models.asr import build_model, set_batch_count
-from couloir.models.config import HeadsConfig
+from couloir.models.common.whiten import Whiten
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
-from couloir.models.zipformer.whiten import Whiten
+from couloir.models.zipformer.model import build_model, set_batch_count
 
 
 def living_tensors(model):

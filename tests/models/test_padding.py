@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from couloir.models.asr import build_model, num_subsampled_frames
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
+from couloir.models.zipformer.model import build_model, num_subsampled_frames
 
 SMALL = {
     "num_encoder_layers": (1, 2, 1),

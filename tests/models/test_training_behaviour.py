@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from couloir.errors import UserError
-from couloir.models.asr import build_model, get_training_state, set_batch_count, set_training_state
-from couloir.models.config import HeadsConfig
+from couloir.models.common.balancer import Balancer
+from couloir.models.common.schedule import ScheduledFloat
+from couloir.models.common.whiten import PROBABILITIES, Whiten
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer import activations
 from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_linear, swoosh_values
-from couloir.models.zipformer.balancer import Balancer
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import build_model, get_training_state, set_batch_count, set_training_state
 from couloir.models.zipformer.norm import BiasNorm
-from couloir.models.zipformer.schedule import ScheduledFloat
 from couloir.models.zipformer.stack import layer_skip_schedule
 from couloir.models.zipformer.streaming import initial_states
-from couloir.models.zipformer.whiten import PROBABILITIES, Whiten
 
 SIZES = {
     "num_encoder_layers": (1, 2),

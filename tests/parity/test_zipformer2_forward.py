@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from zipformer2_golden import CAUSAL, DATA, SIZES, arrays, golden_model
 
-from couloir.models.asr import build_model
-from couloir.models.config import HEAD_WIDTHS, HeadsConfig
-from couloir.models.zipformer import balancer, blocks, whiten
-from couloir.models.zipformer.config import PRESETS, ZipformerConfig
+from couloir.models.common import balancer, blocks, whiten
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.zipformer.config import HEAD_WIDTHS, PRESETS, ZipformerConfig
+from couloir.models.zipformer.model import build_model
 from couloir.models.zipformer.streaming import initial_states, state_shapes
 
 # float32 noise of the reference is 4e-6; the goldens' README sets 2e-5.

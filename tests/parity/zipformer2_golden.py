@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import build_model
 
 DATA = Path(__file__).parent / "data"
 SIZES = {

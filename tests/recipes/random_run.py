@@ -7,7 +7,7 @@ import torch
 from programs import run_program
 from real_speech import TINY
 
-from couloir.models.asr import build_model
+from couloir.models.zipformer.model import build_model
 from couloir.recipes.run import keep_tokenizer
 from couloir.recipes.run_config import build_config, make_parser, save_config
 from couloir.text.tokenizer import load_tokenizer

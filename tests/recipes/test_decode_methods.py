@@ -254,7 +254,7 @@ class TestCausal:
 
     def test_thirty_frames_follow_the_recording(self, monkeypatch, causal):
         """As icefall's decoding: each utterance is encoded with 30 more frames of silence."""
-        from couloir.models.asr import AsrModel
+        from couloir.models.zipformer.model import AsrModel
 
         seen, encode = [], AsrModel.forward_encoder
 

@@ -15,9 +15,9 @@ from couloir.features.fbank import Fbank
 from couloir.losses import rnnt
 from couloir.losses.config import LossConfig, check
 from couloir.losses.ctc import ctc_loss
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import build_model
 from couloir.recipes.objective import AsrObjective
 
 SIZES = ZipformerConfig(

@@ -7,7 +7,7 @@ import pytest
 from couloir.errors import UserError
 from couloir.recipes.run_config import (
     build_config,
-    check_going_on,
+    check_resume_config,
     lay_over_saved,
     make_parser,
     save_config,
@@ -159,10 +159,10 @@ def test_what_the_weights_are_tied_to_cannot_be_changed(tmp_path, trained, flags
 def test_a_run_that_goes_on_keeps_what_its_weights_are_tied_to():
     run = config("--preset tiny --causal 1 --chunk-size 16 --left-context-frames 64")
     again = config("--preset tiny --causal 1 --chunk-size 32 --left-context-frames 64 --base-lr 0.1 --max-duration 9")
-    check_going_on(run, again)
+    check_resume_config(run, again)
     for flags, flag in (("--low-freq 30", "--low-freq"), ("--remove-diacritics 1", "--remove-diacritics")):
         with pytest.raises(UserError, match=f"{flag}.*trained with.*--exp-dir"):
-            check_going_on(run, config(f"--preset tiny --causal 1 {flags}"))
+            check_resume_config(run, config(f"--preset tiny --causal 1 {flags}"))
 
 
 NEUTRAL = (

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from programs import assert_one_line, run_program
 from real_speech import TINY, losses, prepare
 
-from couloir.models.asr import build_model
+from couloir.models.zipformer.model import build_model
 from couloir.recipes.finetune import initialise
 from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.run_config import build_config, make_parser, saved_config

@@ -10,9 +10,9 @@ from torch import nn
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.losses.ctc import ctc_loss
-from couloir.models.asr import build_model
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.models.zipformer.model import build_model
 from couloir.optim.config import OptimConfig
 from couloir.training.config import TrainerConfig
 from couloir.training.random_state import seed_everything

@@ -76,7 +76,7 @@ class Bias(Protocol):
     def advance(self, node: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """Gain (N,) and next node (N,)."""
 
-    def refund(self, node: Tensor) -> Tensor:
+    def backoff_score(self, node: Tensor) -> Tensor:
         """What (N,) ending in a node adds."""
 
 
@@ -282,7 +282,7 @@ class GraphSearch:
         if dense:
             source, arc, move = self._trivial_arcs(log_probs, own, floor)
         else:
-            source, arc, move = self._hopeful_arcs(log_probs, own, floor) if self.bounds else self._graph_arcs()
+            source, arc, move = self._arcs_within_beam(log_probs, own, floor) if self.bounds else self._graph_arcs()
         label, weight = self.graph.label[arc], self._weights(arc, move)
         log_prob = log_probs.flatten()[(own * log_probs.shape[1])[source] + label.clamp(min=0)]
         bias = self._bias(table.node[source], label) if self.bias is not None else None
@@ -327,7 +327,7 @@ class GraphSearch:
         source, arc = expand(self.graph.splits, state)
         return row[source], arc, move[source]
 
-    def _hopeful_arcs(self, log_probs: Tensor, own: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _arcs_within_beam(self, log_probs: Tensor, own: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `_graph_arcs`, without most of what the first pruning would take: first states, then their arcs."""
         assert self.bounds is not None
         row, move, state = self._ways(self._sources())
@@ -436,7 +436,7 @@ class GraphSearch:
         result, row = self.result, finals.source
         finals.target = table.utterance[row]
         if self.bias is not None:
-            finals.score = finals.score + self.bias.refund(table.node[row])
+            finals.score = finals.score + self.bias.backoff_score(table.node[row])
         if self.keep_arcs:
             assert isinstance(step, int)
             result.finals.append((step + 1, finals))

@@ -34,7 +34,7 @@ class Predictions:
         if (self.vocab_size + 1) ** self.context_size >= 2**62:
             raise must_be("--context-size", f"smaller for a vocabulary of {self.vocab_size}", self.context_size)
         self._base = (self.vocab_size + 1) ** torch.arange(self.context_size - 1, -1, -1, device=device)
-        self._forget()
+        self._clear_cache()
 
     def __call__(self, histories: Tensor) -> Tensor:
         """(N, context_size) tokens, a negative one standing for none -> (N, J)."""
@@ -44,20 +44,20 @@ class Predictions:
         at, known = find(self._keys, keys)
         if not bool(known.all()):
             if len(self._keys) > MAX_CACHED_HISTORIES:
-                self._forget()
+                self._clear_cache()
                 known = torch.zeros_like(known)
-            self._learn(histories[~known], keys[~known])
+            self._extend_cache(histories[~known], keys[~known])
             at, _ = find(self._keys, keys)
         return self._values[self._rows[at]]
 
     def _compute(self, histories: Tensor) -> Tensor:
         return self.joiner.decoder_proj(self.decoder(histories, need_pad=False).squeeze(1))
 
-    def _forget(self) -> None:
+    def _clear_cache(self) -> None:
         self._keys, self._rows = self._base[:0], self._base[:0]
         self._values = self._base.new_zeros((0, 0), dtype=torch.float32)
 
-    def _learn(self, histories: Tensor, keys: Tensor) -> None:
+    def _extend_cache(self, histories: Tensor, keys: Tensor) -> None:
         new_keys, index = unique(keys)
         first = torch.zeros_like(new_keys)
         first[index] = torch.arange(len(keys), device=keys.device)

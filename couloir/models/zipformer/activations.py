@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from couloir.models.zipformer.blocks import blocks
-from couloir.models.zipformer.init import scale_parameters
+from couloir.models.common.blocks import blocks
+from couloir.models.common.init import scale_parameters
 
 SLOPE = 0.08
 HALF_TYPES = (torch.float16, torch.bfloat16)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from couloir.models.zipformer.balancer import Balancer
-from couloir.models.zipformer.blocks import blocks
-from couloir.models.zipformer.init import scale_parameters
-from couloir.models.zipformer.schedule import ScheduledFloat
-from couloir.models.zipformer.whiten import Whiten
+from couloir.models.common.balancer import Balancer
+from couloir.models.common.blocks import blocks
+from couloir.models.common.init import scale_parameters
+from couloir.models.common.schedule import ScheduledFloat
+from couloir.models.common.whiten import Whiten
 
 MASKED = -1000.0
 PENALTY_PROB, PENALTY_LIMIT, PENALTY = 0.1, 25.0, 1.0e-4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import cast
+from typing import Any, cast
 
 from couloir.config import Ints, option
 from couloir.errors import UserError, must_be
+from couloir.features.config import FbankConfig
 
 PER_STACK = (
     "num_encoder_layers",
@@ -187,3 +188,24 @@ PRESETS: dict[str, ZipformerConfig] = {
     "zipa_t_large": ZipformerConfig(**LARGE_ZIPA),  # type: ignore[arg-type]
     "zipa_large": ZipformerConfig(output_downsampling_factor=1, **LARGE_ZIPA),  # type: ignore[arg-type]
 }
+
+# Widths that go with the encoder sizes in `PRESETS` where they are not the default.
+HEAD_WIDTHS: dict[str, dict[str, Any]] = {
+    "tiny": {"decoder_dim": 128, "joiner_dim": 128},
+    "zipa_t_large": {"decoder_dim": 1024, "joiner_dim": 1024},
+    "zipa_large": {"decoder_dim": 1024, "joiner_dim": 1024},
+}
+
+
+def check_features(fbank: FbankConfig, zipformer: ZipformerConfig) -> None:
+    """Refuse features that audio is not read for, or that the encoder does not take. Raises `UserError`."""
+    if fbank.sample_rate != FbankConfig.sample_rate:
+        remedy = "at which all audio is read; leave it out"
+        raise must_be("--sample-rate", f"{FbankConfig.sample_rate} Hz", f"{fbank.sample_rate} Hz", remedy)
+    if fbank.feature_dim != zipformer.feature_dim:
+        raise must_be(
+            "--feature-dim",
+            "the same for the features and the encoder",
+            f"{fbank.feature_dim} in the section `fbank` and {zipformer.feature_dim} in `zipformer`",
+            "give both, or the flag, which sets both",
+        )

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.balancer import Balancer
+from couloir.models.common.schedule import ScheduledFloat
+from couloir.models.common.whiten import Whiten
 from couloir.models.zipformer.activations import SWOOSH_R, SwooshDropoutLinear
-from couloir.models.zipformer.balancer import Balancer
-from couloir.models.zipformer.norm import as_wide_as
-from couloir.models.zipformer.schedule import ScheduledFloat
-from couloir.models.zipformer.whiten import Whiten
+from couloir.models.zipformer.norm import cast_like
 
 
 def depthwise(x: Tensor, conv: nn.Conv1d, padding: int) -> Tensor:
@@ -67,10 +67,10 @@ class ChunkCausalDepthwiseConv(nn.Module):
         split = padded.reshape(chunks, size, batch * channels).transpose(0, 1).reshape(size, chunks * batch, channels)
         local = depthwise(split, self.chunkwise_conv, self.left_pad).reshape(size, chunks, batch, channels)
         if lens is None:
-            local = local * as_wide_as(local, self._edge_gain(size)).t()[:, None, None]
+            local = local * cast_like(local, self._edge_gain(size)).t()[:, None, None]
         local = local.transpose(0, 1).reshape(chunks * size, batch, channels)[:frames]
         if lens is not None:
-            local = local * as_wide_as(local, self._item_gain(frames, chunk_size, lens))
+            local = local * cast_like(local, self._item_gain(frames, chunk_size, lens))
         return causal + local
 
     def _edge_gain(self, size: int) -> Tensor:
@@ -95,7 +95,7 @@ class ChunkCausalDepthwiseConv(nn.Module):
         extended = torch.cat([cache.permute(2, 0, 1), x], dim=0)
         causal = depthwise(extended, self.causal_conv, 0)
         local = depthwise(x, self.chunkwise_conv, self.left_pad)
-        local = local * as_wide_as(local, self._edge_gain(x.shape[0])).t()[:, None]
+        local = local * cast_like(local, self._edge_gain(x.shape[0])).t()[:, None]
         return causal + local, extended[extended.shape[0] - self.left_pad :].permute(1, 2, 0)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from couloir.models.common.balancer import Balancer
+from couloir.models.common.schedule import ScheduledFloat, dropout_schedule, value_of
+from couloir.models.common.whiten import Whiten
 from couloir.models.zipformer.activations import SWOOSH_L, SwooshDropoutLinear
-from couloir.models.zipformer.balancer import Balancer
-from couloir.models.zipformer.schedule import ScheduledFloat, dropout_schedule, value_of
-from couloir.models.zipformer.whiten import Whiten
 
 
 class FeedForward(nn.Module):

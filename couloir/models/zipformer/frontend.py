@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.balancer import Balancer
+from couloir.models.common.init import scale_parameters
+from couloir.models.common.schedule import ScheduledFloat, dropout_schedule
+from couloir.models.common.whiten import Whiten
 from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, dropout_mask, swoosh, swoosh_linear
-from couloir.models.zipformer.balancer import Balancer
-from couloir.models.zipformer.init import scale_parameters
 from couloir.models.zipformer.norm import BiasNorm
-from couloir.models.zipformer.schedule import ScheduledFloat, dropout_schedule
-from couloir.models.zipformer.whiten import Whiten
 
 LOOK_AHEAD = 3
 FIRST_LAYER_GRAD_SCALE = 0.2

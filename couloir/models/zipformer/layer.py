@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from couloir.models.common.balancer import Balancer
+from couloir.models.common.schedule import ScheduledFloat
+from couloir.models.common.whiten import Whiten
 from couloir.models.zipformer.attention import MultiheadAttentionWeights, NonlinAttention, SelfAttention, SharedWeights
-from couloir.models.zipformer.balancer import Balancer
 from couloir.models.zipformer.convolution import ConvolutionModule
 from couloir.models.zipformer.feedforward import FeedForward
 from couloir.models.zipformer.norm import BiasNorm, limit_param_value
-from couloir.models.zipformer.schedule import ScheduledFloat
-from couloir.models.zipformer.whiten import Whiten
 
 LAYER_STATES = ("cached_key", "cached_nonlin_attn", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2")
 

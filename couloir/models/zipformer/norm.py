@@ -56,7 +56,7 @@ class _BiasNorm(torch.autograd.Function):
         return x_grad.to(x.dtype), bias_grad.to(bias.dtype), log_scale_grad.to(log_scale.dtype)
 
 
-def as_wide_as(x: Tensor, value: Tensor) -> Tensor:
+def cast_like(x: Tensor, value: Tensor) -> Tensor:
     """``value`` in the type of ``x``: under autocast parameters are wider, and what follows would be, too."""
     return value if value.dtype == x.dtype else value.to(x.dtype)
 
@@ -79,4 +79,4 @@ class BiasNorm(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             return _BiasNorm.apply(x, self.bias, log_scale)
         normed = x * ((x - self.bias).square().mean(dim=-1, keepdim=True) ** -0.5 * log_scale.exp())
-        return as_wide_as(x, normed)
+        return cast_like(x, normed)

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from couloir.models.common.schedule import ScheduledFloat
 from couloir.models.zipformer.layer import BypassModule, StackContext, Zipformer2EncoderLayer
 from couloir.models.zipformer.positional import CompactRelPositionalEncoding
-from couloir.models.zipformer.schedule import ScheduledFloat
 
 WARMUP_BATCHES = 4000.0
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from couloir.models.zipformer.balancer import Balancer
+from couloir.models.common.balancer import Balancer
 
 
 class Decoder(nn.Module):

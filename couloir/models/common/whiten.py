@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from couloir.models.zipformer.schedule import FloatLike, value_of
+from couloir.models.common.schedule import FloatLike, value_of
 
 PROBABILITIES = (0.025, 0.25)
 
@@ -68,7 +68,7 @@ class _Whiten(torch.autograd.Function):
         return result, None, None, None
 
 
-def settle(modules: Iterable[Whiten]) -> None:
+def update_whiten_prob(modules: Iterable[Whiten]) -> None:
     """Let modules act on what the last backward found in them. One wait for the device does for all."""
     waiting = [(module, module.pending) for module in modules if module.pending is not None]
     if waiting:
@@ -102,7 +102,7 @@ class Whiten(nn.Module):
     @property
     def prob(self) -> float:
         """Probability of being active in the next call."""
-        settle([self])
+        update_whiten_prob([self])
         return self._prob
 
     @prob.setter

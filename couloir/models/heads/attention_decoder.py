@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from couloir.models.config import HeadsConfig
+from couloir.models.heads.config import HeadsConfig
 
 DROPOUT = 0.1
 LABEL_SMOOTHING = 0.1

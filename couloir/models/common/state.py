@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from couloir.models.zipformer.schedule import ScheduledFloat
-from couloir.models.zipformer.whiten import Whiten
+from couloir.models.common.schedule import ScheduledFloat
+from couloir.models.common.whiten import Whiten
 
 
 def get_training_state(model: nn.Module) -> dict[str, Any]:

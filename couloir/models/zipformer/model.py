@@ -7,15 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from couloir.models.attention_decoder import AttentionDecoder
-from couloir.models.config import HeadsConfig
-from couloir.models.transducer import Decoder, Joiner
+from couloir.models.common.init import scale_parameters
+from couloir.models.common.schedule import set_batch_count
+from couloir.models.common.state import get_training_state, set_training_state
+from couloir.models.heads.attention_decoder import AttentionDecoder
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.heads.transducer import Decoder, Joiner
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.encoder import Zipformer2
 from couloir.models.zipformer.frontend import Conv2dSubsampling, num_embedded_frames
-from couloir.models.zipformer.init import scale_parameters
-from couloir.models.zipformer.schedule import set_batch_count
-from couloir.models.zipformer.state import get_training_state, set_training_state
 from couloir.models.zipformer.streaming import left_context_mask
 
 __all__ = [

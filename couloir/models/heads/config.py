@@ -1,14 +1,11 @@
-"""Configuration of the heads on top of an encoder, and the published sizes."""
+"""Configuration of the heads on top of an encoder, ."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from couloir.config import option
 from couloir.errors import must_be
-from couloir.features.config import FbankConfig
-from couloir.models.zipformer.config import ZipformerConfig
 
 
 @dataclass(frozen=True)
@@ -47,25 +44,3 @@ class HeadsConfig:
             )
         if not 0 <= self.blank_id < self.vocab_size:
             raise must_be("blank_id", f"below the vocabulary size {self.vocab_size}", self.blank_id)
-
-
-def check_features(fbank: FbankConfig, zipformer: ZipformerConfig) -> None:
-    """Refuse features that audio is not read for, or that the encoder does not take. Raises `UserError`."""
-    if fbank.sample_rate != FbankConfig.sample_rate:
-        remedy = "at which all audio is read; leave it out"
-        raise must_be("--sample-rate", f"{FbankConfig.sample_rate} Hz", f"{fbank.sample_rate} Hz", remedy)
-    if fbank.feature_dim != zipformer.feature_dim:
-        raise must_be(
-            "--feature-dim",
-            "the same for the features and the encoder",
-            f"{fbank.feature_dim} in the section `fbank` and {zipformer.feature_dim} in `zipformer`",
-            "give both, or the flag, which sets both",
-        )
-
-
-# Widths that go with the encoder sizes in `couloir.models.zipformer.config.PRESETS` where they are not the default.
-HEAD_WIDTHS: dict[str, dict[str, Any]] = {
-    "tiny": {"decoder_dim": 128, "joiner_dim": 128},
-    "zipa_t_large": {"decoder_dim": 1024, "joiner_dim": 1024},
-    "zipa_large": {"decoder_dim": 1024, "joiner_dim": 1024},
-}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from couloir.models.zipformer.blocks import blocks
-from couloir.models.zipformer.schedule import FloatLike, ScheduledFloat, value_of
+from couloir.models.common.blocks import blocks
+from couloir.models.common.schedule import FloatLike, ScheduledFloat, value_of
 
 # A Gaussian with this mean/std has sign balance p: atanh(2p - 1) * MEAN_SCALE (a close fit of the normal quantile).
 MEAN_SCALE = 0.8139535143

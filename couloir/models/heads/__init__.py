@@ -1,0 +1,1 @@
+"""Output heads on any encoder, and their sizes read off weights."""
