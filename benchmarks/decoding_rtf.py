@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,9 @@ from result_file import write_result
 from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
 from couloir.errors import UserError, one_line_errors
-from couloir.inference.checkpoints import pick_device
+from couloir.machine import pick_device
 from couloir.models.zipformer.model import build_model
+from couloir.progress import log_to_screen
 from couloir.recipes.decode import encode_batch
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run import LoadedRun, build_fbank
@@ -122,7 +122,7 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.exp_dir) == bool(args.preset):
         raise UserError("give either `--exp-dir` or `--preset`")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    log_to_screen()
     torch.set_num_threads(args.threads)
     run = (
         trained_run(args.exp_dir, args.device)

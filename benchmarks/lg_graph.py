@@ -12,7 +12,6 @@ deviation of the noise. CTC and a transducer (of random weights: for the time on
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import re
 import resource
@@ -33,6 +32,7 @@ from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.graph import Lexicon, build_lg, make_lexicon
 from couloir.decoding.ngram import estimate_arpa
 from couloir.decoding.transducer.graph_search import fast_beam_search
+from couloir.machine import usable_cores
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import normalize, segment
 
@@ -66,7 +66,7 @@ def _known_runs(text: str, known: set[str]) -> Iterator[list[str]]:
 
 def spelt(words: list[str]) -> tuple[list[str], Lexicon]:
     """The phones that are needed, by token id, and how each word is spelt in them."""
-    phones = {w: segment(normalize(ipa)) for w, ipa in zip(words, phonemize({"en": words}, os.cpu_count() or 1)["en"])}
+    phones = {w: segment(normalize(ipa)) for w, ipa in zip(words, phonemize({"en": words}, usable_cores())["en"])}
     pieces = ["<blk>", "<sos/eos>", "<unk>", *sorted({phone for spelling in phones.values() for phone in spelling})]
     number = {piece: i for i, piece in enumerate(pieces)}
     return pieces, make_lexicon((w, [number[p] for p in spelling]) for w, spelling in phones.items() if spelling)

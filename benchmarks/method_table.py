@@ -12,7 +12,6 @@ show that the bias works, not what a user would gain. Times are of searches on s
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from result_file import write_result
 from couloir.errors import must_be, one_line_errors
 from couloir.evaluation.alignment import align, count, units_of
 from couloir.evaluation.evaluate import Result, evaluate
+from couloir.progress import log_to_screen
 from couloir.recipes.run import LoadedRun
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write results/decoding_methods-NAME-DATE.json")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    log_to_screen()
     torch.set_num_threads(args.threads)
     chosen = [name.strip() for name in args.methods.split(";") if name.strip()]
     parts, pieces = [], None

@@ -30,7 +30,7 @@ from couloir.decoding.ctc import ctc_greedy_search
 from couloir.errors import UserError, one_line_errors
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
-from couloir.inference.checkpoints import pick_device
+from couloir.machine import pick_device
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS
 from couloir.models.zipformer.model import build_model

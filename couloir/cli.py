@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.errors import UserError, must_be, one_line_errors, shown
+from couloir.progress import log_to_screen
 from couloir.training.config import AveragingConfig
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def print_table(transcripts: Iterable[Transcript]) -> None:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Parse the command line and run the command."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_screen(logging.WARNING)
     flags = make_parser().parse_args(argv)
     return flags.run(flags)
 

@@ -13,7 +13,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ def option(
     unit: str = "",
     choices: Sequence[str] = (),
     hidden: bool = False,
-    ignored_because: str = "",
+    rare: bool = False,
 ) -> Any:
     """A configuration field.
 
@@ -41,14 +41,14 @@ def option(
         default: its default value; without one the field is required.
         help: one sentence for ``--help``; unit: its unit ("s", "frames"); choices: the allowed strings.
         hidden: accepted for compatibility, left out of ``--help``.
-        ignored_because: why no value but the default has an effect (see `ignored_flags`).
+        rare: wanted by few people, and shown by ``--help-all`` alone.
     """
     metadata = {
         "help": help,
         "unit": unit,
         "choices": tuple(choices),
         "hidden": hidden,
-        "ignored_because": ignored_because,
+        "rare": rare,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -157,6 +157,18 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+class RareFlag(argparse._StoreAction):
+    """A flag that ``--help-all`` shows and ``--help`` does not (see `TeachingParser`)."""
+
+
+class _HelpAll(argparse._HelpAction):
+    """``--help-all``."""
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        parser.print_help_all()
+        parser.exit()
+
+
 def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = False) -> None:
     """Add one flag per field of each class. Flags that are not given stay out of the namespace.
 
@@ -177,6 +189,7 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = Fa
                 flag_name(field.name),
                 dest=field.name,
                 default=argparse.SUPPRESS,
+                action=RareFlag if field.metadata.get("rare", False) else "store",
                 metavar=_metavar(kinds[field.name]),
                 help=_help(field, kinds[field.name]) if shown else argparse.SUPPRESS,
             )
@@ -209,12 +222,38 @@ def _dashed(word: str) -> str:
 
 
 class TeachingParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line: the nearest flag is named, exit code 2."""
+    """An argument parser whose errors are one line: the nearest flag is named, exit code 2.
+
+    Where some of its flags are rare, ``--help`` leaves them out and says that ``--help-all`` has them.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(**kwargs)
+        self.add_argument("--help-all", action=_HelpAll, help=argparse.SUPPRESS)
+
+    def format_help(self) -> str:
+        """The help without rare flags and without sections that have no others."""
+        rare = [action for action in self._actions if isinstance(action, RareFlag) and _is_shown(action)]
+        if not rare:
+            return super().format_help()
+        texts = {action: action.help for action in rare}
+        groups, epilog = self._action_groups, self.epilog
+        try:
+            for action in rare:
+                action.help = argparse.SUPPRESS
+            self._action_groups = [group for group in groups if any(map(_is_shown, group._group_actions))]
+            self.epilog = f"{len(rare)} more flags, which few people need: --help-all"
+            return super().format_help()
+        finally:
+            self._action_groups, self.epilog = groups, epilog
+            for action in rare:
+                action.help = texts[action]
+
+    def print_help_all(self) -> None:
+        """Print the help with all flags."""
+        sys.stdout.write(super().format_help())
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's, but an unknown flag names the nearest known one."""
@@ -234,19 +273,14 @@ class TeachingParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message_line(message)} (see --help)\n")
 
 
+def _is_shown(action: argparse.Action) -> bool:
+    return action.help != argparse.SUPPRESS
+
+
 def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
     """The flags of ``cls`` that were typed: field name -> text."""
     names = {field.name for field in dataclasses.fields(cls)}
     return {key: value for key, value in vars(namespace).items() if key in names}
-
-
-def ignored_flags(config: Any, given: Container[str]) -> list[str]:
-    """One line for each ``given`` field of a configuration whose value asks for what is not done here."""
-    return [
-        f"`{flag_name(f.name)} {getattr(config, f.name)}` has no effect: {f.metadata['ignored_because']}"
-        for f in dataclasses.fields(config)
-        if f.name in given and f.metadata.get("ignored_because") and getattr(config, f.name) != f.default
-    ]
 
 
 def as_plain(config: Any) -> Any:

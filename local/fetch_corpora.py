@@ -12,9 +12,9 @@ import sys
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import CorporaConfig, PlaceConfig
 from couloir.data.corpora.exclusive import preparing
-from couloir.data.corpora.progress import log
 from couloir.data.corpora.registry import GROUPS, build, builders, expand, save_choice
 from couloir.errors import UserError, one_line_errors
+from couloir.progress import log
 
 FALLBACK = "synthetic"
 

@@ -10,9 +10,9 @@ from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import TRAIN, PlaceConfig, TokenizerConfig
 from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.manifest import fingerprint, is_done, mark_done
-from couloir.data.corpora.progress import log
 from couloir.data.corpora.statistics import read_cuts
 from couloir.errors import one_line_errors
+from couloir.progress import log
 from couloir.text.ipa import remove_diacritics
 
 

@@ -13,11 +13,11 @@ from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.data.corpora.config import PlaceConfig
 from couloir.data.corpora.exclusive import preparing
 from couloir.data.corpora.page import as_html
-from couloir.data.corpora.progress import log
 from couloir.data.corpora.statistics import as_text, collect
 from couloir.data.corpora.validation import validate
 from couloir.errors import UserError, one_line_errors
 from couloir.files import atomic_write
+from couloir.progress import log
 
 
 @one_line_errors

@@ -11,7 +11,6 @@ checkpoint, with the tokens that it was trained on. The same command goes on whe
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.decoding.lm_config import NeuralLmConfig
 from couloir.errors import one_line_errors
+from couloir.progress import log_to_screen
 from couloir.recipes.lm_config import LmTrainConfig
 
 
@@ -35,7 +35,7 @@ def main() -> None:
 
     from couloir.recipes.lm import train_neural_lm
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    log_to_screen()
     print(f"validation perplexity {min(train_neural_lm(config, sizes)):.2f}, in {config.lm_exp_dir}")
 
 

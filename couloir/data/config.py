@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.errors import UserError, must_be
-
-_BY_FOLDER = "the folders of --manifest-dir say what is trained on"
-_ON_THE_FLY = "features are always computed from the audio, as it is read"
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Data. The flags are icefall's; ZIPA's are accepted too."""
+    """Data. The flags are icefall's where it has one."""
 
     manifest_dir: str = option(
         "data/shar", "Folder of Shar shards, or of train/, dev/ and test-*/ folders of them; several by commas."
@@ -28,53 +25,44 @@ class DataConfig:
     max_duration: float = option(
         200.0, "Most audio in a batch, padding counted; a longer utterance is a batch of its own.", unit="s"
     )
-    max_utterances: int = option(0, "Most utterances in a batch; 0 sets no bound.", unit="utterances")
-    bucketing_sampler: bool = option(True, "Put utterances of similar length into a batch.")
-    num_buckets: int = option(30, "Length classes that batches are drawn from.", unit="classes")
-    shuffle: bool = option(True, "A new order in every epoch; False keeps the order of the shards.")
+    max_utterances: int = option(0, "Most utterances in a batch; 0 sets no bound.", unit="utterances", rare=True)
+    bucketing_sampler: bool = option(True, "Put utterances of similar length into a batch.", rare=True)
+    num_buckets: int = option(30, "Length classes that batches are drawn from.", unit="classes", rare=True)
+    shuffle: bool = option(True, "A new order in every epoch; False keeps the order of the shards.", rare=True)
     shuffle_shards: int = option(
-        8, "Shards that are mixed with each other; more mix better and read less in order.", unit="shards"
+        8, "Shards that are mixed with each other; more mix better and read less in order.", unit="shards", rare=True
     )
     drop_last: bool = option(
-        False, "Leave out the last batches that cannot be dealt to all ranks evenly; otherwise they are split."
+        False,
+        "Leave out the last batches that cannot be dealt to all ranks evenly; otherwise they are split.",
+        rare=True,
     )
     num_workers: int = option(
         2, "Processes per rank that read and decode audio; 0 reads in the trainer's own.", unit="processes"
     )
-    prefetch: int = option(4, "Batches that each worker prepares ahead.", unit="batches")
+    prefetch: int = option(4, "Batches that each worker prepares ahead.", unit="batches", rare=True)
     min_utterance_duration: float = option(1.0, "Shorter utterances are left out of training.", unit="s")
     max_utterance_duration: float = option(20.0, "Longer utterances are left out of training.", unit="s")
     max_test_utterance_duration: float = option(
         120.0,
         "Longer utterances are left out of decoding: attention takes memory by the square of that. 0: no bound.",
         unit="s",
+        rare=True,
     )
     valid_share: float = option(
-        0.01, "Share of the utterances kept for validation when the folder has no dev/ or valid/ of its own."
+        0.01, "Share of the utterances kept for validation when the folder has no dev/ or valid/ of its own.", rare=True
     )
-    max_valid_utterances: int = option(2000, "Bound on that share.", unit="utterances")
+    max_valid_utterances: int = option(2000, "Bound on that share.", unit="utterances", rare=True)
     unknown_symbols: str = option(
-        "keep", "What becomes of an utterance with symbols outside the vocabulary.", choices=("keep", "skip")
+        "keep", "What becomes of an utterance with symbols outside the vocabulary.", choices=("keep", "skip"), rare=True
     )
     max_skipped_share: float = option(
-        0.2, "Largest share of utterances that may be unusable; above it the run stops and says so."
+        0.2, "Largest share of utterances that may be unusable; above it the run stops and says so.", rare=True
     )
-    index_dir: str = option("", "Folder for the indexes of the shards, if not beside the shards.")
-    index_jobs: int = option(2, "Processes that index shards which are read for the first time.", unit="processes")
-
-    full_libri: bool = option(True, "Accepted for icefall's commands.", hidden=True, ignored_because=_BY_FOLDER)
-    mini_libri: bool = option(False, "Accepted for icefall's commands.", hidden=True, ignored_because=_BY_FOLDER)
-    concatenate_cuts: bool = option(False, "Accepted for icefall's commands; must be False.", hidden=True)
-    duration_factor: float = option(1.0, "Of --concatenate-cuts True alone.", hidden=True)
-    gap: float = option(1.0, "Of --concatenate-cuts True alone.", hidden=True, unit="s")
-    on_the_fly_feats: bool = option(True, "Accepted for icefall's commands.", hidden=True, ignored_because=_ON_THE_FLY)
-    return_cuts: bool = option(True, "Accepted for icefall's commands; changes nothing.", hidden=True)
-    input_strategy: str = option(
-        "AudioSamples", "Accepted for icefall's commands.", hidden=True, ignored_because=_ON_THE_FLY
+    index_dir: str = option("", "Folder for the indexes of the shards, if not beside the shards.", rare=True)
+    index_jobs: int = option(
+        2, "Processes that index shards which are read for the first time.", unit="processes", rare=True
     )
-    enable_musan: bool = option(False, "Noise from MUSAN is not mixed in; must be False.", hidden=True)
-    subset: str = option("", "Accepted for ZIPA's commands.", hidden=True, ignored_because=_BY_FOLDER)
-    train_manifest: str = option("", "Accepted for ZIPA's commands; must be empty.", hidden=True)
 
     def __post_init__(self) -> None:
         if not self.manifest_dir.strip():
@@ -95,11 +83,6 @@ class DataConfig:
             )
         if not 0 <= self.valid_share < 1:
             raise must_be("--valid-share", "from 0 to less than 1", self.valid_share)
-        for name in ("concatenate_cuts", "enable_musan"):
-            if getattr(self, name):
-                raise UserError(f"`--{name.replace('_', '-')} True` is not offered here; leave the flag out")
-        if self.train_manifest:
-            raise must_be("--train-manifest", "empty", self.train_manifest, "name its folder by --manifest-dir")
 
     @property
     def folders(self) -> list[Path]:
@@ -118,4 +101,4 @@ def _listed(folders: str) -> list[Path]:
 
 def _at_least(name: str, value: float, least: float) -> None:
     if value < least:
-        raise must_be("--" + name.replace("_", "-"), f"at least {least}", value)
+        raise must_be(flag_name(name), f"at least {least}", value)

@@ -12,17 +12,10 @@ from torch.utils.data import Dataset
 
 from couloir.data.batch import Batch
 from couloir.data.folder import Corpus
-from couloir.data.index import Utterance, hash_id
+from couloir.data.index import Utterance
 from couloir.data.reading import AudioReader
 from couloir.errors import UserError
 from couloir.text.tokenizer import Tokenizer
-
-Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-
-def utterance_generator(seed: int, epoch: int, utterance_id: str) -> np.random.Generator:
-    """Randomness of one utterance in one epoch, whichever rank or loader process reads it."""
-    return np.random.default_rng((seed, epoch, hash_id(utterance_id)))
 
 
 @dataclass(frozen=True)
@@ -34,16 +27,12 @@ class Preparation:
         num_output_frames: samples -> frames of the CTC output; an utterance with more tokens than these can align
             is left out. None: nothing is left out for its text (tests).
         skip_unknown: leave out texts with symbols outside the vocabulary, instead of encoding them as unknown.
-        transform: changes the samples, given the utterance's own randomness of (seed, epoch, id).
     """
 
     tokenizer: Tokenizer | None = None
     text_transform: Callable[[str], str] | None = None
     num_output_frames: Callable[[int], int] | None = None
     skip_unknown: bool = False
-    transform: Transform | None = None
-    seed: int = 0
-    epoch: int = 0
 
     def text(self, utterance: Utterance) -> Utterance:
         """The utterance with the text that is trained on."""
@@ -64,12 +53,6 @@ class Preparation:
         if frames < needed:
             raise UserError(f"is too short for its {len(tokens)} tokens: {frames} frames, {needed} needed")
         return tokens
-
-    def samples(self, utterance: Utterance, samples: np.ndarray) -> np.ndarray:
-        """The samples that are trained on."""
-        if self.transform is None:
-            return samples
-        return self.transform(samples, utterance_generator(self.seed, self.epoch, utterance.id))
 
 
 def _frames_needed(tokens: list[int]) -> int:
@@ -96,15 +79,11 @@ class BatchDataset(Dataset):
             try:
                 if isinstance(samples, UserError):
                     raise samples
-                kept.append(self._prepare(utterance, samples))
+                kept.append((utterance, self.preparation.encode(utterance.text, len(samples)), samples))
             except UserError as error:
                 skipped.append((utterance.id, str(error)))
                 unread.append(utterance)
         return replace(_collate(kept), skipped=skipped, unread=unread, index=index)
-
-    def _prepare(self, utterance: Utterance, samples: np.ndarray) -> tuple[Utterance, list[int], np.ndarray]:
-        samples = self.preparation.samples(utterance, samples)
-        return utterance, self.preparation.encode(utterance.text, len(samples)), samples
 
 
 def _collate(kept: list[tuple[Utterance, list[int], np.ndarray]]) -> Batch:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -15,14 +14,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from couloir.data.index import ShardIndex, Utterance, build_index
 from couloir.data.shard_files import ShardError, ShardFiles, tar_name
 from couloir.data.split_names import TEST, innermost, kind_of
 from couloir.errors import UserError, must_be
 from couloir.files import ANY_NAME
+from couloir.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +179,8 @@ def _build_all(stale: list[ShardIndex], jobs: int) -> dict[Path, str]:
     first = uuid4().int % max(1, len(stale))
     stale = stale[first:] + stale[:first]
     built: Iterable[tuple[ShardIndex, str]] = _built(stale, min(jobs, len(stale)))
-    if stale and sys.stderr.isatty():
-        built = track(built, "indexing shards", total=len(stale), console=Console(stderr=True))
+    if stale:
+        built = track(built, "indexing shards", len(stale))
     return {index.path: error for index, error in built if error}
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from couloir.config import flag_name
 from couloir.data.batch import Batch
 from couloir.data.config import DataConfig
-from couloir.data.dataset import BatchDataset, Preparation, Transform
+from couloir.data.dataset import BatchDataset, Preparation
 from couloir.data.folder import FEWEST_TO_JUDGE, Corpus, find_splits, open_corpus
 from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
 from couloir.data.shard_files import ShardFiles
@@ -52,8 +52,8 @@ class DataModule:
         tokenizer: encodes the texts; without it `Batch.tokens` are empty lists.
         seed: of the data order.
         num_output_frames: samples -> frames of the CTC output, for leaving out texts too long for their audio.
-        text_transform: applied to every text before it is encoded; transform: applied to training audio.
-            These functions are defined at a module's top level, so that loader processes can be started with them.
+        text_transform: applied to every text before it is encoded. Both functions are defined at a module's top
+            level, so that loader processes can be started with them.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class DataModule:
         *,
         num_output_frames: Callable[[int], int],
         text_transform: Callable[[str], str] | None = None,
-        transform: Transform | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -74,8 +73,6 @@ class DataModule:
             self._for_tests,
             num_output_frames=num_output_frames,
             skip_unknown=config.unknown_symbols == "skip",
-            transform=transform,
-            seed=seed,
         )
         self._splits = find_splits(config.folders)
         self._corpora: dict[str, Corpus] = {}
@@ -85,15 +82,10 @@ class DataModule:
     def train_loader(self, epoch: int, rank: int = 0, world_size: int = 1, start_batch: int = 0) -> BatchLoader:
         """One rank's batches of an epoch, from ``start_batch`` (position in the rank's epoch) on."""
         plan = self._train_plan(epoch, world_size)
-        preparation = replace(self._for_training, epoch=epoch)
         batches = plan.rank_batches(rank, world_size)
         # What is left of a pass, or a rank's part of it, may happen to hold nothing else.
         fewest = math.inf if start_batch else 1 if world_size == 1 else FEWEST_TO_JUDGE
-        return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch, fewest)
-
-    def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
-        """Batches of each rank in an epoch."""
-        return len(self._train_plan(epoch, world_size)) // world_size
+        return BatchLoader(self._trained_on, self._for_training, plan, batches, self.config, start_batch, fewest)
 
     def plan_fingerprint(self, epoch: int, world_size: int = 1) -> dict[str, Any]:
         """What decides the batches of an epoch, by flag, and digests of the utterances and of the batches.
@@ -119,9 +111,8 @@ class DataModule:
         """
         corpus, numbers = self._validation
         plan = deal(self._sorted_plan(corpus, numbers), world_size)
-        preparation = replace(self._for_training, transform=None)
         batches = plan.rank_batches(rank, world_size)
-        return BatchLoader(corpus, preparation, plan, batches, self.config, fewest_to_judge=math.inf)
+        return BatchLoader(corpus, self._for_training, plan, batches, self.config, fewest_to_judge=math.inf)
 
     def test_sets(self) -> list[str]:
         """Names of the test folders."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.decoding.lm_config import LM_KINDS, NeuralLmConfig
 from couloir.errors import UserError, must_be
 
@@ -60,13 +60,13 @@ class CtcSearchConfig(NeuralLmConfig):
     def __post_init__(self) -> None:
         for name in ("beam_size", "num_paths", "nbest_scale"):
             if getattr(self, name) <= 0:
-                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+                raise must_be(flag_name(name), "above 0", getattr(self, name))
         for scale, source in (
             ("nnlm_scale", "lm_exp_dir" if self.nnlm_type == "rnn" or not self.transformer_lm_exp_dir else ""),
             ("lodr_lm_scale", "lodr_ngram"),
             ("context_score", "context_file"),
         ):
-            flag, needed = "--" + scale.replace("_", "-"), "--" + source.replace("_", "-")
+            flag, needed = flag_name(scale), flag_name(source)
             if getattr(self, scale) and self.decoding_method not in FUSIONS:
                 raise UserError(f"`{flag}` needs `--decoding-method {FUSIONS[0]}`, not {self.decoding_method}")
             if getattr(self, scale) and source and not getattr(self, source):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from couloir.checkpoint import load_checkpoint
+from couloir.config import flag_name
 from couloir.decoding.lm import NeuralLm
 from couloir.decoding.lm_checkpoint import lm_entry, save_lm
 from couloir.errors import UserError, must_be
@@ -145,7 +146,7 @@ def _go_on(lm: NeuralLm, progress: _Progress, path: Path, settings: dict[str, An
     other = "another kind, other sizes or other tokens" if saved.get("lm") != lm_entry(lm, pieces) else ""
     for name, value in settings.items():
         if not other and saved.get("settings", {}).get(name) != value:
-            other = "another --lm-text or --valid-share" if name == "text" else f"another --{name.replace('_', '-')}"
+            other = "another --lm-text or --valid-share" if name == "text" else f"another {flag_name(name)}"
     if other:
         raise must_be("--lm-exp-dir", "a new folder or one of the same training", f"{path.parent}, of {other}")
     lm.load_state_dict(saved["model"])

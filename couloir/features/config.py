@@ -24,13 +24,13 @@ class FbankConfig:
     [-1, 1], Povey window, pre-emphasis 0.97, power spectrum. A model is tied to the values it was trained with.
     """
 
-    feature_dim: int = option(80, "number of mel filters", unit="bins")
-    sample_rate: int = option(16000, "sample rate that the features expect", unit="Hz")
-    frame_length_ms: float = option(25.0, "length of the analysis window", unit="ms")
-    frame_shift_ms: float = option(10.0, "distance of one frame from the next", unit="ms")
-    low_freq: float = option(20.0, "lower edge of the first filter", unit="Hz")
+    feature_dim: int = option(80, "number of mel filters", unit="bins", rare=True)
+    sample_rate: int = option(16000, "sample rate that the features expect", unit="Hz", rare=True)
+    frame_length_ms: float = option(25.0, "length of the analysis window", unit="ms", rare=True)
+    frame_shift_ms: float = option(10.0, "distance of one frame from the next", unit="ms", rare=True)
+    low_freq: float = option(20.0, "lower edge of the first filter", unit="Hz", rare=True)
     high_freq: float = option(
-        -400.0, "upper edge of the last filter; at or below 0 it counts from half the sample rate", unit="Hz"
+        -400.0, "upper edge of the last filter; at or below 0 it counts from half the sample rate", unit="Hz", rare=True
     )
 
     def __post_init__(self) -> None:
@@ -112,23 +112,25 @@ class AugmentConfig:
         True, "warp and mask the features; CR-CTC masks its views itself and needs False here"
     )
     spec_aug_time_warp_factor: int = option(
-        80, "largest shift of a point in time when warping; below 1 for none", unit="frames"
+        80, "largest shift of a point in time when warping; below 1 for none", unit="frames", rare=True
     )
-    spec_aug_prob: float = option(0.9, "probability that an utterance is warped, and likewise masked")
-    num_feature_masks: int = option(2, "frequency masks per utterance", unit="masks")
-    features_mask_size: int = option(27, "frequency masks are narrower than this", unit="bins")
-    num_frame_masks: int = option(10, "time masks per utterance, at most", unit="masks")
-    frames_mask_size: int = option(100, "time masks are narrower than this", unit="frames")
-    max_frames_mask_fraction: float = option(0.15, "share of an utterance that time masks may cover in all")
+    spec_aug_prob: float = option(0.9, "probability that an utterance is warped, and likewise masked", rare=True)
+    num_feature_masks: int = option(2, "frequency masks per utterance", unit="masks", rare=True)
+    features_mask_size: int = option(27, "frequency masks are narrower than this", unit="bins", rare=True)
+    num_frame_masks: int = option(10, "time masks per utterance, at most", unit="masks", rare=True)
+    frames_mask_size: int = option(100, "time masks are narrower than this", unit="frames", rare=True)
+    max_frames_mask_fraction: float = option(0.15, "share of an utterance that time masks may cover in all", rare=True)
     time_mask_ratio: float = option(
-        2.5, "CR-CTC: times as many time masks, covering as many times more, in each view; icefall 2.5, ZIPA 2.0"
+        2.5,
+        "CR-CTC: times as many time masks, covering as many times more, in each view; icefall 2.5, ZIPA 2.0",
+        rare=True,
     )
     use_volume_perturb: bool = option(False, "scale each waveform by a random factor, as ZIPA does")
-    volume_perturb_prob: float = option(0.5, "probability that a waveform is scaled")
-    volume_perturb_range: tuple[float, ...] = option((0.125, 2.0), "smallest and largest volume factor")
+    volume_perturb_prob: float = option(0.5, "probability that a waveform is scaled", rare=True)
+    volume_perturb_range: tuple[float, ...] = option((0.125, 2.0), "smallest and largest volume factor", rare=True)
 
     use_speed_perturb: bool = option(False, "play each waveform at a random speed; pitch changes with it")
-    speed_perturb_factors: tuple[float, ...] = option((0.9, 1.0, 1.1), "speeds, all equally likely")
+    speed_perturb_factors: tuple[float, ...] = option((0.9, 1.0, 1.1), "speeds, all equally likely", rare=True)
 
     def __post_init__(self) -> None:
         for field in fields(self):

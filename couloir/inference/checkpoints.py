@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from couloir.checkpoint import load_weights
 from couloir.config import from_mapping
 from couloir.errors import UserError, must_be
@@ -17,6 +15,7 @@ from couloir.features.fbank import Fbank
 from couloir.files import may_be_read
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
+from couloir.machine import pick_device
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.sizes import heads_config
 from couloir.models.zipformer.architecture import zipformer_config
@@ -98,10 +97,3 @@ def find_tokenizer(folder: Path, saved: Mapping[str, Any], given: Path | None) -
         if place.is_file() or (place.is_dir() and (any(place.glob("*.model")) or (place / "tokens.txt").is_file())):
             return place
     raise UserError(f"no tokenizer was found beside {folder}; name its tokens.txt or bpe.model with --tokens")
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the GPU when there is one. Raises `UserError` for "cuda" on a machine without one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise must_be("--device", "cpu or auto", "cuda, and no GPU was found")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -16,10 +16,10 @@ from couloir.inference.formats import recordings_in, table, textgrid, tiers_of
 from couloir.inference.journal import GONE, KEPT, POSSIBLY, WRITTEN, Journal, left, state_of
 from couloir.inference.output import Output, output_of
 from couloir.inference.places import textgrid_places
-from couloir.inference.progress import ProgressBar
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.recordings import Found, place_of
 from couloir.inference.transcript import Transcript
+from couloir.progress import ProgressBar
 
 _OF_ALL = (*FULL, errno.EROFS, errno.EIO)
 """Errors of a file system that the next file meets, too."""

@@ -12,6 +12,7 @@ from couloir.inference.inventory import restriction_to
 from couloir.inference.onnx_backend import OnnxBackend
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.recordings import find_audio
+from couloir.progress import log_to_screen
 
 
 def output_place(text: str) -> Path:
@@ -63,7 +64,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_files(flags: argparse.Namespace, places: list[Path]) -> FilesRun:
     """Open the model and transcribe what was named on the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_to_screen(logging.WARNING)
     output = output_of_flags(flags)
     found = find_audio(places, output)
     backend = OnnxBackend(

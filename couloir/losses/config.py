@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from couloir.features.config import AugmentConfig
     from couloir.models.heads.config import HeadsConfig
 
-_NO_PSEUDO_LABELS = "no pseudo-labelled stream is given; training is on labelled speech alone"
-
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -33,36 +31,36 @@ class LossConfig:
         0.2, "weight of the consistency term; published: 0.2 with CTC alone, 0.02 beside a transducer; ZIPA 0.15"
     )
     cr_loss_warm_step: int = option(
-        2000, "batches over which the consistency term rises to its weight; 0 for none, as in ZIPA", unit="batches"
-    )
-    cr_loss_masked_scale: float = option(1.0, "extra weight of masked frames in the consistency term", hidden=True)
-    use_unsup_cr_ctc: bool = option(
-        False, "mix a pseudo-labelled stream into training (noisy student)", ignored_because=_NO_PSEUDO_LABELS
-    )
-    unsup_cr_ctc_loss_scale: float = option(
-        0.5, "weight of the pseudo-labelled stream's loss", ignored_because=_NO_PSEUDO_LABELS
-    )
-    use_mask_threshold: float = option(
-        0.8, "accepted as in ZIPA", hidden=True, ignored_because="neither has it one in ZIPA's own program"
+        2000,
+        "batches over which the consistency term rises to its weight; 0 for none, as in ZIPA",
+        unit="batches",
+        rare=True,
     )
     attention_decoder_loss_scale: float = option(
         0.8, "weight of the attention decoder; without a transducer it and --ctc-loss-scale must sum to 1"
     )
     simple_loss_scale: float = option(
-        0.5, "weight of the transducer's simple loss, which finds the pruning bounds, once warm-up is over"
+        0.5, "weight of the transducer's simple loss, which finds the pruning bounds, once warm-up is over", rare=True
     )
     prune_range: int = option(
-        5, "symbols per frame that the pruned transducer loss considers; more is exact and slower", unit="symbols"
+        5,
+        "symbols per frame that the pruned transducer loss considers; more is exact and slower",
+        unit="symbols",
+        rare=True,
     )
-    lm_scale: float = option(0.25, "share of the predictor's own distribution in the simple loss")
-    am_scale: float = option(0.0, "share of the encoder's own distribution in the simple loss; ZIPA 0.1")
+    lm_scale: float = option(0.25, "share of the predictor's own distribution in the simple loss", rare=True)
+    am_scale: float = option(0.0, "share of the encoder's own distribution in the simple loss; ZIPA 0.1", rare=True)
     warm_step: int = option(
         2000,
         "batches over which the pruned transducer loss rises to its weight and the simple one falls",
         unit="batches",
+        rare=True,
     )
     rnnt_backend: str = option(
-        RNNT_BACKENDS[0], "who computes the transducer losses; the others must be installed", choices=RNNT_BACKENDS
+        RNNT_BACKENDS[0],
+        "who computes the transducer losses; the others must be installed",
+        choices=RNNT_BACKENDS,
+        rare=True,
     )
 
     def __post_init__(self) -> None:
@@ -77,10 +75,6 @@ class LossConfig:
         for name in ("cr_loss_warm_step", "warm_step"):
             if getattr(self, name) < 0:
                 raise must_be(flag_name(name), "0 or more", getattr(self, name))
-        if self.cr_loss_masked_scale != 1.0:
-            raise must_be("--cr-loss-masked-scale", "1.0, the only value ever trained with", self.cr_loss_masked_scale)
-        if self.use_unsup_cr_ctc and not self.use_cr_ctc:
-            raise must_be("--use-cr-ctc", "True with --use-unsup-cr-ctc True", self.use_cr_ctc)
 
 
 def ctc_scale(loss: LossConfig, heads: HeadsConfig) -> float:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from couloir.audio import SAMPLE_RATE
@@ -35,11 +32,11 @@ from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import write_decoding_files
 from couloir.features.fbank import PADDING_LOG_MEL
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run import LoadedRun, load_run, output_frames
 from couloir.recipes.run_config import Overrides
 from couloir.training.config import AveragingConfig
-from couloir.training.progress import LINE, LogFile
 
 AVERAGED = "-use-averaged-model"
 TAIL_FRAMES = 30
@@ -157,7 +154,7 @@ def decode_set(run: LoadedRun, config: DecodeConfig, search: Search, data: DataM
     """
     done, lost = DecodedSet(), list[Result]()
     loader = data.test_loader(name, judge=False)
-    for batch in track(loader, description=f"decoding {name}", total=len(loader)):
+    for batch in track(loader, f"decoding {name}", len(loader)):
         done.seen += len(batch) + len(batch.unread)
         done.unread += len(batch.unread)
         lost += [_nothing_found(run, utterance, name) for utterance in batch.unread]
@@ -212,7 +209,7 @@ def decode_test_sets(
 
     Of a method with many results (one per scale of a language model) all are in the files, and the best is reported.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    log_to_screen()
     config = from_mapping(DecodeConfig, given_flags(namespace, DecodeConfig))
     averaging = from_mapping(AveragingConfig, given_flags(namespace, AveragingConfig))
     run = load_run(namespace, averaging, recipe, defaults, config.device)
@@ -220,25 +217,11 @@ def decode_test_sets(
     search = make_search(run, namespace)
     data = run.data()
     out_dir, suffix = run.exp_dir / search.name, _suffix(run, search)
-    with _logged_to(out_dir / f"log-decode-{suffix}-{time.strftime('%Y-%m-%d-%H-%M-%S')}"):
+    with logged_to(out_dir / f"log-decode-{suffix}-{time.strftime('%Y-%m-%d-%H-%M-%S')}"):
         given = sorted((flag_name(name), value) for name, value in vars(namespace).items() if value is not None)
         flags = " ".join(f"{flag} {value}" for flag, value in given)
         logging.info("%s of %s, on %s: %s", search.name, run.exp_dir, run.device, flags)
         _decode_and_score(run, config, search, data, suffix)
-
-
-@contextlib.contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """What is logged inside is written to ``path`` too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler, root = LogFile(path, encoding="utf-8"), logging.getLogger()
-    handler.setFormatter(logging.Formatter(LINE))
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
 
 
 def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data: DataModule, suffix: str) -> None:

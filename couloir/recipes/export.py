@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from couloir.config import as_plain, from_mapping, given_flags
+from couloir.config import as_plain, flag_name, from_mapping, given_flags
 from couloir.errors import UserError, must_be
 from couloir.export.config import OFFLINE_ONNX, STREAMING_ONNX, OutputConfig, TorchExportConfig
 from couloir.export.onnx import export_ctc, export_streaming, export_transducer
@@ -17,6 +17,7 @@ from couloir.export.torchscript import export_script, export_trace
 from couloir.export.weights import save_weights
 from couloir.inference.hub import parse_hub_id
 from couloir.models.zipformer.config import ZipformerConfig
+from couloir.progress import log_to_screen
 from couloir.recipes.run import LoadedRun, load_run
 from couloir.recipes.run_config import Overrides
 from couloir.text.tokenizer import Tokenizer, read_tokens
@@ -30,7 +31,7 @@ def load_for_export(
 
     Raises `UserError` as `load_run`; for a model on the hub without --out-dir; for --check-wav that cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    log_to_screen()
     output = from_mapping(OutputConfig, given_flags(namespace, OutputConfig))
     name = str(getattr(namespace, "exp_dir", ""))
     if not output.out_dir and parse_hub_id(name) and not Path(name).exists():
@@ -59,7 +60,7 @@ def check_full_context(run: LoadedRun, namespace: argparse.Namespace, remedy: st
         asked = getattr(zipformer, name) if name in given else (-1,)
         if len(asked) == 1 and asked != (-1,):
             expected = "-1 for a file that takes whole recordings, which has full context"
-            raise must_be("--" + name.replace("_", "-"), expected, asked[0], remedy)
+            raise must_be(flag_name(name), expected, asked[0], remedy)
     chunk, _ = zipformer.fixed_context
     if chunk > 0:
         said = "the model knows chunks of %d frames alone, the file has full context: other texts may come out of it"

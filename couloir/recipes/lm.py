@@ -17,8 +17,8 @@ from couloir.decoding.lm_training import train_lm
 from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.resources import GRAPH, write_word_graph
 from couloir.errors import UserError
-from couloir.inference.checkpoints import pick_device
 from couloir.locks import locked
+from couloir.machine import pick_device
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.text.tokenizer import TABLE_NAME, Tokenizer, load_tokenizer
 from couloir.texts import iterate_lines

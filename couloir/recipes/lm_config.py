@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.errors import UserError, must_be
 
 
@@ -40,7 +40,7 @@ class LmTrainConfig(LmTextConfig):
             raise must_be("--valid-share", "above 0 and at most 0.5", self.valid_share)
         for name in ("num_epochs", "lr", "max_tokens"):
             if getattr(self, name) <= 0:
-                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+                raise must_be(flag_name(name), "above 0", getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +61,10 @@ class GraphConfig(LmTextConfig):
             super().__post_init__()
         for name in ("arpa", "tokens_arpa"):
             if getattr(self, name) and not Path(getattr(self, name)).is_file():
-                raise must_be(f"--{name.replace('_', '-')}", "an n-gram's ARPA file", getattr(self, name))
+                raise must_be(flag_name(name), "an n-gram's ARPA file", getattr(self, name))
         for name in ("ngram_order", "tokens_ngram"):
             if getattr(self, name) < 1:
-                raise must_be("--" + name.replace("_", "-"), "at least 1", getattr(self, name))
+                raise must_be(flag_name(name), "at least 1", getattr(self, name))
 
     @property
     def has_text(self) -> bool:

@@ -19,8 +19,8 @@ from couloir.errors import must_be
 from couloir.features.fbank import Fbank
 from couloir.features.kaldi import num_frames
 from couloir.files import atomic_path
-from couloir.inference.checkpoints import pick_device
 from couloir.inference.pretrained import as_published, check_size
+from couloir.machine import pick_device
 from couloir.models.zipformer.architecture import adapted
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.model import AsrModel, build_model, num_subsampled_frames

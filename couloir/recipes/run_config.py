@@ -19,7 +19,6 @@ from couloir.config import (
     flag_name,
     from_mapping,
     given_flags,
-    ignored_flags,
     option,
     read_yaml,
     write_yaml,
@@ -32,6 +31,7 @@ from couloir.losses.config import LossConfig, check
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import HEAD_WIDTHS, PER_STACK, PRESETS, ZipformerConfig, check_features
 from couloir.optim.config import OptimConfig
+from couloir.recipes.foreign_flags import add_foreign_flags, foreign_of, is_foreign, without_effect
 from couloir.training.config import TrainerConfig
 
 # A logger of its own: logging's functions would set up the log, which is for the program to do.
@@ -103,6 +103,7 @@ def make_parser(description: str, sections: Sequence[str] = tuple(SECTIONS), *ex
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings by section, laid under the flags")
     add_flags(parser, *extra, *(SECTIONS[name] for name in sections))
     add_flags(parser, *(cls for name, cls in SECTIONS.items() if name not in sections), hidden=True)
+    add_foreign_flags(parser)
     return parser
 
 
@@ -114,7 +115,7 @@ def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     """
     layers = [defaults, *_given_layers(namespace)]
     config = _overlay(None, layers, recipe)
-    _warn_ignored(config, layers)
+    _warn_ignored(layers)
     return config
 
 
@@ -128,6 +129,7 @@ def _given_layers(namespace: argparse.Namespace) -> list[Overrides]:
         layers.append(preset_values(preset))
     layers.append(_checked_sections(file, str(getattr(namespace, "config", ""))))
     layers.append({name: given_flags(namespace, cls) for name, cls in SECTIONS.items()})
+    layers.append(foreign_of(namespace))
     return layers
 
 
@@ -135,10 +137,9 @@ def _given_names(layers: Sequence[Overrides], section: str) -> set[str]:
     return {key.replace("-", "_") for layer in layers for key in layer.get(section, {})}
 
 
-def _warn_ignored(config: RunConfig, layers: Sequence[Overrides]) -> None:
-    for section in SECTIONS:
-        for line in ignored_flags(getattr(config, section), _given_names(layers, section)):
-            log.warning(line)
+def _warn_ignored(layers: Sequence[Overrides]) -> None:
+    for line in without_effect(layers):
+        log.warning(line)
 
 
 def preset_values(name: str) -> Overrides:
@@ -167,7 +168,8 @@ def _overlay(base: RunConfig | None, layers: Sequence[Overrides], recipe: str) -
     for name, cls in SECTIONS.items():
         merged: dict[str, Any] = {}
         for layer in layers:
-            merged.update({key.replace("-", "_"): value for key, value in layer.get(name, {}).items()})
+            given = {key.replace("-", "_"): value for key, value in layer.get(name, {}).items()}
+            merged.update({key: value for key, value in given.items() if not is_foreign(name, key)})
         sections[name] = from_mapping(cls, merged, getattr(base, name) if base else None, origin=f"section `{name}`")
     return RunConfig(recipe=recipe, **sections)
 
@@ -207,7 +209,7 @@ def lay_over_saved(saved: RunConfig, namespace: argparse.Namespace) -> RunConfig
     config = _overlay(saved, layers, saved.recipe)
     for section in WEIGHT_BOUND_FIELDS:
         _refuse_contradiction(saved, config, section, _given_names(layers, section), "leave it out")
-    _warn_ignored(config, layers)
+    _warn_ignored(layers)
     return config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.errors import UserError, must_be
 
 DEFAULT_EXP_DIR = Path("exp")
@@ -41,13 +41,15 @@ class TrainerConfig:
     exp_dir: Path = option(DEFAULT_EXP_DIR, "Run directory: checkpoints, logs, the resolved configuration.")
     seed: int = option(42, "One seed gives one run.")
     device: str = option("auto", "auto is the GPU when there is one.", choices=("auto", "cpu", "cuda"))
-    num_threads: int = option(0, "Threads per process on CPU; 0 shares the cores among the processes.", unit="threads")
+    num_threads: int = option(
+        0, "Threads per process on CPU; 0 shares the cores among the processes.", unit="threads", rare=True
+    )
 
     world_size: int = option(
         1, "Processes to start on this machine, one per GPU. Under torchrun or srun it is theirs.", unit="processes"
     )
     master_port: int = option(
-        12354, "Port on which the processes of one machine find each other; any other where it is taken."
+        12354, "Port on which the processes of one machine find each other; any other where it is taken.", rare=True
     )
 
     num_epochs: int = option(30, "Passes over the training data.", unit="epochs")
@@ -56,7 +58,7 @@ class TrainerConfig:
         0.0, "Stop after that much time, earlier parts of a resumed run included; 0 sets no bound.", unit="min"
     )
     final_decay: float = option(
-        0.2, "Last part of a run bounded by steps or time in which the learning rate falls linearly to zero."
+        0.2, "Last part of a run bounded by steps or time in which the learning rate falls linearly to zero.", rare=True
     )
     schedule_batches: int = option(
         0,
@@ -64,12 +66,16 @@ class TrainerConfig:
         "--time-budget-minutes bounds goes through them once, however many batches it reaches. 0: batch by batch, as "
         "without such a bound.",
         unit="batches",
+        rare=True,
     )
     batch_count_scale: float = option(
         1.0, "Multiplies the batch count that drives dropout, skips, balancers and whitening; above 1 for short runs."
     )
     batch_count_offset: float = option(
-        0.0, "Added to that batch count; finetune.py: 100000, for a model that is past its schedules.", unit="batches"
+        0.0,
+        "Added to that batch count; finetune.py: 100000, for a model that is past its schedules.",
+        unit="batches",
+        rare=True,
     )
 
     start_epoch: int = option(1, "Resume from epoch-(N-1).pt when more than 1, as --start-batch does.")
@@ -88,10 +94,13 @@ class TrainerConfig:
         1000,
         "Batches between writes of last.pt, for resume and recovery; 0: only at a stop.",
         unit="batches",
+        rare=True,
     )
-    save_last_minutes: float = option(10.0, "Longest time between writes of last.pt.", unit="min")
-    average_period: int = option(200, "Batches between updates of the running model average.", unit="batches")
-    log_interval: int = option(50, "Batches between log lines.", unit="batches")
+    save_last_minutes: float = option(10.0, "Longest time between writes of last.pt.", unit="min", rare=True)
+    average_period: int = option(
+        200, "Batches between updates of the running model average.", unit="batches", rare=True
+    )
+    log_interval: int = option(50, "Batches between log lines.", unit="batches", rare=True)
     valid_interval: int = option(3000, "Batches between validations; one more follows each epoch.", unit="batches")
 
     use_fp16: bool = option(False, "Half precision with loss scaling, on a GPU.")
@@ -105,19 +114,23 @@ class TrainerConfig:
         "Batches (with --grad-accumulation, steps) in a row with a non-finite loss or gradient after which the run "
         "goes back to its last checkpoint.",
         unit="batches",
+        rare=True,
     )
-    max_rollbacks: int = option(3, "Times that a run goes back before it gives up.", unit="times")
-    rollback_lr_scale: float = option(0.5, "What the learning rate is multiplied with at each return.")
+    max_rollbacks: int = option(3, "Times that a run goes back before it gives up.", unit="times", rare=True)
+    rollback_lr_scale: float = option(0.5, "What the learning rate is multiplied with at each return.", rare=True)
 
     scan_batches: str = option(
         "auto",
         "Try the largest batches before training; auto does so on a GPU, where running out of memory can be caught.",
         choices=("auto", "always", "never"),
+        rare=True,
     )
-    inf_check: bool = option(False, "Report the first module whose output or gradient is not finite.")
-    print_diagnostics: bool = option(False, "Print statistics of every module's outputs over six batches, and stop.")
+    inf_check: bool = option(False, "Report the first module whose output or gradient is not finite.", rare=True)
+    print_diagnostics: bool = option(
+        False, "Print statistics of every module's outputs over six batches, and stop.", rare=True
+    )
 
-    tensorboard: bool = option(True, "Write EXP_DIR/tensorboard.")
+    tensorboard: bool = option(True, "Write EXP_DIR/tensorboard.", rare=True)
     wandb: bool = option(False, "Log to Weights & Biases where it is installed.", hidden=True)
     wandb_project: str = option("couloir", "Project name there.", hidden=True)
     wandb_run: str = option("", "Run name there.", hidden=True)
@@ -142,7 +155,7 @@ class TrainerConfig:
 
     def _check(self, field: str, expected: str, holds: bool) -> None:
         if not holds:
-            raise must_be("--" + field.replace("_", "-"), expected, getattr(self, field))
+            raise must_be(flag_name(field), expected, getattr(self, field))
 
 
 @dataclass(frozen=True)

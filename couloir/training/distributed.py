@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from couloir.errors import must_be
+from couloir.machine import pick_device
 from couloir.training.rendezvous import PATIENCE, from_srun, processes_here, step_store
 
 
@@ -28,15 +29,16 @@ def ranks_from_environment() -> tuple[int, int, int] | None:
     return None
 
 
-def pick_device(name: str, local_rank: int) -> torch.device:
+def device_of_rank(name: str, local_rank: int) -> torch.device:
     """The device of this process. Raises `UserError` where there is no GPU for it.
 
     A task of srun's that was given GPUs of its own (--gpus-per-task) sees no others.
     """
+    device = pick_device(name)
+    if device.type == "cpu":
+        return device
     count = torch.cuda.device_count()
-    if name == "cpu" or (name == "auto" and count == 0):
-        return torch.device("cpu")
-    if 0 < count <= local_rank and from_srun() and int(os.environ.get("SLURM_GPUS_ON_NODE", 0)) >= processes_here():
+    if count <= local_rank and from_srun() and int(os.environ.get("SLURM_GPUS_ON_NODE", 0)) >= processes_here():
         return torch.device("cuda", local_rank % count)
     if local_rank >= count:
         raise must_be("--world-size", f"at most {count}, the number of GPUs here, or `--device` cpu", local_rank + 1)

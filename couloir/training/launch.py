@@ -21,7 +21,7 @@ import torch
 from couloir.errors import UserError
 from couloir.machine import usable_cores
 from couloir.training.config import TrainerConfig
-from couloir.training.distributed import connect, pick_device, ranks_from_environment
+from couloir.training.distributed import connect, device_of_rank, ranks_from_environment
 from couloir.training.random_state import seed_everything
 from couloir.training.rendezvous import LOOPBACK, from_srun, join, listen, processes_here, serve
 from couloir.training.signals import SIGNALS
@@ -70,7 +70,7 @@ def _prepare(config: TrainerConfig, local_world_size: int) -> None:
 
 
 def _spawn(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> None:
-    pick_device(config.device, config.world_size - 1)
+    device_of_rank(config.device, config.world_size - 1)
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
     # Held from here on, so no other run gets the port.
@@ -159,7 +159,7 @@ def _child(
     try:
         _prepare(config, world_size)
         store = serve(listener, world_size) if listener else join(LOOPBACK, shared.port, world_size)
-        connect(pick_device(config.device, rank), rank, world_size, store)
+        connect(device_of_rank(config.device, rank), rank, world_size, store)
         worker(argument)
     except UserError as error:
         shared.errors.put(str(error))

@@ -52,10 +52,6 @@ class TrainingData(Protocol):
         """This rank's part of the validation set."""
         ...
 
-    def num_train_batches(self, epoch: int, world_size: int = 1) -> int:
-        """Batches per rank in an epoch."""
-        ...
-
     def plan_fingerprint(self, epoch: int, world_size: int = 1) -> Mapping[str, Any]:
         """What decides the batches of an epoch, by name, and as ``plan`` a digest of the batches themselves.
 

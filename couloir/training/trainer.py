@@ -32,7 +32,7 @@ from couloir.optim.scaled_adam import ScaledAdam
 from couloir.training.averaging import RunningAverage
 from couloir.training.config import TrainerConfig
 from couloir.training.diagnostics import DIAGNOSTIC_BATCHES, Diagnostics, InfCheck
-from couloir.training.distributed import Group, pick_device, ranks_from_environment
+from couloir.training.distributed import Group, device_of_rank, ranks_from_environment
 from couloir.training.failures import FailureReport
 from couloir.training.memory_scan import scan
 from couloir.training.metrics import MetricsLog, decayed, describe, per_frame
@@ -483,7 +483,7 @@ def default_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig) -> 
 
 
 def _device(config: TrainerConfig) -> torch.device:
-    device = pick_device(config.device, (ranks_from_environment() or (0, 1, 0))[2])
+    device = device_of_rank(config.device, (ranks_from_environment() or (0, 1, 0))[2])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

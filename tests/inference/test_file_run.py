@@ -19,8 +19,8 @@ import soundfile
 from couloir.inference.file_run import transcribe_files
 from couloir.inference.inventory import restriction_to
 from couloir.inference.places import textgrid_places
-from couloir.inference.progress import ProgressBar
 from couloir.inference.recognizer import Recognizer
+from couloir.progress import ProgressBar
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ class Screen(io.StringIO):
 def test_progress_on_a_terminal(columns):
     now = [100.0]
     with Screen(columns) as screen:
-        bar = ProgressBar(4, screen, lambda: now[0])
+        bar = ProgressBar(4, out=screen, clock=lambda: now[0])
         now[0] += 2.0
         bar.step(60.0)
         first = f"[{'#' * 7:<30}] 1/4  30x real time  0:06 left"
@@ -173,13 +173,13 @@ def test_progress_on_a_terminal(columns):
 
 def test_no_progress_where_nobody_looks():
     out = io.StringIO()
-    bar = ProgressBar(3, out, lambda: 0.0)
+    bar = ProgressBar(3, out=out, clock=lambda: 0.0)
     bar.step(1.0)
     bar.say("error: x")
     bar.close()
     assert out.getvalue() == "error: x\n" and (bar.count, bar.seconds) == (1, 1.0)
     with Screen(80) as screen:
-        bar = ProgressBar(1, screen)
+        bar = ProgressBar(1, out=screen)
         bar.step(1.0)
         bar.close()
         assert screen.getvalue() == "", "one recording needs no bar"

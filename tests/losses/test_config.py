@@ -23,8 +23,6 @@ def heads(transducer: bool = False, ctc: bool = True, attention: bool = False) -
         ({"lm_scale": 0.7, "am_scale": 0.5}, "--lm-scale"),
         ({"prune_range": 1}, "--prune-range"),
         ({"cr_loss_warm_step": -1}, "--cr-loss-warm-step"),
-        ({"cr_loss_masked_scale": 2.0}, "--cr-loss-masked-scale"),
-        ({"use_unsup_cr_ctc": True}, "--use-cr-ctc"),
     ],
 )
 def test_impossible_values(values, flag):
@@ -53,7 +51,7 @@ def test_published_combinations_are_allowed():
     # icefall's assertion is on the flags, .2 and .8, also where no CTC head uses the first.
     check(LossConfig(), AugmentConfig(), heads(ctc=False, attention=True))
     check(LossConfig(attention_decoder_loss_scale=1.0), AugmentConfig(), heads(ctc=False, attention=True))
-    check(LossConfig(use_cr_ctc=True, use_unsup_cr_ctc=True), AugmentConfig(enable_spec_aug=False), heads())
+    check(LossConfig(use_cr_ctc=True), AugmentConfig(enable_spec_aug=False), heads())
 
 
 def test_ctc_alone_has_its_full_weight():

@@ -45,7 +45,6 @@ def test_zipas_training_command_gives_zipas_large_model():
     assert (run.heads.decoder_dim, run.heads.joiner_dim) == (preset.heads.decoder_dim, preset.heads.joiner_dim)
     assert run.trainer.start_batch == 500000 and run.trainer.world_size == 2 and run.trainer.use_fp16
     assert run.optim.base_lr == 0.015 and run.trainer.seed == 2333 and run.data.max_duration == 120
-    assert run.loss.use_unsup_cr_ctc and run.loss.unsup_cr_ctc_loss_scale == 0.5
     assert run.text.remove_diacritics
 
 

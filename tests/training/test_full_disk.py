@@ -13,10 +13,10 @@ from fake_run import FakeData, fake_config, make_trainer, run_program
 
 from couloir.checkpoint import save_checkpoint
 from couloir.errors import UserError
+from couloir.progress import LogFile
 from couloir.training.config import TrainerConfig
 from couloir.training.failures import FailureReport
 from couloir.training.metrics import MetricsLog
-from couloir.training.progress import LogFile
 
 NO_SPACE = r"\(No space left on device\)"
 

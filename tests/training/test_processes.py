@@ -20,7 +20,7 @@ from couloir.errors import UserError
 from couloir.training import launch as launching
 from couloir.training import torchrun
 from couloir.training.config import TrainerConfig
-from couloir.training.distributed import pick_device, ranks_from_environment
+from couloir.training.distributed import device_of_rank, ranks_from_environment
 from couloir.training.launch import launch
 
 ENDLESS = {"num_epochs": 10**6, "save_every_n": 10**6, "log_interval": 1}
@@ -165,10 +165,10 @@ def test_the_gpu_of_a_process(monkeypatch, here, on_node, visible, local_rank, i
     monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
     if index is None:
         with pytest.raises(UserError, match="`--world-size` must be at most 1, the number of GPUs here"):
-            pick_device("auto", local_rank)
+            device_of_rank("auto", local_rank)
     else:
-        assert pick_device("auto", local_rank) == torch.device("cuda", index)
-    assert pick_device("cpu", local_rank) == torch.device("cpu")
+        assert device_of_rank("auto", local_rank) == torch.device("cuda", index)
+    assert device_of_rank("cpu", local_rank) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.errors import must_be
 from couloir.text.languages import language_tag
 
@@ -88,7 +88,7 @@ class SplitConfig:
         object.__setattr__(self, "unseen_languages", tuple(map(language_tag, self.unseen_languages)))
         for name in ("unseen_speaker_share", "heldout_share", "dev_share"):
             if not 0 <= getattr(self, name) <= 0.5:
-                raise must_be("--" + name.replace("_", "-"), "between 0 and 0.5", getattr(self, name))
+                raise must_be(flag_name(name), "between 0 and 0.5", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from couloir.data.corpora.folders import whole_folder
-from couloir.data.corpora.progress import log, reading
 from couloir.errors import UserError
+from couloir.progress import log, reading
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60

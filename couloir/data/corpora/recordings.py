@@ -14,12 +14,12 @@ from couloir.data.corpora.annotated import utterances_by, utterances_of
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
 from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
 from couloir.data.corpora.labels import PHN, SUBTITLES, annotation_of, rows_of
-from couloir.data.corpora.progress import log
 from couloir.data.corpora.prompts import Prompts
 from couloir.data.corpora.textgrid import SILENCES
 from couloir.data.split_names import innermost, kind_of, kinds_in
 from couloir.errors import UserError, must_be
 from couloir.files import same_name
+from couloir.progress import log
 from couloir.texts import read_lines
 
 WORDS, IPA, GRID = (".txt", ".lab", ".trn", ".wrd"), ".ipa", ".textgrid"

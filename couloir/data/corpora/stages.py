@@ -34,12 +34,12 @@ from couloir.data.corpora.parts import (
     refuse_missing_parts,
     refuse_other_parts,
 )
-from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.splits import assign_splits
 from couloir.data.corpora.times import OUTSIDE, inside
 from couloir.data.shar import SharUtterance, refuse_foreign_files, write_shards
 from couloir.errors import UserError
 from couloir.files import name_of_id
+from couloir.progress import log, track
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
 from couloir.text.languages import in_small_letters

@@ -18,9 +18,9 @@ from typing import Any
 
 from couloir.data.corpora.base import Corpus, Phone, Utterance
 from couloir.data.corpora.folders import whole_folder
-from couloir.data.corpora.progress import log, track
 from couloir.data.corpora.sentences import sentences
 from couloir.errors import UserError
+from couloir.progress import log, track
 from couloir.text.g2p import Espeak
 from couloir.text.languages import VOICES
 from couloir.texts import read_lines

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from couloir.data.corpora.base import Corpus, Dropped, Utterance
 from couloir.data.corpora.kaldi import kaldi_folders, read_kaldi
-from couloir.data.corpora.progress import log
 from couloir.data.corpora.recordings import SPLITS, read_folder
 from couloir.data.corpora.tables import read_table, split_tables
 from couloir.data.split_names import DEV, TEST, TRAIN, kind_of
 from couloir.errors import UserError, must_be
+from couloir.progress import log
 from couloir.text.languages import language_tag
 
 UNKNOWN_LANGUAGE = "und"

@@ -13,10 +13,10 @@ from typing import Any
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.data.corpora.config import HELDOUT, TRAIN, UNSEEN_LANGUAGES, UNSEEN_SPEAKERS
-from couloir.data.corpora.progress import track
 from couloir.data.corpora.statistics import read_cuts, shar_splits
 from couloir.errors import UserError
 from couloir.limits import MAX_MEMBER_BYTES
+from couloir.progress import track
 from couloir.text.ipa import remove_diacritics, segment
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from couloir.config import flag_name
 from couloir.decoding.fsa.graph import FINAL, Graph
 from couloir.decoding.fsa.history import History
 from couloir.decoding.fsa.ragged import expand, group_first_best, group_max, keep_best, unique
@@ -38,7 +39,7 @@ class SearchLimits:
     def __post_init__(self) -> None:
         for name in ("beam", "max_contexts", "max_states"):
             if not getattr(self, name) > 0:
-                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+                raise must_be(flag_name(name), "above 0", getattr(self, name))
 
 
 class Emissions(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from couloir.config import option
+from couloir.config import flag_name, option
 from couloir.decoding.lm_config import LM_KINDS, NeuralLmConfig
 from couloir.errors import UserError, must_be
 
@@ -65,7 +65,7 @@ class TransducerSearchConfig(NeuralLmConfig):
             "beam_size", "beam", "max_contexts", "max_states", "max_sym_per_frame", "num_paths", "nbest_scale",
         ):  # fmt: skip
             if getattr(self, name) <= 0:
-                raise must_be("--" + name.replace("_", "-"), "above 0", getattr(self, name))
+                raise must_be(flag_name(name), "above 0", getattr(self, name))
         if self.lm_type == "ngram" and "LODR" in self.decoding_method:
             raise must_be("--lm-type", f"a neural LM for {self.decoding_method}", "ngram")
         own = self.transformer_lm_exp_dir if self.lm_type == "transformer" else ""

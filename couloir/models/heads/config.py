@@ -20,14 +20,18 @@ class HeadsConfig:
     use_attention_decoder: bool = option(False, "Train with an attention decoder.")
     vocab_size: int = option(500, "Tokens, blank included.", hidden=True, unit="tokens")
     blank_id: int = option(0, "Token id of the blank.", hidden=True)
-    decoder_dim: int = option(512, "Width of the transducer's predictor.", unit="channels")
-    joiner_dim: int = option(512, "Width of the transducer's joiner.", unit="channels")
-    context_size: int = option(2, "Tokens that the predictor sees: 2 is a trigram.", unit="tokens")
-    attention_decoder_dim: int = option(512, "Width of the attention decoder.", unit="channels")
-    attention_decoder_num_layers: int = option(6, "Layers of the attention decoder.", unit="layers")
-    attention_decoder_attention_dim: int = option(512, "Attention width of the attention decoder.", unit="channels")
-    attention_decoder_num_heads: int = option(8, "Heads of the attention decoder.", unit="heads")
-    attention_decoder_feedforward_dim: int = option(2048, "Hidden width of the attention decoder.", unit="channels")
+    decoder_dim: int = option(512, "Width of the transducer's predictor.", unit="channels", rare=True)
+    joiner_dim: int = option(512, "Width of the transducer's joiner.", unit="channels", rare=True)
+    context_size: int = option(2, "Tokens that the predictor sees: 2 is a trigram.", unit="tokens", rare=True)
+    attention_decoder_dim: int = option(512, "Width of the attention decoder.", unit="channels", rare=True)
+    attention_decoder_num_layers: int = option(6, "Layers of the attention decoder.", unit="layers", rare=True)
+    attention_decoder_attention_dim: int = option(
+        512, "Attention width of the attention decoder.", unit="channels", rare=True
+    )
+    attention_decoder_num_heads: int = option(8, "Heads of the attention decoder.", unit="heads", rare=True)
+    attention_decoder_feedforward_dim: int = option(
+        2048, "Hidden width of the attention decoder.", unit="channels", rare=True
+    )
 
     def __post_init__(self) -> None:
         if not (self.use_transducer or self.use_ctc or self.use_attention_decoder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-from couloir.config import Ints, option
+from couloir.config import Ints, flag_name, option
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
 
@@ -30,20 +30,22 @@ class ZipformerConfig:
     """
 
     num_encoder_layers: Ints = option((2, 2, 3, 4, 3, 2), "Layers of each stack.", unit="layers")
-    downsampling_factor: Ints = option((1, 2, 4, 8, 4, 2), "Down-sampling of each stack, from 50 frames/s.")
+    downsampling_factor: Ints = option((1, 2, 4, 8, 4, 2), "Down-sampling of each stack, from 50 frames/s.", rare=True)
     feedforward_dim: Ints = option(
-        (512, 768, 1024, 1536, 1024, 768), "Hidden width of the second feed-forward module.", unit="channels"
+        (512, 768, 1024, 1536, 1024, 768), "Hidden width of the second feed-forward module.", unit="channels", rare=True
     )
-    num_heads: Ints = option((4, 4, 4, 8, 4, 4), "Attention heads.", unit="heads")
+    num_heads: Ints = option((4, 4, 4, 8, 4, 4), "Attention heads.", unit="heads", rare=True)
     encoder_dim: Ints = option((192, 256, 384, 512, 384, 256), "Model width of each stack.", unit="channels")
-    query_head_dim: Ints = option((32,), "Width of a query head.", unit="channels")
-    value_head_dim: Ints = option((12,), "Width of a value head.", unit="channels")
-    pos_head_dim: Ints = option((4,), "Width of a positional query head.", unit="channels")
-    pos_dim: int = option(48, "Width of the relative positional encoding.", unit="channels")
+    query_head_dim: Ints = option((32,), "Width of a query head.", unit="channels", rare=True)
+    value_head_dim: Ints = option((12,), "Width of a value head.", unit="channels", rare=True)
+    pos_head_dim: Ints = option((4,), "Width of a positional query head.", unit="channels", rare=True)
+    pos_dim: int = option(48, "Width of the relative positional encoding.", unit="channels", rare=True)
     encoder_unmasked_dim: Ints = option(
-        (192, 192, 256, 256, 256, 192), "Channels that feature masking never touches.", unit="channels"
+        (192, 192, 256, 256, 256, 192), "Channels that feature masking never touches.", unit="channels", rare=True
     )
-    cnn_module_kernel: Ints = option((31, 31, 15, 15, 15, 31), "Kernel of the convolution modules.", unit="frames")
+    cnn_module_kernel: Ints = option(
+        (31, 31, 15, 15, 15, 31), "Kernel of the convolution modules.", unit="frames", rare=True
+    )
     causal: bool = option(False, "Chunk-causal convolutions and attention, for streaming.")
     chunk_size: Ints = option(
         (16, 32, 64, -1), "Chunk sizes, one drawn per training batch; -1: full context.", unit="50 Hz frames"
@@ -53,16 +55,16 @@ class ZipformerConfig:
     )
     output_downsampling_factor: int = option(2, "Output down-sampling: 2 gives 25 frames/s, 1 gives 50.")
     frontend_channels: Ints = option(
-        (8, 32, 128), "Channels of the three convolutions of the front end.", unit="channels"
+        (8, 32, 128), "Channels of the three convolutions of the front end.", unit="channels", rare=True
     )
-    feature_dim: int = option(80, "Mel bins of the input.", unit="mel bins")
+    feature_dim: int = option(80, "Mel bins of the input.", unit="mel bins", rare=True)
 
     def __post_init__(self) -> None:
         stacks = len(self.downsampling_factor)
         for name in PER_STACK:
             values = getattr(self, name)
             if len(values) not in (1, stacks):
-                raise must_be(f"--{name.replace('_', '-')}", f"a list of 1 or {stacks} numbers", f"{values}")
+                raise must_be(flag_name(name), f"a list of 1 or {stacks} numbers", f"{values}")
             object.__setattr__(self, name, tuple(values) * (stacks if len(values) == 1 else 1))
         self._check_sizes()
         if self.causal:
@@ -71,7 +73,7 @@ class ZipformerConfig:
     def _check_sizes(self) -> None:
         for name in (*PER_STACK, "downsampling_factor", "frontend_channels"):
             if min(getattr(self, name)) < 1:
-                raise must_be(f"--{name.replace('_', '-')}", "positive numbers", f"{getattr(self, name)}")
+                raise must_be(flag_name(name), "positive numbers", f"{getattr(self, name)}")
         if self.output_downsampling_factor not in (1, 2):
             raise must_be("--output-downsampling-factor", "1 or 2", self.output_downsampling_factor)
         if len(self.frontend_channels) != 3:
