@@ -1,8 +1,19 @@
-"""All about the package stands in pyproject.toml, but for this: web/ is a part of it, as couloir/web_page."""
+"""All about the package stands in pyproject.toml, but for this: folders beside couloir/ are a part of it.
+
+web/ is couloir/web_page, and couloir/recipe_programs has the recipes' programs and prepare.sh as they lie here.
+"""
+
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).resolve().parent
+PROGRAMS = "couloir.recipe_programs"
+tops = ["local", "egs", *(path.parent.name for path in ROOT.glob("*/train.py"))]
+folders = {path.parent.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py")}
+programs = {".".join((PROGRAMS, *folder.parts)): folder.as_posix() for folder in sorted(folders)}
+
 setup(
-    packages=[*find_packages(include=["couloir*"]), "couloir.web_page"],
-    package_dir={"couloir.web_page": "web"},
+    packages=[*find_packages(include=["couloir*"]), "couloir.web_page", PROGRAMS, *programs],
+    package_dir={"couloir.web_page": "web", PROGRAMS: ".", **programs},
 )

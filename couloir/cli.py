@@ -1,8 +1,9 @@
-"""Speech to IPA, alignments, and facts about a model.
+"""Speech to IPA, alignments, facts about a model, and the programs of the recipes.
 
     couloir transcribe MODEL recording.wav recordings/ --output ipa.tsv
     couloir align MODEL recording.wav transcript.txt --output recording.TextGrid
     couloir info MODEL
+    couloir train RECIPE --exp-dir exp/mine        (likewise decode, export and prepare)
 
 MODEL is a run directory, a checkpoint, an exported ONNX file or folder, or a hub id (owner/name@revision).
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from couloir.commands import PROGRAMS, SUMMARIES, prepare, run_program
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.errors import UserError, must_be, one_line_errors, shown
 from couloir.progress import log_to_screen
@@ -48,6 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a checkpoint or ONNX file is")
     info.add_argument("model", help="run directory, checkpoint, ONNX file or folder, or hub id")
     info.set_defaults(run=_info)
+    for name, summary in SUMMARIES.items():  # `main` hands their words on
+        commands.add_parser(name, help=summary, add_help=False)
     return parser
 
 
@@ -161,8 +165,13 @@ def print_table(transcripts: Iterable[Transcript]) -> None:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Parse the command line and run the command."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["prepare"]:
+        prepare(words[1:])
+    if words and words[0] in PROGRAMS:
+        return run_program(words[0], words[1:])
     log_to_screen(logging.WARNING)
-    flags = make_parser().parse_args(argv)
+    flags = make_parser().parse_args(words)
     return flags.run(flags)
 
 

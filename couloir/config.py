@@ -127,15 +127,18 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], base: T | None = None,
         key = str(raw_key).replace("-", "_")
         if key not in kinds:
             raise unknown_name(f"key in {origin}:", str(raw_key), list(kinds))
-        try:
-            converted[key] = convert(kinds[key], value)
-        except (ValueError, TypeError, OverflowError) as error:
-            text = (
-                str(error) if str(error).startswith("must") else f"must be {_type_name(kinds[key])}, but is {value!r}"
-            )
-            raise UserError(f"`{flag_name(key)}` {text}") from None
+        converted[key] = convert_named(key, kinds[key], value)
         _check_choice(cls, key, converted[key])
     return dataclasses.replace(base, **converted) if base is not None else cls(**converted)  # type: ignore[type-var]
+
+
+def convert_named(name: str, kind: Any, value: Any) -> Any:
+    """`convert` for the field ``name``. Raises `UserError` that names its flag."""
+    try:
+        return convert(kind, value)
+    except (ValueError, TypeError, OverflowError) as error:
+        text = str(error) if str(error).startswith("must") else f"must be {_type_name(kind)}, but is {value!r}"
+        raise UserError(f"`{flag_name(name)}` {text}") from None
 
 
 def _check_choice(cls: type, key: str, value: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from couloir.config import RareFlag, convert, flag_name
+from couloir.config import RareFlag, convert_named, flag_name
 from couloir.errors import must_be
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -106,10 +106,7 @@ def without_effect(layers: Iterable[Sections]) -> list[str]:
 
 def _judged(name: str, value: Any) -> list[str]:
     flag, shown = FOREIGN_FLAGS[name], flag_name(name)
-    try:
-        value = convert(flag.kind, value)
-    except (ValueError, TypeError, OverflowError):
-        raise must_be(shown, f"of type {flag.kind.__name__}", repr(value)) from None
+    value = convert_named(name, flag.kind, value)
     if flag.neutral in (flag.kind, value):
         return []
     if flag.remedy:

@@ -57,9 +57,9 @@ def test_their_own_defaults_ask_for_nothing(name, caplog):
         ("--enable-musan 1", ["`--enable-musan` must be False", "leave the flag out"]),
         ("--train-manifest a.jsonl.gz", ["`--train-manifest` must be empty, but is a.jsonl.gz", "--manifest-dir"]),
         ("--cr-loss-masked-scale 2", ["`--cr-loss-masked-scale` must be 1.0, but is 2.0"]),
-        ("--full-libri perhaps", ["`--full-libri` must be of type bool", "perhaps"]),
-        ("--gap wide", ["`--gap` must be of type float", "wide"]),
-        ("--use-mask-threshold nan", ["`--use-mask-threshold` must be of type float"]),
+        ("--full-libri perhaps", ["`--full-libri` must be True or False", "perhaps"]),
+        ("--gap wide", ["`--gap` must be a number", "wide"]),
+        ("--use-mask-threshold nan", ["`--use-mask-threshold` must be a number"]),
     ],
 )
 def test_what_would_change_the_training_is_refused(flag, words):
@@ -102,4 +102,6 @@ def test_help_all_has_their_table(capsys):
     with pytest.raises(SystemExit):
         parse("--help-all")
     shown = " ".join(capsys.readouterr().out.split())
-    assert all(f"--{name.replace('_', '-')} X {flag.whose}'s: {flag.why}" in shown for name, flag in FOREIGN_FLAGS.items())
+    assert all(
+        f"--{name.replace('_', '-')} X {flag.whose}'s: {flag.why}" in shown for name, flag in FOREIGN_FLAGS.items()
+    )
