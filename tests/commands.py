@@ -76,6 +76,8 @@ def _check_words(words):
         module = rest[0] == "-m"
         program = rest[1].replace(".", "/") + ".py" if module else rest[0]
         parse(program, rest[2:] if module else rest[1:])
+    elif first == "couloir" and rest[:1] == ["prepare"]:
+        _check_prepare(rest[1:])
     elif first == "couloir":
         parse("couloir/cli.py", rest)
     elif first == "torchrun":

@@ -1,4 +1,4 @@
-"""`pip install .` carries the page: a wheel of this tree serves it, without a checkout beside it."""
+"""`pip install .` carries the page and the recipes' programs: a wheel of this tree needs no checkout beside it."""
 
 import http.client
 import os
@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from couloir import web
+from couloir.commands import PROGRAMS, programs_of, recipes
 
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("couloir", "web", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ("zipformer_crctc", "zipformer_transducer")
+ROOMS = ("couloir", "web", *RECIPES, "local", "egs", "prepare.sh", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +89,56 @@ def test_an_installed_package_serves_the_page(installed, tmp_path):
             connection.request("GET", path)
             assert connection.getresponse().read() == content
         process.terminate()
+
+
+def couloir(installed, folder, *words):
+    """The command of the installed package, in a folder that has nothing of this project."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHON": sys.executable}
+    command = [sys.executable, "-m", "couloir.cli", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_recipes_programs_and_no_tests(installed):
+    packed = installed / "couloir" / "recipe_programs"
+    here = {path.relative_to(ROOT) for top in (*RECIPES, "local", "egs") for path in (ROOT / top).rglob("*.py")}
+    assert {path.relative_to(packed) for path in packed.rglob("*.py")} == here
+    assert (packed / "prepare.sh").read_bytes() == (ROOT / "prepare.sh").read_bytes()
+    assert {path.name for path in (packed / "egs").rglob("*.yaml")} >= {"tiny.yaml", "transducer.yaml"}
+    assert {path.name for path in packed.iterdir()} == {*RECIPES, "local", "egs", "prepare.sh"}
+
+
+@pytest.mark.slow
+def test_an_installed_package_runs_the_recipes_programs_in_an_empty_folder(installed, tmp_path):
+    for command in PROGRAMS:
+        for name, recipe in recipes().items():
+            first, *others = programs_of(command, recipe)
+            for program in (first, *others):
+                words = [command, name if program == first else f"{name}/{program}", "--help"]
+                there = [sys.executable, str(recipe / f"{program}.py"), "--help"]
+                wanted = subprocess.run(there, capture_output=True, text=True).stdout
+                done = couloir(installed, tmp_path, *words)
+                assert done.returncode == 0 and done.stdout == wanted, words
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_installed_package_prepares_speech_below_the_working_folder_and_trains_on_it(installed, tmp_path):
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for number, path in enumerate(sorted((ROOT / "tests" / "data").glob("*.flac"))[:3] * 4):
+        shutil.copy(path, speech / f"u{number}.flac")
+        (speech / f"u{number}.txt").write_text("мама мыла раму")
+    flags = "--user-data speech --user-language ru --data-dir out --heldout-utterances 1 --dev-utterances 1 --nj 1"
+    flags += " --min-phones-per-second 0 --max-phones-per-second 1000"
+    done = couloir(installed, tmp_path, "prepare", *flags.split())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "lang").is_dir()
+    flags = (
+        "--preset tiny --manifest-dir out/shar --bpe-model out/lang --exp-dir exp --max-steps 1 --device cpu "
+        "--num-workers 0 --max-duration 10"
+    )
+    done = couloir(installed, tmp_path, "train", "zipformer_crctc", *flags.split())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "exp" / "config.yaml").is_file()
+    assert {path.name for path in tmp_path.iterdir()} <= {"speech", "out", "exp", "download"}
