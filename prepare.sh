@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From corpora by name, or a folder of your own, to Shar folders, a tokenizer and a report. Run with --help first.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "${COULOIR_WORK_DIR:-$root}" # below which data lies; `couloir prepare` gives the folder where it was called
 
 usage() {
   cat <<'HELP'
@@ -63,7 +64,7 @@ while [ $# -gt 0 ]; do
   flag=${1%%=*}
   case $flag in
     -h | --help) usage; exit 0 ;;
-    --list) PYTHONPATH=$PWD exec "$python" local/fetch_corpora.py --list ;;
+    --list) PYTHONPATH=$root exec "$python" "$root/local/fetch_corpora.py" --list ;;
     --*) ;;
     *) fail "unexpected argument \`$1\`" ;;
   esac
@@ -99,14 +100,14 @@ command -v "$python" >/dev/null || fail "\`--python\` must be an interpreter, bu
 [ "$stage" -eq 0 ] || [ ${#fetch_flags[@]} -eq 0 ] || fail "\`${fetch_flags[0]}\` belongs to stage 0, give --stage 0"
 [ -z "$part" ] || [ "$stage-$stop_stage" = 3-3 ] || fail "\`--part\` belongs to stage 3, give --stage 3 --stop-stage 3"
 export COULOIR_PREPARE_PID=$$ # the stages of this run leave the folder to each other, and to no other run
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 run_stage() { # run_stage NUMBER "what it does" PROGRAM FLAGS...
-  local number=$1 what=$2
-  shift 2
+  local number=$1 what=$2 program=$root/$3
+  shift 3
   if [ "$stage" -le "$number" ] && [ "$stop_stage" -ge "$number" ]; then
     log "Stage $number: $what"
-    "$python" "$@" --data-dir "$data_dir" --nj "$nj"
+    "$python" "$program" "$@" --data-dir "$data_dir" --nj "$nj"
   fi
 }
 

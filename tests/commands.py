@@ -117,7 +117,7 @@ def _check_prepare(words):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
-        program, *flags = line.split()
+        program, *flags = line.removeprefix(f"{ROOT}/").split()
         if program.startswith("local/"):
             parse(program, flags)
 
