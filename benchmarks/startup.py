@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SPEECH_S = 10
 LIMITS_S = {
     "Python alone": None,
-    "train.py --help": 2.0,
-    "import couloir": 0.5,
+    "train.py --help": 0.3,
+    "import couloir": 0.1,
     "inference.py, a recording of 10 s": 1.5,
 }
 
