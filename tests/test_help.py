@@ -33,7 +33,7 @@ def test_a_newcomer_sees_the_flags_that_people_use(program, tmp_path):
     assert short.rstrip().endswith(f"{rest} more flags, which few people need: --help-all")
     assert "--help-all" not in whole
     # Each section says what it is; one of rare flags alone is left out.
-    assert all(title in short for title in ("Data:", "Text:", "Optimizer:", "Trainer:", "Zipformer encoder:"))
+    assert all(title in short for title in ("Data. ", "Text: ", "Optimizer. ", "Trainer. ", "Zipformer encoder:"))
     assert "Filterbank features:" in whole and "Filterbank features:" not in short
 
 

@@ -21,12 +21,17 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    monkeypatch.setattr(progress, "REDRAW_S", 0.0)
-    return sys.stderr
+def on_terminal(monkeypatch):
+    """Put a terminal in the place of stderr; in a test itself, as pytest puts its own there before."""
+
+    def put():
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        monkeypatch.setattr(progress, "REDRAW_S", 0.0)
+        return sys.stderr
+
+    return put
 
 
 def drawn(screen):
@@ -42,12 +47,14 @@ def drawn(screen):
         (0, 5.0, f"[{'':<30}] 0/10  sets"),
     ],
 )
-def test_counts_and_the_time_that_is_left(terminal, count, elapsed, line):
+def test_counts_and_the_time_that_is_left(on_terminal, count, elapsed, line):
+    terminal = on_terminal()
     ProgressBar(10, "sets").update(count, elapsed_s=elapsed)
     assert drawn(terminal) == [line]
 
 
-def test_a_share_in_per_cent_and_a_total_that_nobody_knows(terminal):
+def test_a_share_in_per_cent_and_a_total_that_nobody_knows(on_terminal):
+    terminal = on_terminal()
     ProgressBar(1.0, percent=True).update(0.25, "epoch 2", 15.0)
     bar = ProgressBar(None, "reading headers")
     bar.step()
@@ -65,13 +72,15 @@ def test_it_is_drawn_ten_times_a_second_and_at_its_end(monkeypatch):
     assert "1000/1000" in drawn(screen)[-1]
 
 
-def test_what_is_tracked_comes_through_and_the_bar_goes(terminal):
+def test_what_is_tracked_comes_through_and_the_bar_goes(on_terminal):
+    terminal = on_terminal()
     assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
     assert [line.split("] ")[1].split("  ")[0] for line in drawn(terminal)] == ["1/3", "2/3", "3/3"]
     assert terminal.getvalue().endswith(ERASE) and ProgressBar._on_screen is None
 
 
-def test_a_bar_goes_too_where_its_loop_is_left(terminal):
+def test_a_bar_goes_too_where_its_loop_is_left(on_terminal):
+    terminal = on_terminal()
     items = track(range(9), "numbers", 9)
     next(items)
     next(items)
@@ -79,7 +88,8 @@ def test_a_bar_goes_too_where_its_loop_is_left(terminal):
     assert terminal.getvalue().endswith(ERASE) and ProgressBar._on_screen is None
 
 
-def test_reading_moves_a_bar(terminal):
+def test_reading_moves_a_bar(on_terminal):
+    terminal = on_terminal()
     with reading(io.BytesIO(b"x" * 100), 100, "a.deb") as stream:
         assert stream.read(40) == b"x" * 40 and stream.read() == b"x" * 60
     assert [re.search(r"(\d+) %", line)[1] for line in drawn(terminal)] == ["40", "100"]
@@ -93,7 +103,8 @@ def test_elsewhere_there_is_no_bar(monkeypatch):
     assert sys.stderr.getvalue() == ""
 
 
-def test_lines_stand_above_the_bar(terminal):
+def test_lines_stand_above_the_bar(on_terminal):
+    terminal = on_terminal()
     log_to_screen()
     bar = ProgressBar(4, "steps")
     bar.step()
@@ -110,21 +121,24 @@ def test_lines_stand_above_the_bar(terminal):
 
 
 @pytest.mark.parametrize(("level", "line"), [(logging.WARNING, "WARNING: b\n"), (logging.INFO, "INFO a\n")])
-def test_a_log_of_warnings_has_no_dates(terminal, level, line):
+def test_a_log_of_warnings_has_no_dates(on_terminal, level, line):
+    terminal = on_terminal()
     log_to_screen(level)
     logging.info("a")
     logging.warning("b")
     assert line in terminal.getvalue() and ("a\n" in terminal.getvalue()) == (level == logging.INFO)
 
 
-def test_what_a_program_has_set_up_stays(terminal):
+def test_what_a_program_has_set_up_stays(on_terminal):
+    terminal = on_terminal()
     own = logging.StreamHandler(io.StringIO())
     logging.getLogger().addHandler(own)
     log_to_screen()
     assert logging.getLogger().handlers == [own]
 
 
-def test_a_log_file_has_the_lines_of_its_time_alone(terminal, tmp_path):
+def test_a_log_file_has_the_lines_of_its_time_alone(on_terminal, tmp_path):
+    terminal = on_terminal()
     log_to_screen()
     with pytest.raises(ValueError), logged_to(tmp_path / "new" / "log"):
         logging.info("inside")
