@@ -130,7 +130,7 @@ def test_a_log_of_warnings_has_no_dates(on_terminal, level, line):
 
 
 def test_what_a_program_has_set_up_stays(on_terminal):
-    terminal = on_terminal()
+    on_terminal()
     own = logging.StreamHandler(io.StringIO())
     logging.getLogger().addHandler(own)
     log_to_screen()
