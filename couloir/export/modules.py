@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from couloir.errors import must_be
-from couloir.features.config import FbankConfig
-from couloir.features.fbank import ExportableFbank
+from couloir.features.front_end import FrontEndConfig, make_front_end
 from couloir.models.zipformer.model import AsrModel
 
 
@@ -118,9 +117,9 @@ class AudioEncoder(nn.Module):
         encoder: what takes the features. config: of the features.
     """
 
-    def __init__(self, encoder: OfflineEncoder, config: FbankConfig) -> None:
+    def __init__(self, encoder: OfflineEncoder, config: FrontEndConfig) -> None:
         super().__init__()
-        self.encoder, self.fbank = encoder, ExportableFbank(config)
+        self.encoder, self.fbank = encoder, make_front_end(config).exportable()
         self.eval()
 
     def forward(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ from couloir.export.selfcheck import (
     search_inputs,
     streaming_probe,
 )
-from couloir.features.config import FbankConfig
+from couloir.features.front_end import FrontEndConfig
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import initial_states, state_shapes
@@ -46,7 +46,7 @@ SHERPA_FACTOR = 2
 
 
 def export_ctc(
-    model: AsrModel, fbank: FbankConfig, config: CtcOnnxConfig, out_dir: Path, waves: list[Tensor]
+    model: AsrModel, fbank: FrontEndConfig, config: CtcOnnxConfig, out_dir: Path, waves: list[Tensor]
 ) -> Agreements:
     """model.onnx (or audio-model.onnx, which takes samples) in each wanted precision.
 
@@ -90,12 +90,12 @@ def _shape(config: OnnxConfig, traced_len: int) -> Shape:
 def _audio_graph(
     model: AsrModel,
     encoder: OfflineEncoder,
-    fbank: FbankConfig,
+    fbank: FrontEndConfig,
     waves: list[Tensor],
     metadata: dict[str, str | int],
     config: OnnxConfig,
 ) -> Graph:
-    samples = TRACED_FRAMES * fbank.shift_samples
+    samples = fbank.num_samples(TRACED_FRAMES)
     shape, inputs, outputs = _shape(config, samples), ["audio", "audio_lens"], ["log_probs", "log_probs_len"]
     return Graph(
         AudioEncoder(encoder, fbank),
@@ -131,7 +131,7 @@ def offline_graph(
 
 
 def export_transducer(
-    model: AsrModel, fbank: FbankConfig, config: OnnxConfig, out_dir: Path, waves: list[Tensor], suffix: str
+    model: AsrModel, fbank: FrontEndConfig, config: OnnxConfig, out_dir: Path, waves: list[Tensor], suffix: str
 ) -> Agreements:
     """encoder-, decoder- and joiner-SUFFIX.onnx in each wanted precision. Arguments as of `export_ctc`."""
     warn_if_untested()
@@ -185,7 +185,7 @@ def search_graphs(model: AsrModel, items: list[Tensor], dynamic: bool) -> dict[s
 def export_streaming(
     model: AsrModel,
     kind: str,
-    fbank: FbankConfig,
+    fbank: FrontEndConfig,
     config: StreamingOnnxConfig,
     out_dir: Path,
     waves: list[Tensor],
@@ -228,10 +228,10 @@ def warn_of_sherpa(config: ZipformerConfig, streaming: bool) -> None:
         )
 
 
-def warn_of_features(config: FbankConfig) -> None:
+def warn_of_features(config: FrontEndConfig) -> None:
     """Name the settings of a model's features that those who feed a file without couloir have to know."""
     settings = [
-        f"{flag_name(name)} {value} (default {getattr(FbankConfig, name)})" for name, value in config.unusual().items()
+        f"{flag_name(name)} {value} (default {getattr(type(config), name)})" for name, value in config.unusual().items()
     ]
     if settings:
         logging.warning(

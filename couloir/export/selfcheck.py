@@ -19,8 +19,8 @@ from couloir.errors import UserError, must_be
 from couloir.export.config import SHORTEST_FRAMES
 from couloir.export.modules import Predictor, ProjectedJoiner
 from couloir.export.publish import Pair
-from couloir.features.config import FbankConfig
-from couloir.features.fbank import PADDING_LOG_MEL, Fbank
+from couloir.features.config import PADDING_LOG_MEL
+from couloir.features.front_end import FrontEndConfig, make_front_end
 from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import initial_states
 
@@ -51,9 +51,9 @@ def check_waves(recordings: str) -> list[Tensor]:
     return [torch.from_numpy(part.copy()) for part in parts]
 
 
-def features(waves: Sequence[Tensor], config: FbankConfig) -> list[Tensor]:
+def features(waves: Sequence[Tensor], config: FrontEndConfig) -> list[Tensor]:
     """Each wave's features (T_i, F)."""
-    fbank = Fbank(config)
+    fbank = make_front_end(config)
     return [fbank(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
 
 
@@ -143,20 +143,18 @@ def audio_probe(
     model: AsrModel,
     head: Callable[[Tensor], Tensor],
     waves: Sequence[Tensor],
-    config: FbankConfig,
+    config: FrontEndConfig,
     shape: Shape = Shape(),
 ) -> Probe:
     """A file that takes samples, on waves (N_i,) and parts of them; the reference has the usual features."""
-    fbank = Fbank(config)
+    fbank = make_front_end(config)
 
     def reference(audio: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         feats, lens = fbank(audio, lens)
         encoded, lens = model.forward_encoder(feats, lens, padding="reference")
         return head(encoded), lens
 
-    # So many samples give `SHORTEST_FRAMES`: a frame for every full or at least half shift.
-    shortest = SHORTEST_FRAMES * config.shift_samples - config.shift_samples // 2
-    return _offline_probe(reference, waves, 0.0, shape, shortest)
+    return _offline_probe(reference, waves, 0.0, shape, config.min_samples(SHORTEST_FRAMES))
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from couloir.export.selfcheck import (
     search_inputs,
     streaming_probe,
 )
-from couloir.features.config import FbankConfig
+from couloir.features.front_end import FrontEndConfig
 from couloir.models.common.balancer import Balancer
 from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import initial_states, state_shapes
@@ -115,7 +115,7 @@ def _without_balancers(module: nn.Module) -> nn.Module:
     return module
 
 
-def export_script(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
+def export_script(model: AsrModel, fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
     """jit_script.pt, or jit_script_chunk_C_left_L.pt for a causal model.
 
     Args:
@@ -184,7 +184,7 @@ def _traced(module: nn.Module, *example: Tensor | list[Tensor]) -> torch.jit.Scr
         return torch.jit.trace(module, example, check_trace=False, strict=False)
 
 
-def export_trace(model: AsrModel, fbank: FbankConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
+def export_trace(model: AsrModel, fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
     """jit_trace.pt of a CTC model; encoder_, decoder_ and joiner_jit_trace.pt of a transducer. See `export_script`."""
     warn_if_untested()
     warn_of_features(fbank)

@@ -22,10 +22,15 @@ _CUBIC = -0.75  # the free coefficient of bicubic interpolation, as torch has it
 
 
 class SpecAugment:
-    """Warps and masks batches of features. Frames behind a length are left as they are."""
+    """Warps and masks batches of features. Frames behind a length are left as they are.
 
-    def __init__(self, config: AugmentConfig) -> None:
-        self.config = config
+    Args:
+        config: how much. mask_value: what masked places get; None for the mean of the utterance's features.
+        copies: sets of the mel filters' bins in a frame, all of which get the same bands.
+    """
+
+    def __init__(self, config: AugmentConfig, mask_value: float | None = None, copies: int = 1) -> None:
+        self.config, self.mask_value, self.copies = config, mask_value, copies
 
     def __call__(self, feats: Tensor, feat_lens: Tensor) -> Tensor:
         """Warp, then mask: (B, T, F), (B,) -> (B, T, F)."""
@@ -45,12 +50,14 @@ class SpecAugment:
 
     @torch.no_grad()
     def mask(self, feats: Tensor, feat_lens: Tensor, time_mask_ratio: float = 1.0) -> Tensor:
-        """Bands of bins and stretches of frames take the mean of their utterance's features: (B, T, F) -> (B, T, F)."""
-        config, (batch, frames, bins) = self.config, feats.shape
+        """Bands of bins and stretches of frames take the mask's value: (B, T, F) -> (B, T, F)."""
+        config, (batch, frames, width) = self.config, feats.shape
+        bins = width // self.copies
         lens = feat_lens[:, None].double()
         applied = _uniform(feats, batch, 1) < config.spec_aug_prob
         widest_band = torch.full_like(lens, config.features_mask_size)
         bands = _stretches(feats, config.num_feature_masks, widest_band, torch.full_like(lens, bins), bins)
+        bands = bands.repeat(1, self.copies)
 
         number = int(config.num_frame_masks * time_mask_ratio)
         total = config.max_frames_mask_fraction * time_mask_ratio * lens
@@ -60,8 +67,10 @@ class SpecAugment:
         stretches = _stretches(feats, number, longest * in_use, lens, frames)
 
         valid = (torch.arange(frames, device=feats.device) < lens)[:, :, None]
-        mean = feats.masked_fill(~valid, 0.0).sum(dim=(1, 2)) / (lens[:, 0].clamp(min=1) * bins)
         masked = (bands[:, None, :] | stretches[:, :, None]) & valid & applied[:, :, None]
+        if self.mask_value is not None:
+            return feats.masked_fill(masked, self.mask_value)
+        mean = feats.masked_fill(~valid, 0.0).sum(dim=(1, 2)) / (lens[:, 0].clamp(min=1) * width)
         return torch.where(masked, mean.to(feats.dtype)[:, None, None], feats)
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from couloir.config import flag_name, from_mapping, option
 from couloir.errors import must_be
-from couloir.limits import MAX_SAMPLE_RATE
+from couloir.features.framing import FRONT_END_KEY, Count, KaldiFraming, prefixed, unusual_fields
+
+if TYPE_CHECKING:
+    from couloir.features.front_end import FrontEndConfig
 
 METADATA_PREFIX = "fbank_"
-MIN_WINDOW_SAMPLES = 8  # a spectrum of 4 points, as many as the fewest filters
-MAX_FRAME_LENGTH_MS = 1000.0  # 40 times what speech is analysed with
+PADDING_LOG_MEL = math.log(1e-10)
+"""What stands in frames behind an utterance's end (lhotse's padding value)."""
 
 
 @dataclass(frozen=True)
-class FbankConfig:
+class FbankConfig(KaldiFraming):
     """Filterbank features.
 
     Kaldi's log-mel filterbank, as lhotse's and icefall's recipes use it: no dither, edges reflected, samples in
@@ -33,71 +36,55 @@ class FbankConfig:
         -400.0, "upper edge of the last filter; at or below 0 it counts from half the sample rate", unit="Hz", rare=True
     )
 
+    name: ClassVar[str] = "fbank"
+    snip_edges = False
+    window = "povey"
+    sample_scale = 1.0
+    dither = 0.0
+    padding_value = PADDING_LOG_MEL
+    mask_value: ClassVar[float | None] = None
+    mel_copies: ClassVar[int] = 1
+    bins_flag = "--feature-dim"
+
     def __post_init__(self) -> None:
-        if not 1 <= self.sample_rate <= MAX_SAMPLE_RATE:
-            raise must_be("--sample-rate", f"from 1 to {MAX_SAMPLE_RATE} Hz", self.sample_rate)
-        if not 0 < self.frame_shift_ms <= self.frame_length_ms <= MAX_FRAME_LENGTH_MS:
-            raise must_be(
-                "--frame-shift-ms and --frame-length-ms",
-                f"above 0 and at most {MAX_FRAME_LENGTH_MS:g}, the shift no longer than the length",
-                f"{self.frame_shift_ms} and {self.frame_length_ms}",
-            )
-        if self.shift_samples < 1 or self.window_samples < MIN_WINDOW_SAMPLES:
-            raise must_be(
-                "--frame-shift-ms and --frame-length-ms",
-                f"at least 1 and {MIN_WINDOW_SAMPLES} samples at {self.sample_rate} Hz",
-                f"{self.frame_shift_ms} and {self.frame_length_ms} ms",
-            )
-        if not 4 <= self.feature_dim <= self.fft_samples // 2:
-            raise must_be(
-                "--feature-dim",
-                f"from 4 to {self.fft_samples // 2}, the points of the spectrum of {self.frame_length_ms:g} ms",
-                self.feature_dim,
-            )
-        if not 0 <= self.low_freq < self.top_freq <= self.sample_rate / 2:
-            raise must_be(
-                "--high-freq",
-                f"between --low-freq {self.low_freq} Hz and {self.sample_rate / 2} Hz",
-                f"{self.top_freq} Hz",
-            )
+        self.check_framing()
 
     @property
-    def window_samples(self) -> int:
-        """Samples under one window."""
-        return int(self.frame_length_ms * self.sample_rate / 1000)
+    def num_mel_bins(self) -> int:
+        """Number of mel filters."""
+        return self.feature_dim
 
     @property
-    def shift_samples(self) -> int:
-        """Samples from one frame to the next."""
-        return int(self.frame_shift_ms * self.sample_rate / 1000)
+    def frame_step_s(self) -> float:
+        """Distance of one frame from the next in s."""
+        return self.frame_shift_ms / 1000
 
-    @property
-    def fft_samples(self) -> int:
-        """Length of the Fourier transform: the next power of two."""
-        return 1 << (self.window_samples - 1).bit_length()
+    def num_frames(self, num_samples: Count) -> Count:
+        """Frames of ``num_samples`` samples."""
+        return self.num_windows(num_samples)
 
-    @property
-    def top_freq(self) -> float:
-        """Upper edge of the last filter in Hz."""
-        return self.high_freq if self.high_freq > 0 else self.sample_rate / 2 + self.high_freq
+    def min_samples(self, frames: int) -> int:
+        """The fewest samples that have so many frames."""
+        return self.min_samples_of_windows(frames)
+
+    def num_samples(self, frames: int) -> int:
+        """The samples that so many frames stand for."""
+        return frames * self.shift_samples
 
     def unusual(self) -> dict[str, Any]:
         """The fields that are not at their defaults, which other programs take for granted: name -> value."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return unusual_fields(self)
 
     def as_metadata(self) -> dict[str, str]:
-        """What a file of a model says of its features, where they are unusual."""
-        return {METADATA_PREFIX + name: str(value) for name, value in self.unusual().items()}
+        """What a file of a model says of its features: their name, and what is unusual."""
+        return {FRONT_END_KEY: self.name} | {
+            METADATA_PREFIX + name: str(value) for name, value in self.unusual().items()
+        }
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> FbankConfig:
         """The features that a file's metadata tells. Raises `UserError` for what `as_metadata` does not write."""
-        values = {
-            name.removeprefix(METADATA_PREFIX): value
-            for name, value in metadata.items()
-            if name.startswith(METADATA_PREFIX)
-        }
-        return from_mapping(cls, values, origin=f"the metadata of {origin}")
+        return from_mapping(cls, prefixed(metadata, METADATA_PREFIX), origin=f"the metadata of {origin}")
 
 
 @dataclass(frozen=True)
@@ -152,8 +139,8 @@ class AugmentConfig:
             raise must_be("--speed-perturb-factors", "one or more speeds from 0.5 to 2", self.speed_perturb_factors)
 
 
-def check_masks(augment: AugmentConfig, fbank: FbankConfig) -> None:
+def check_masks(augment: AugmentConfig, features: FrontEndConfig) -> None:
     """Refuse frequency masks that may cover every bin. Raises `UserError`."""
-    if augment.num_feature_masks and augment.features_mask_size > fbank.feature_dim:
-        expected = f"at most --feature-dim {fbank.feature_dim}, so that a bin is left"
+    if augment.num_feature_masks and augment.features_mask_size > features.num_mel_bins:
+        expected = f"at most {features.bins_flag} {features.num_mel_bins}, so that a bin is left"
         raise must_be("--features-mask-size", expected, augment.features_mask_size)

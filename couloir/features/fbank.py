@@ -1,11 +1,9 @@
 """Kaldi-compatible log-mel filterbank in torch: batched with lengths, on CPU and GPU, and in an exportable form.
 
-Shapes: B batch, N samples, T frames, W samples of a window, F feature bins.
+Shapes: B batch, N samples, M samples with margins, T frames, W samples of a window, F mel filters.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import torch
@@ -14,31 +12,32 @@ from torch import Tensor, nn
 
 from couloir.features import kaldi
 from couloir.features.config import FbankConfig
-
-PADDING_LOG_MEL = math.log(1e-10)
-"""What stands in frames behind an utterance's end (lhotse's padding value)."""
+from couloir.features.framing import KaldiFraming
+from couloir.features.windows import exportable_windows, mirrored, pad_behind, windows
 
 # On a CPU so many frames are taken at a time that the intermediate results stay in the second-level cache.
 _FRAMES_AT_A_TIME = 512
 
 
 class Fbank(nn.Module):
-    """Kaldi's 80-bin log-mel filterbank (snip_edges and dither off), extracted on the fly.
+    """The front end "fbank": Kaldi's log-mel filterbank, extracted on the fly.
 
-    An utterance is mirrored at its own ends, so its features do not depend on the batch it is in. No gradient
-    flows to the samples. There are no parameters, and the state dict is empty.
+    An utterance is mirrored at its own ends (or its windows lie within it), so its features do not depend on the batch
+    it is in. No gradient flows to the samples. There are no parameters, and the state dict is empty.
     """
 
     window: Tensor
     window_before: Tensor
     mel: Tensor
 
-    def __init__(self, config: FbankConfig | None = None) -> None:
+    def __init__(self, config: KaldiFraming | None = None) -> None:
         super().__init__()
         self.config = config or FbankConfig()
-        window = kaldi.povey_window(self.config.window_samples)
-        # Kaldi makes a frame's first sample its own predecessor; Povey's window is 0 there, so that it drops out.
+        self.padding_value, self.feature_dim = self.config.padding_value, self.config.num_mel_bins
+        window = kaldi.window_of(self.config)
         before = -kaldi.PREEMPHASIS * window[1:]
+        # Kaldi makes a frame's first sample its own predecessor.
+        window[0] *= 1 - kaldi.PREEMPHASIS
         # Real and imaginary parts stand in turn, and the power under a filter is the sum over both.
         mel = np.repeat(kaldi.mel_filterbank(self.config), 2, axis=0)
         self._constant("window", window)
@@ -49,8 +48,16 @@ class Fbank(nn.Module):
         self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of ``num_samples`` samples: one for every full or at least half shift."""
-        return kaldi.num_frames(num_samples, self.config)
+        """Frames of ``num_samples`` samples: one for every full or at least half shift, or all windows that fit."""
+        return self.config.num_windows(num_samples)
+
+    def exportable(self) -> nn.Module:
+        """The same features from matrix products and slices."""
+        return ExportableFbank(self.config)
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of a model says of these features."""
+        return self.config.as_metadata()
 
     @torch.no_grad()
     def forward(self, waves: Tensor, wave_lens: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,38 +68,41 @@ class Fbank(nn.Module):
             wave_lens: (B,) int64 samples.
 
         Returns:
-            feats (B, T, F) float32 with T = num_frames(N), `PADDING_LOG_MEL` behind each end; feat_lens (B,) int64.
+            feats (B, T, F) float32 with T = num_windows(N), the configuration's ``padding_value`` behind each end;
+            feat_lens (B,) int64.
         """
         with torch.autocast(waves.device.type, enabled=False):
-            mirrored = self._mirrored(waves.float(), wave_lens)
-            frames = self._frames(mirrored, self.num_frames(waves.shape[1]))
-            feat_lens = kaldi.num_frames(wave_lens, self.config)
+            samples = self._with_margins(self._scaled(waves.float()), wave_lens)
+            frames = self._frames(samples, self.config.num_windows(waves.shape[1]))
+            feat_lens = self.config.num_windows(wave_lens)
             return self._extract(frames, feat_lens), feat_lens
 
-    def _mirrored(self, waves: Tensor, wave_lens: Tensor) -> Tensor:
-        """(B, N) -> (B, M): every utterance continued by its mirror image at both ends, M a multiple of the shift."""
-        shift, margin = self.config.shift_samples, kaldi.left_margin(self.config)
-        after = self.config.window_samples - margin
-        num_blocks = kaldi.num_frames(waves.shape[1], self.config) + -(-(margin + after + shift) // shift)
-        outside = torch.cat([
-            torch.arange(-margin, 0, device=waves.device).expand(waves.shape[0], margin),
-            wave_lens[:, None] + torch.arange(after, device=waves.device),
-        ], dim=1)  # fmt: skip
-        period = 2 * wave_lens[:, None].clamp(min=1)
-        inside = torch.remainder(outside, period)
-        inside = torch.minimum(inside, period - 1 - inside)
-        padded = F.pad(waves, (margin, num_blocks * shift - margin - waves.shape[1]))
-        return padded.scatter(1, outside + margin, waves.gather(1, inside))
+    def _scaled(self, waves: Tensor) -> Tensor:
+        """(B, N), in training with noise on top: one draw of torch's CPU generator for each sample."""
+        if self.config.sample_scale != 1:
+            waves = waves * self.config.sample_scale
+        if self.training and self.config.dither:
+            waves = waves + self.config.dither * torch.randn(waves.shape).to(waves.device, non_blocking=True)
+        return waves
 
-    def _frames(self, mirrored: Tensor, count: int) -> Tensor:
-        """(B, M) -> the first ``count`` windows as a view (B, T, W)."""
-        return mirrored.unfold(1, self.config.window_samples, self.config.shift_samples)[:, :count]
+    def _with_margins(self, waves: Tensor, wave_lens: Tensor) -> Tensor:
+        """(B, N) -> (B, M): what windows are cut from, M a multiple of the shift."""
+        shift, margin = self.config.shift_samples, self.config.left_margin
+        after = self.config.window_samples - margin
+        num_blocks = self.config.num_windows(waves.shape[1]) + -(-(margin + after + shift) // shift)
+        if self.config.snip_edges:
+            return F.pad(waves, (0, num_blocks * shift - waves.shape[1]))
+        return mirrored(waves, wave_lens, margin, after, num_blocks * shift, edge_twice=True)
+
+    def _frames(self, samples: Tensor, count: int) -> Tensor:
+        """(B, M) -> the first ``count`` windows (B, T, W)."""
+        return windows(samples, self.config.window_samples, self.config.shift_samples, count)
 
     def _extract(self, frames: Tensor, feat_lens: Tensor) -> Tensor:
         """(B, T, W) -> (B, T, F)."""
         if not frames.is_cpu:
-            return _pad_behind(self._log_mel(frames), feat_lens)
-        feats = frames.new_full((*frames.shape[:2], self.config.feature_dim), PADDING_LOG_MEL)
+            return pad_behind(self._log_mel(frames), feat_lens, self.padding_value)
+        feats = frames.new_full((*frames.shape[:2], self.feature_dim), self.padding_value)
         for utterance, count in enumerate(feat_lens.tolist()):
             for start in range(0, count, _FRAMES_AT_A_TIME):
                 part = slice(start, min(count, start + _FRAMES_AT_A_TIME))
@@ -120,23 +130,15 @@ class ExportableFbank(Fbank):
 
     basis: Tensor
 
-    def __init__(self, config: FbankConfig | None = None) -> None:
+    def __init__(self, config: KaldiFraming | None = None) -> None:
         super().__init__(config)
         self._constant("basis", kaldi.fourier_basis(self.config))
 
-    def _frames(self, mirrored: Tensor, count: int) -> Tensor:
-        window, shift = self.config.window_samples, self.config.shift_samples
-        blocks = mirrored.unflatten(1, (-1, shift))
-        parts = [blocks[:, start : start + count] for start in range(-(-window // shift))]
-        return torch.cat(parts, dim=-1)[..., :window]
+    def _frames(self, samples: Tensor, count: int) -> Tensor:
+        return exportable_windows(samples, self.config.window_samples, self.config.shift_samples, count)
 
     def _extract(self, frames: Tensor, feat_lens: Tensor) -> Tensor:
-        return _pad_behind(self._log_mel(frames), feat_lens)
+        return pad_behind(self._log_mel(frames), feat_lens, self.padding_value)
 
     def _spectrum(self, frames: Tensor) -> Tensor:
         return frames @ self.basis
-
-
-def _pad_behind(feats: Tensor, feat_lens: Tensor) -> Tensor:
-    behind = torch.arange(feats.shape[1], device=feats.device) >= feat_lens[:, None]
-    return feats.masked_fill(behind[:, :, None], PADDING_LOG_MEL)

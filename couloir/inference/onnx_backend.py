@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from couloir.audio import SAMPLE_RATE
 from couloir.errors import UserError, must_be
-from couloir.features.config import FbankConfig
-from couloir.features.kaldi import fbank_numpy
+from couloir.features.front_end import FrontEndConfig, from_metadata, numpy_front_end
 from couloir.inference.onnx_files import external_data
 from couloir.inference.onnx_session import Names, integer_outputs, load_session, run_session
 from couloir.inference.restricted_search import ctc_search, transducer_search
@@ -77,7 +77,8 @@ class OnnxBackend:
         self._encoder = _open(self._encoder_file, self._threads, FEATURES, (self._gives,), AUDIO)
         self._counts = _count_output(self._encoder, self._encoder_file)
         self._one_each = False
-        self.config = FbankConfig.from_metadata(self._encoder.get_modelmeta().custom_metadata_map, str(path))
+        self.config = _front_end_config(self._encoder, path)
+        self._front_end = numpy_front_end(self.config)
         self._takes = AUDIO if AUDIO[0] in _inputs(self._encoder) else FEATURES
         self.frame_shift, num_outputs = self._probe()
         tokens = tokens or tokens_beside(path)
@@ -87,13 +88,13 @@ class OnnxBackend:
 
     def _probe(self) -> tuple[float, int]:
         """Distance of the output frames in s, and the number of symbols."""
-        frames = self._encode_one(np.zeros(_PROBE_FRAMES * self.config.shift_samples, np.float32))
+        frames = self._encode_one(np.zeros(self.config.num_samples(_PROBE_FRAMES), np.float32))
         if not 1 <= len(frames) <= _PROBE_FRAMES:
             raise must_be(f"the frames that {self._encoder_file} makes of {_PROBE_FRAMES}", "fewer", len(frames))
         embedded = (_PROBE_FRAMES - 7) // 2
         # A model that does not sub-sample is not of this family; its frames are as far apart as those of its features.
         factor = 2 * round(embedded / len(frames)) or 1
-        shift = factor * self.config.frame_shift_ms / 1000
+        shift = factor * self.config.frame_step_s
         if self.kind == "ctc":
             return shift, frames.shape[1]
         predicted = self._predict(np.zeros((1, self._context), np.int64))
@@ -116,7 +117,7 @@ class OnnxBackend:
 
     def _encode_one(self, wave: np.ndarray) -> np.ndarray:
         """(N,) samples -> (S, D)"""
-        signal = wave if self._takes == AUDIO else fbank_numpy(wave, self.config)
+        signal = wave if self._takes == AUDIO else self._front_end(wave)
         lengths, outputs = np.array([len(signal)]), (self._gives, self._counts)
         frames, count = run_session(self._encoder, signal[None], lengths, names=self._takes, outputs=outputs)
         fits = frames.ndim == 3 and frames.shape[0] == 1 == count.size and 0 <= count.item() <= frames.shape[1]
@@ -162,6 +163,16 @@ def _open(path: Path, threads: int, inputs: Names, outputs: Names, other_inputs:
             str(path), "a model for recordings of any length", f"one for {shape[1]} frames alone", "export it again"
         )
     return session
+
+
+def _front_end_config(session: Any, path: Path) -> FrontEndConfig:
+    """What the file says of the features that it takes or makes. Raises `UserError` for audio of another rate."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    config = from_metadata(metadata, str(path))
+    for rate in (str(config.sample_rate), metadata.get("sample_rate", str(SAMPLE_RATE))):
+        if rate != str(SAMPLE_RATE):
+            raise must_be(f"the sample rate of {path}", f"{SAMPLE_RATE} Hz, at which all audio is read", rate[:20])
+    return config
 
 
 def _shape(session: Any, name: str) -> list[int | str]:

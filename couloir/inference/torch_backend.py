@@ -11,7 +11,7 @@ from torch import Tensor
 
 from couloir.decoding.transducer.frames import Scoring
 from couloir.decoding.transducer.greedy import greedy_search
-from couloir.features.fbank import Fbank
+from couloir.features.front_end import FrontEnd
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
@@ -41,7 +41,7 @@ class TorchBackend:
     def __init__(
         self,
         model: AsrModel,
-        fbank: Fbank,
+        fbank: FrontEnd,
         vocabulary: Vocabulary,
         device: torch.device,
         origin: str = "",
@@ -56,7 +56,7 @@ class TorchBackend:
         factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
         chunk, left = model.zipformer_config.fixed_context
         self.choices = {"chunk_size": chunk, "left_context_frames": left} if chunk > 0 else {}
-        self.frame_shift = fbank.config.frame_shift_ms / 1000 * factor
+        self.frame_shift = fbank.config.frame_step_s * factor
         self.batch_size = windows_that_fit(device) if device.type == "cuda" else 8
 
     @torch.inference_mode()

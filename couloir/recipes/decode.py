@@ -30,7 +30,6 @@ from couloir.errors import UserError, must_be, shown, unknown_name
 from couloir.evaluation.alignment import units_of
 from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import write_decoding_files
-from couloir.features.fbank import PADDING_LOG_MEL
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
@@ -93,7 +92,7 @@ def encode_batch(run: LoadedRun, config: DecodeConfig, batch: Batch) -> tuple[Te
     """Features and encoder of a batch on the run's device: (B, S, D) and lengths (B,)."""
     feats, feat_lens = run.fbank(batch.audio, batch.audio_lens)
     if run.config.zipformer.causal:  # icefall's tail, so that the last chunk is whole
-        feats, feat_lens = F.pad(feats, (0, 0, 0, TAIL_FRAMES), value=PADDING_LOG_MEL), feat_lens + TAIL_FRAMES
+        feats, feat_lens = F.pad(feats, (0, 0, 0, TAIL_FRAMES), value=run.fbank.padding_value), feat_lens + TAIL_FRAMES
     return run.model.forward_encoder(feats, feat_lens, padding=config.decode_padding)
 
 

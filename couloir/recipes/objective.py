@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from couloir.data.batch import Batch
 from couloir.features.augment import SpecAugment, speed_perturb, volume_perturb
 from couloir.features.config import AugmentConfig
+from couloir.features.front_end import FrontEnd
 from couloir.losses.config import LossConfig, ctc_scale
 from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
 from couloir.losses.ctc import ctc_loss, feasible
@@ -50,14 +51,14 @@ class AsrObjective(nn.Module):
         UserError: a ``--rnnt-backend`` that is not installed.
     """
 
-    def __init__(self, model: AsrModel, fbank: nn.Module, augment: AugmentConfig, loss: LossConfig) -> None:
+    def __init__(self, model: AsrModel, fbank: FrontEnd, augment: AugmentConfig, loss: LossConfig) -> None:
         super().__init__()
         self.model = model
         self.fbank = fbank
         self.augment = augment
         self.loss = loss
         self.heads = model.heads_config
-        self.spec_augment = SpecAugment(augment)
+        self.spec_augment = SpecAugment(augment, fbank.config.mask_value, fbank.config.mel_copies)
         self.ctc_scale = ctc_scale(loss, self.heads)
         self.transducer = TransducerLoss(loss) if self.heads.use_transducer else None
 

@@ -10,14 +10,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from couloir.checkpoint import load_weights
 from couloir.config import Ints
 from couloir.data.module import DataModule
 from couloir.errors import must_be
-from couloir.features.fbank import Fbank
-from couloir.features.kaldi import num_frames
+from couloir.features.front_end import FrontEnd, make_front_end
 from couloir.files import atomic_path
 from couloir.inference.pretrained import as_published, check_size
 from couloir.machine import pick_device
@@ -39,9 +37,9 @@ from couloir.training.averaging import load_averaged
 from couloir.training.config import AveragingConfig
 
 
-def build_fbank(config: RunConfig) -> Fbank:
+def build_fbank(config: RunConfig) -> FrontEnd:
     """The one feature extractor of training, decoding and inference."""
-    return Fbank(config.fbank)
+    return make_front_end(config.fbank)
 
 
 def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
@@ -62,7 +60,7 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
 
 def output_frames(config: RunConfig, num_samples: int) -> int:
     """Frames of the encoder's output for so many samples; below 1 where they are too few for its front end."""
-    feature_frames = torch.tensor(num_frames(num_samples, config.fbank))
+    feature_frames = torch.tensor(config.fbank.num_frames(num_samples))
     return int(num_subsampled_frames(feature_frames, config.zipformer))
 
 
@@ -122,7 +120,7 @@ class LoadedRun:
     config: RunConfig
     model: AsrModel
     tokenizer: Tokenizer
-    fbank: nn.Module
+    fbank: FrontEnd
     suffix: str
     device: torch.device
     unasked_data: str = ""

@@ -24,7 +24,7 @@ from couloir.inference.vocabulary import Vocabulary
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 OFFLINE, ONLINE = "epoch-1-avg-1", "epoch-1-avg-1-chunk-16-left-32"
 FEATURES = {"x": (FLOAT, ["N", "T", 80]), "x_lens": (INT64, ["N"])}
-AUTHOR = {"version": "1", "model_author": "k2-fsa"}
+AUTHOR = {"version": "1", "model_author": "k2-fsa", "front_end": "fbank"}
 # Of a chunk of 16 frames and a left context of 32 at 50 Hz, in layers of 2 heads: keys of 8, values of 6, and the three
 # quarters of the 32 and 48 channels that non-linear attention has; half kernels of 7 and 3.
 STATES = {

@@ -13,8 +13,7 @@ from torch import Tensor
 from couloir.errors import UserError
 from couloir.features import augment
 from couloir.features.augment import SpecAugment, speed_perturb, time_warp, volume_perturb
-from couloir.features.config import AugmentConfig
-from couloir.features.fbank import PADDING_LOG_MEL
+from couloir.features.config import PADDING_LOG_MEL, AugmentConfig
 
 ALWAYS = AugmentConfig(spec_aug_prob=1.0)
 

@@ -18,8 +18,8 @@ import torch
 from couloir.audio import load_audio
 from couloir.errors import UserError
 from couloir.features import kaldi
-from couloir.features.config import FbankConfig
-from couloir.features.fbank import PADDING_LOG_MEL, ExportableFbank, Fbank
+from couloir.features.config import PADDING_LOG_MEL, FbankConfig
+from couloir.features.fbank import ExportableFbank, Fbank
 
 WAVES = [load_audio(path) for path in sorted((Path(__file__).parents[1] / "data").glob("ru_*.flac"))]
 USUAL = FbankConfig()

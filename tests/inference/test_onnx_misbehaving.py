@@ -15,6 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from couloir.errors import UserError
+from couloir.features.front_end import numpy_front_end
+from couloir.features.lfr_config import LfrConfig
+from couloir.features.log_mel_config import LogMelConfig
 from couloir.inference import onnx_session, watchdog
 from couloir.inference.info import describe
 from couloir.inference.onnx_backend import OnnxBackend
@@ -302,11 +305,29 @@ def test_the_rate_of_frames_is_read_off_the_model(tmp_path):
         ({"fbank_frame_length_ms": "1e15"}, "frame-length-ms"),
         ({"fbank_low_freq": "low"}, "low_freq|low-freq"),
         ({"fbank_unheard_of": "1"}, "unheard"),
+        ({"fbank_sample_rate": "8000"}, "sample rate of .* must be 16000 Hz"),
+        ({"sample_rate": "44100"}, "sample rate of .* must be 16000 Hz"),
+        ({"sample_rate": "\0" * 300}, "sample rate"),
+        ({"front_end": "mfcc"}, "`front_end` of the metadata of .* must be one of fbank, lfr, log_mel"),
+        ({"front_end": ""}, "fbank, lfr, log_mel"),
+        ({"front_end": "lfr", "neg_mean": "0,0"}, "--neg-mean"),
+        ({"lfr_window_size": "0"}, "--lfr-m"),
     ],
 )
 def test_metadata_that_says_nothing_sensible(tmp_path, metadata, reason):
     with pytest.raises(UserError, match=reason):
         OnnxBackend(sound(tmp_path / "model.onnx", metadata=metadata))
+
+
+@pytest.mark.parametrize("config", [LfrConfig(num_mel_bins=20, lfr_m=4, lfr_n=2), LogMelConfig()])
+def test_a_file_gets_the_features_that_it_names(tmp_path, config):
+    """The scores of this model are the first bins of its features."""
+    same = [node("Identity", ["scores"], ["log_probs"]), SAME_LENGTH]
+    backend = OnnxBackend(sound(tmp_path / "model.onnx", same, [], metadata=config.as_metadata()))
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    expected = numpy_front_end(config)(wave)
+    np.testing.assert_array_equal(backend.encode([wave])[0], expected[:, :SYMBOLS])
+    assert backend.frame_shift == pytest.approx(config.frame_step_s) and len(expected) == config.num_frames(16000)
 
 
 def test_metadata_is_not_needed_nor_that_of_others_believed(tmp_path):

@@ -3,7 +3,9 @@
 import { readFileSync } from "node:fs";
 import * as constants from "../../web/js/constants.js";
 import { powerSpectrum } from "../../web/js/fft.js";
+import { frontEndOf } from "../../web/js/front_end.js";
 import { headOf } from "../../web/js/heads.js";
+import { metadataOf } from "../../web/js/metadata.js";
 import { hostElsewhere } from "../../web/js/model.js";
 import { resample } from "../../web/js/resample.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
@@ -27,6 +29,11 @@ const answers = {
     const written = writtenPhones(tokens).map(({ space, letters }) => space + letters);
     const files = { textGrid: textGrid(tiersOf(tokens), duration) };
     return { tokens, text: textOf(tokens), confidence, written, phones: phonesOf(tokens).length, ...files };
+  },
+  metadata: (path) => metadataOf(new Uint8Array(bytesOf(path))),
+  frontEnd: ({ metadata, frames }) => {
+    const { name, stepS, samples } = frontEndOf(metadata);
+    return { name, stepS, count: samples(frames) };
   },
   host: (source) => hostElsewhere(source, "http://127.0.0.1:8000/index.html"),
   words: wordsOf,

@@ -7,6 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import kaldialign
+import onnx
 import pytest
 from pages import IDLE, NEEDS_BROWSER, by_python, complaint, exported, load, running, served, shown, transcribe
 from tiny_models import tiny_model, write_onnx
@@ -85,10 +86,14 @@ def test_bad_models_are_one_line_and_the_page_goes_on(page, model, recordings, t
     short = tmp_path / "tokens.txt"
     short.write_text("<blk> 0\na 1\n", encoding="utf-8")
     (tmp_path / "broken.onnx").write_bytes((model / "audio-model.onnx").read_bytes()[:5000])
+    other = onnx.load(model / "audio-model.onnx")
+    other.metadata_props.add(key="front_end", value="gammatone")
+    onnx.save(other, tmp_path / "other.onnx")
     tokens = model / "tokens.txt"
     for files, message in [
         ([model / "audio-model.onnx"], "tokens.txt is missing"),
-        ([features / "model.onnx", tokens], "--with-frontend True"),
+        ([features / "model.onnx", tokens], "takes fbank features; export with --with-frontend True"),
+        ([tmp_path / "other.onnx", tokens], 'must be one of fbank, lfr, log_mel, but is "gammatone"'),
         ([tmp_path / "broken.onnx", tokens], "damaged or no model"),
         ([model / "audio-model.onnx", short], "but has 2"),
     ]:

@@ -29,6 +29,5 @@ export const BLANKS_OF_FIRST = 1 / 3;
 export const REACH_BEFORE_S = 0.05;
 export const REACH_AFTER_S = 0.1;
 
-/** A run on silence of so many feature frames of PROBE_SHIFT samples shows the distance of the output frames. */
+/** A run on silence of so many feature frames shows the distance of the output frames. */
 export const PROBE_FRAMES = 57;
-export const PROBE_SHIFT = 160;

@@ -1,6 +1,8 @@
 // A CTC model that holds its own features, in ONNX Runtime (couloir/inference/recognizer.py and onnx_backend.py).
 
 import * as C from "./constants.js";
+import { frontEndOf } from "./front_end.js";
+import { metadataOf } from "./metadata.js";
 import { round } from "./numbers.js";
 import { ctcGreedy, meanBlank } from "./search.js";
 import { confidenceOf, textOf, timedTokens } from "./transcript.js";
@@ -17,7 +19,7 @@ export class Recognizer {
    * @param {object} ort ONNX Runtime
    * @param {Uint8Array} model the ONNX file
    * @param {string} tokens the text of its tokens.txt
-   * @throws {Error} a damaged model, one of another kind, or tokens that do not fit
+   * @throws {Error} a damaged model, one of another kind or front end, or tokens that do not fit
    */
   static async open(ort, model, tokens) {
     const recognizer = new Recognizer();
@@ -28,6 +30,7 @@ export class Recognizer {
     } catch {
       throw new Error("the model cannot be loaded by ONNX Runtime: it is damaged or no model");
     }
+    recognizer.frontEnd = frontEndOf(metadataOf(model));
     recognizer.#checkNames();
     await recognizer.#probe();
     return recognizer;
@@ -36,16 +39,16 @@ export class Recognizer {
   #checkNames() {
     const { inputNames, outputNames } = this.session;
     if (!inputNames.includes("audio") || !outputNames.includes("log_probs")) {
-      const takes = inputNames.includes("x") ? "takes features" : `takes ${inputNames.slice(0, 3).join(", ")}`;
+      const takes = inputNames.includes("x") ? `takes ${this.frontEnd.name} features` : `takes ${inputNames.slice(0, 3).join(", ")}`;
       throw new Error(`the model must be a CTC model with its front end, but ${takes}; export with --with-frontend True`);
     }
   }
 
   /** The distance of the output frames is the model's own: some give 50 a second, some 25. */
   async #probe() {
-    const { length, width } = await this.#encode(new Float32Array(C.PROBE_FRAMES * C.PROBE_SHIFT));
+    const { length, width } = await this.#encode(new Float32Array(this.frontEnd.samples(C.PROBE_FRAMES)));
     const embedded = Math.floor((C.PROBE_FRAMES - 7) / 2);
-    this.frameShift = (2 * Math.round(embedded / length) * ((1000 * C.PROBE_SHIFT) / C.SAMPLE_RATE)) / 1000;
+    this.frameShift = (2 * Math.round(embedded / length) || 1) * this.frontEnd.stepS;
     if (width !== this.pieces.length) {
       throw new Error(`tokens.txt must have ${width} tokens as the model does, but has ${this.pieces.length}; choose its own`);
     }
