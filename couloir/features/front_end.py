@@ -40,6 +40,10 @@ class FrontEndConfig(Protocol):
         """F, the bins of a frame."""
 
     @property
+    def num_mel_bins(self) -> int:
+        """The mel filters, of which a frame may hold several sets."""
+
+    @property
     def bins_flag(self) -> str:
         """The flag of their number."""
 
@@ -143,7 +147,7 @@ def config_class(name: str, origin: str = "") -> type[FrontEndConfig]:
         UserError: there is none of that name.
     """
     if name not in FRONT_ENDS:
-        named = f"`{FRONT_END_KEY}` of {origin}" if origin else f"`{FRONT_END_KEY}`"
+        named = f"{FRONT_END_KEY} of {origin}" if origin else FRONT_END_KEY
         raise must_be(named, "one of " + ", ".join(sorted(FRONT_ENDS)), repr(name)[:60])
     return _found(FRONT_ENDS[name].config)
 

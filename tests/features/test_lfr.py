@@ -35,7 +35,7 @@ def of_kaldi(wave: np.ndarray, window: str = "hamming", snip_edges: bool = True)
 
 
 @pytest.mark.parametrize(("window", "snip_edges"), [("hamming", True), ("hamming", False), ("povey", True)])
-@pytest.mark.parametrize("length", [0, 100, 399, 400, 401, 559, 560, 1600, 16000, 16079, 10**9])
+@pytest.mark.parametrize("length", [80, 100, 399, 400, 401, 559, 560, 1600, 16000, 16079, 10**9])
 def test_windows_equal_kaldis(window, snip_edges, length):
     wave = WAVES[0][20000 : 20000 + length]
     theirs = of_kaldi(wave, window, snip_edges)

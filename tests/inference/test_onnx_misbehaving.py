@@ -308,7 +308,7 @@ def test_the_rate_of_frames_is_read_off_the_model(tmp_path):
         ({"fbank_sample_rate": "8000"}, "sample rate of .* must be 16000 Hz"),
         ({"sample_rate": "44100"}, "sample rate of .* must be 16000 Hz"),
         ({"sample_rate": "\0" * 300}, "sample rate"),
-        ({"front_end": "mfcc"}, "`front_end` of the metadata of .* must be one of fbank, lfr, log_mel"),
+        ({"front_end": "mfcc"}, "`front_end of the metadata of .*` must be one of fbank, lfr, log_mel"),
         ({"front_end": ""}, "fbank, lfr, log_mel"),
         ({"front_end": "lfr", "neg_mean": "0,0"}, "--neg-mean"),
         ({"lfr_window_size": "0"}, "--lfr-m"),
