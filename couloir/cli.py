@@ -3,9 +3,10 @@
     couloir transcribe MODEL recording.wav recordings/ --output ipa.tsv
     couloir align MODEL recording.wav transcript.txt --output recording.TextGrid
     couloir info MODEL
-    couloir train RECIPE --exp-dir exp/mine        (likewise decode, export and prepare)
+    couloir train zipformer_crctc --preset tiny --manifest-dir data/shar --exp-dir exp/mine
 
 MODEL is a run directory, a checkpoint, an exported ONNX file or folder, or a hub id (owner/name@revision).
+train, decode and export run a recipe's programs, prepare runs prepare.sh, with their flags.
 """
 
 from __future__ import annotations
