@@ -134,6 +134,8 @@ class ContextGraph:
         """What (N,) ending in ``node`` (N,) adds: the reward of the unfinished phrase, taken back."""
         return -self._earned[node]
 
+    refund = backoff_score  # the first release's name
+
     def start(self, rows: int, device: torch.device) -> tuple[Tensor, ...]:
         """As `TokenScorer.start`."""
         return (torch.zeros(rows, dtype=torch.int64, device=device),)
