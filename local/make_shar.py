@@ -2,8 +2,9 @@
 """Stage 3 of prepare.sh: DATA_DIR/shar/SPLIT/{cuts.NNNNNN.jsonl.gz,recording.NNNNNN.tar}, FLAC at 16 kHz.
 
 Utterances of implausible length or speaking rate are dropped and listed in DATA_DIR/dropped; the rest is split into
-train, dev, test-heldout (seen speakers), test-unseen-speakers and test-unseen-languages. With --part only that share
-of the shards is made; when all parts are through, a run without it completes the folders.
+train, dev, test-heldout (seen speakers), test-unseen-speakers and test-unseen-languages, and into what the corpora
+prescribe (dev-clean, test-other...). With --part only that share of the shards is made; when all parts are through, a
+run without it completes the folders.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ def main() -> None:
     place = from_mapping(PlaceConfig, given_flags(flags, PlaceConfig))
     part = parse_part(from_mapping(PartConfig, given_flags(flags, PartConfig)).part, os.environ)
     with preparing(place.data_dir, part):
+        corpora, config = chosen(place.data_dir)
         make_shar(
-            [corpus.name for corpus in chosen(place.data_dir)[0]],
+            [corpus.name for corpus in corpora],
             place.data_dir,
             from_mapping(FilterConfig, given_flags(flags, FilterConfig)),
             from_mapping(SplitConfig, given_flags(flags, SplitConfig)),
             from_mapping(SharConfig, given_flags(flags, SharConfig)),
             place.nj,
             part,
+            config.unit,
         )
 
 

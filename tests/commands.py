@@ -93,7 +93,7 @@ def _check_words(words):
         assert rest[0] != "build" or (ROOT / rest[2]).is_file()
         if rest[0] == "exec":
             _check_words(rest[next(i for i, word in enumerate(rest) if word in INTERPRETERS) :])
-    elif first == "./prepare.sh":
+    elif first == "./prepare.sh" or first.endswith("/prepare.sh"):
         _check_prepare(rest)
     elif first in SHELL_PROGRAMS or first == ".":
         program = ROOT / (rest[0] if first == "." else first)

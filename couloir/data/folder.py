@@ -17,7 +17,7 @@ import numpy as np
 
 from couloir.data.index import ShardIndex, Utterance, build_index
 from couloir.data.shard_files import ShardError, ShardFiles, tar_name
-from couloir.data.split_names import TEST, innermost, kind_of
+from couloir.data.split_names import DEV, TEST, innermost, kind_of, own_name
 from couloir.errors import UserError, must_be
 from couloir.files import ANY_NAME
 from couloir.progress import track
@@ -74,7 +74,7 @@ class Corpus:
 
 
 def find_splits(folders: Sequence[Path], flag: str = "--manifest-dir") -> dict[str, list[ShardFiles]]:
-    """Split name ("train", "dev", "test-heldout") -> shards.
+    """Split name ("train", "dev", "dev-clean", "test-heldout") -> shards.
 
     Folders are searched at any depth, hidden ones aside. The innermost folder whose name says a split decides
     (`split_names.kind_of`); shards in other folders are for training, which is logged where it was not the only folder,
@@ -128,9 +128,9 @@ def _find_shards(folder: Path, outer: tuple[str, ...]) -> Iterator[tuple[str | N
 
 
 def _split(name: str) -> str | None:
-    """``train``, ``dev`` or the name of a test set, when the name says so."""
+    """``train``, ``dev``, or the name of a test set or of one of several development sets, when the name says so."""
     kind = kind_of(name)
-    return name if kind == TEST else kind or None
+    return name if kind == TEST or (kind == DEV and own_name(name)) else kind or None
 
 
 def open_corpus(

@@ -24,6 +24,7 @@ from couloir.data.dataset import BatchDataset, Preparation
 from couloir.data.folder import FEWEST_TO_JUDGE, Corpus, find_splits, open_corpus
 from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
 from couloir.data.shard_files import ShardFiles
+from couloir.data.split_names import DEV, kind_of
 from couloir.errors import UserError, unknown_name
 from couloir.text.tokenizer import Tokenizer
 
@@ -75,6 +76,10 @@ class DataModule:
             skip_unknown=config.unknown_symbols == "skip",
         )
         self._splits = find_splits(config.folders)
+        self._dev_sets = sorted(name for name in self._splits if name != DEV and kind_of(name) == DEV)
+        if self._dev_sets:  # validation is on all of them
+            names = [name for name in self._splits if kind_of(name) == DEV]
+            self._splits[DEV] = [shard for name in names for shard in self._splits[name]]
         self._corpora: dict[str, Corpus] = {}
         self._plans: dict[tuple[int, int], EpochPlan] = {}
         self._fingerprints: dict[tuple[int, int], dict[str, Any]] = {}
@@ -116,7 +121,11 @@ class DataModule:
 
     def test_sets(self) -> list[str]:
         """Names of the test folders."""
-        return sorted(set(self._splits) - {"train", "dev"})
+        return sorted(set(self._splits) - {"train", DEV, *self._dev_sets})
+
+    def dev_sets(self) -> list[str]:
+        """Names of the development folders, where there are several or the one has a name of its own."""
+        return self._dev_sets
 
     def test_loader(self, name: str, judge: bool = True) -> BatchLoader:
         """The utterances of a test set (or of ``dev`` or ``train``), longest first.
@@ -125,7 +134,7 @@ class DataModule:
             judge: raise for too many unusable ones, as `BatchLoader` does; otherwise the caller does that.
 
         Left out, and named on the log, are unreadable ones and those longer than ``--max-test-utterance-duration``.
-        Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation.
+        Where ``--manifest-dir`` has no ``dev``, that is the share kept for validation; where it has several, all.
         """
         if name not in self._splits and name != "dev":
             raise unknown_name("set", name, sorted({*self._splits, "dev"}))

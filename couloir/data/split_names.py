@@ -15,6 +15,7 @@ _WORDS = {word: kind for kind, words in _KINDS.items() for word in words.split()
 _LETTERS = re.compile(r"[^\W\d_]+")
 _HELD_OUT = re.compile(r"(held|hold)[-_. ]+out", re.IGNORECASE)
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_OWN = re.compile(r"(dev|test)(?:[-_.][^\W_][\w.-]{0,58}|\d{1,8})(?<!\.)", re.IGNORECASE)
 
 
 def kind_of(name: str) -> str:
@@ -34,6 +35,15 @@ def kinds_in(name: str) -> set[str]:
     """The kinds of split that words of a name mean."""
     words = _LETTERS.findall(_CAPITAL.sub(" ", _HELD_OUT.sub(r"\1out", name)))
     return {_WORDS[word.lower()] for word in words if word.lower() in _WORDS}
+
+
+def own_name(name: str) -> str:
+    """The name of a development or test set that is one of several, in small letters: ``dev-clean``, ``test2``.
+
+    "" where the name says no more than its kind (``dev``, ``testset``, ``eval``), or cannot be that of a folder.
+    """
+    found = _OWN.fullmatch(name)
+    return name.lower() if found and found[1].lower() == kind_of(name) else ""
 
 
 def innermost(folders: Sequence[str]) -> str:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import kaldialign
 
-from couloir.errors import must_be
-from couloir.text.ipa import segment
+from couloir.text.units import unit_named
 
-UNITS = {"phone": "PER", "word": "WER", "char": "CER"}
 Pair = tuple[str | None, str | None]  # (reference, hypothesis); None where the other side has something of its own
 
 _NOTHING = "\0 "  # units hold no blanks, so it is none, unlike the `*` that is printed
@@ -18,13 +16,7 @@ _NOTHING = "\0 "  # units hold no blanks, so it is none, unlike the `*` that is 
 
 def units_of(text: str, unit: str) -> list[str]:
     """A text's IPA phones, words, or characters without spaces. Raises `UserError` for another unit."""
-    if unit == "phone":
-        return segment(text)
-    if unit == "word":
-        return text.split()
-    if unit == "char":
-        return list("".join(text.split()))
-    raise must_be("unit", "one of " + ", ".join(UNITS), repr(unit))
+    return unit_named(unit).split(text)
 
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:

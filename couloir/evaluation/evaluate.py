@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from couloir.evaluation.alignment import UNITS, Counts, Pair, align, count, total, units_of
+from couloir.evaluation.alignment import Counts, Pair, align, count, total
 from couloir.evaluation.pfer import FeatureErrors, feature_errors, feature_table
 from couloir.files import atomic_write
+from couloir.text.units import UNITS, Unit, unit_named
 
 NUM_RESAMPLES = 1000
 
@@ -91,7 +92,7 @@ class Evaluation:
     @property
     def rate_name(self) -> str:
         """PER, WER or CER."""
-        return UNITS[self.unit]
+        return UNITS[self.unit].rate_name
 
     def to_json(self) -> str:
         """All tables and confusions, without the utterances."""
@@ -126,23 +127,24 @@ class Evaluation:
                 out.write(text)
 
 
-def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0, notes: Sequence[str] = ()) -> Evaluation:
+def evaluate(
+    results: Iterable[Result], unit: str | Unit = "phone", seed: int = 0, notes: Sequence[str] = ()
+) -> Evaluation:
     """Score decoded utterances.
 
     Args:
         results: decoded utterances. A reference may be empty: its insertions count, and the rate of a group with no
             reference unit at all is infinite (0 when nothing was inserted).
-        unit: ``phone`` (PER and PFER), ``word`` (WER) or ``char`` (CER).
+        unit: ``phone`` (PER and PFER), ``word`` (WER) or ``char`` (CER), or such a unit itself.
         seed: of the bootstrap's resampling. notes: lines that the report shows beside the figures.
 
     Raises `UserError` for another unit.
     """
     results = list(results)
-    refs, hyps = [units_of(r.ref, unit) for r in results], [units_of(r.hyp, unit) for r in results]
+    unit = unit if isinstance(unit, Unit) else unit_named(unit)
+    refs, hyps = [unit.split(r.ref) for r in results], [unit.split(r.hyp) for r in results]
     aligned = [align(ref, hyp) for ref, hyp in zip(refs, hyps)]
-    features = (
-        feature_errors(["".join(ref) for ref in refs], ["".join(hyp) for hyp in hyps]) if unit == "phone" else None
-    )
+    features = feature_errors(["".join(ref) for ref in refs], ["".join(hyp) for hyp in hyps]) if unit.is_ipa else None
     distances: Sequence[float | None] = [None] * len(results) if features is None else features.distance.tolist()
     utterances = [Utterance(r, pairs, count(pairs), d) for r, pairs, d in zip(results, aligned, distances)]
     groups = {
@@ -156,12 +158,12 @@ def evaluate(results: Iterable[Result], unit: str = "phone", seed: int = 0, note
     confusions = Counter(pair for pairs in aligned for pair in pairs if pair[0] != pair[1])
     everything = np.arange(len(results))
     return Evaluation(
-        unit=unit,
+        unit=unit.name,
         overall=_row("all", everything, utterances, features, seed),
         tables=tables,
         utterances=utterances,
         confusions=sorted(confusions.items(), key=lambda item: (-item[1], str(item[0]))),
-        unknown=_unknown([*refs, *hyps]) if unit == "phone" else {},
+        unknown=_unknown([*refs, *hyps]) if unit.is_ipa else {},
         notes=list(notes),
     )
 

@@ -24,6 +24,8 @@ from couloir.errors import UserError, must_be
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import normalize, segment
 from couloir.text.languages import in_small_letters
+from couloir.text.spelling import as_words
+from couloir.text.tokenizer import BOUNDARY
 from couloir.texts import read_text, split_lines
 
 _TEXT_SUFFIXES = (".txt", ".ipa", ".lab", ".phn", ".wrd", ".textgrid", ".srt", ".vtt")
@@ -70,6 +72,8 @@ def read_words(text_or_path: str, language: str | None, vocabulary: Vocabulary) 
         if content.phones:
             raise must_be("--language", "left out", f"{language}, and {text_or_path} holds phones")
         return words_of_text(text, language)
+    if content.phones is not True and not vocabulary.unit.is_ipa and (words := words_of_spelling(text, vocabulary)):
+        return words
     arpabet = None if content.phones else arpabet_as_ipa([w for w in text.split() if w.lower() not in SILENCES])
     words = words_of_ipa(" ".join(arpabet) if arpabet else text, one_word=bool(content.phones or arpabet))
     phones = [phone for word in words for phone in word.phones if not vocabulary.spell(phone)]
@@ -108,6 +112,19 @@ def words_of_ipa(text: str, one_word: bool = False) -> list[Word]:
     if one_word or len(phones) == len(parts) > 1:
         return [Word("".join(parts), phones)]
     return [Word(part, segment(part)) for part in parts]
+
+
+def words_of_spelling(text: str, vocabulary: Vocabulary) -> list[Word]:
+    """Words as the pieces of a vocabulary of words or characters spell them; none where one has no such pieces."""
+    words = []
+    for label in as_words(text, lower_case=False).split():
+        forms = (form for written in (label, label.lower(), label.upper()) for form in (BOUNDARY + written, written))
+        tokens = next(filter(None, map(vocabulary.spell, forms)), [])
+        pieces = [vocabulary.surface(token).strip() for token in tokens]
+        if not any(pieces):
+            return []
+        words.append(Word(label, [piece for piece in pieces if piece]))
+    return words
 
 
 def words_of_text(text: str, language: str) -> list[Word]:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from couloir.errors import UserError, must_be
 from couloir.text.byte_pieces import byte_of, text_of, with_bytes_joined
 from couloir.text.ipa import normalize
-from couloir.text.tokenizer import BLANKS, BOUNDARY, SENTENCE_MARKS, SPACE, UNK, UNK_SURFACE, load_tokenizer
+from couloir.text.tokenizer import (
+    BLANKS,
+    BOUNDARY,
+    SENTENCE_MARKS,
+    SPACE,
+    UNK,
+    UNK_SURFACE,
+    has_names,
+    load_tokenizer,
+)
+from couloir.text.units import Unit, unit_of
 
 _SPECIAL = (*BLANKS, *SENTENCE_MARKS)
 
 
 class Vocabulary:
-    """The pieces of a model's output, by id; 0 is blank.
+    """The pieces of a model's output, by id; 0 is blank. Names of several letters (ARPABET) have blanks between them.
 
     Args:
         pieces: a sentencepiece model's pieces or those of a tokens.txt.
@@ -29,10 +40,18 @@ class Vocabulary:
         forms = {normalize(self.pieces[i]).replace(" ", ""): i for i in reversed(spelling)}
         self._ids = {**forms, **{self.pieces[i]: i for i in spelling}}
         self._ids.pop("", None)
+        if SPACE in self._ids:
+            self._ids[" "] = self._ids[SPACE]
         self._longest = max(map(len, self._ids), default=1)
+        self._between = " " if has_names(self.pieces) else ""
 
     def __len__(self) -> int:
         return len(self.pieces)
+
+    @cached_property
+    def unit(self) -> Unit:
+        """What its texts are made of, as the pieces say."""
+        return unit_of([piece for piece in self.pieces if piece not in (*_SPECIAL, UNK) and byte_of(piece) is None])
 
     def surface(self, token: int) -> str:
         """What a token adds to the text: nothing for a special piece, a space where a word begins."""
@@ -56,7 +75,7 @@ class Vocabulary:
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""
-        return "".join(self.surfaces(list(tokens))).strip()
+        return self._between.join(filter(None, self.surfaces(list(tokens)))).strip()
 
     def spell(self, text: str) -> list[int]:
         """Token ids of a text, the longest piece that fits first; empty where a part of it has no piece.

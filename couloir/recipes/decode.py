@@ -27,14 +27,14 @@ from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.decoding.transducer.methods import TransducerSearch
 from couloir.errors import UserError, must_be, shown, unknown_name
-from couloir.evaluation.alignment import units_of
 from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import write_decoding_files
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run import LoadedRun, load_run, output_frames
+from couloir.recipes.run import LoadedRun, load_run, output_frames, scored_in
 from couloir.recipes.run_config import Overrides
+from couloir.text.units import Unit
 from couloir.training.config import AveragingConfig
 
 AVERAGED = "-use-averaged-model"
@@ -228,6 +228,7 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
     everything: dict[str, list[Result]] = {}
     rates: Counter[str] = Counter()
     sets, failures = dict[str, DecodedSet](), list[str]()
+    unit = scored_in(run.config, run.tokenizer)
     for name in _chosen_sets(config.test_sets, data):
         try:
             done = decode_set(run, config, search, data, name)
@@ -236,7 +237,7 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
             failures.append(str(error))
             continue
         sets[name] = done
-        units, score = _as_units(done.results, config.unit), not config.skip_scoring
+        units, score = _as_units(done.results, unit), not config.skip_scoring
         found = write_decoding_files(out_dir, name, suffix, units, score)
         logging.info("%s: %s", name, ", ".join(f"{key} {rate} %" for key, rate in found.items()) or "not scored")
         rates.update(found)
@@ -245,7 +246,7 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
     if everything and not config.skip_scoring:
         best = min(everything, key=lambda key: rates[key])
         notes = [note for name, done in sets.items() if (note := done.note(name))]
-        evaluation = evaluate(everything[best], unit=config.unit, notes=[*notes, *failures])
+        evaluation = evaluate(everything[best], unit, notes=[*notes, *failures])
         evaluation.write(out_dir, "report", f"{best}, {suffix}")
         print(shown(evaluation.to_text(), lines=True))
     if everything:
@@ -296,8 +297,8 @@ def _check_context(zipformer: ZipformerConfig, config: DecodeConfig) -> None:
     logging.info("a causal model, decoded with %s", said)
 
 
-def _as_units(results: dict[str, list[Result]], unit: str) -> dict[str, list[tuple[str, list[str], list[str]]]]:
-    return {key: [(r.id, units_of(r.ref, unit), units_of(r.hyp, unit)) for r in rows] for key, rows in results.items()}
+def _as_units(results: dict[str, list[Result]], unit: Unit) -> dict[str, list[tuple[str, list[str], list[str]]]]:
+    return {key: [(r.id, unit.split(r.ref), unit.split(r.hyp)) for r in rows] for key, rows in results.items()}
 
 
 def _chosen_sets(names: str, data: DataModule) -> list[str]:
@@ -306,7 +307,7 @@ def _chosen_sets(names: str, data: DataModule) -> list[str]:
         logging.warning("no test set (a folder test-* beside train): decoding dev, the validation utterances")
         there = ["dev"]
     chosen = [name.strip() for name in names.split(",") if name.strip()] or there
-    known = sorted({*there, "dev"})
+    known = sorted({*there, "dev", *data.dev_sets()})
     for name in chosen:
         if name not in known:
             raise unknown_name("test set", name, known)

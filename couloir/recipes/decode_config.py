@@ -27,5 +27,4 @@ class DecodeConfig:
         None, "what a causal model sees before a chunk; -1: all, the default", unit="50 Hz frames"
     )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
-    unit: str = option("phone", "what an error is counted in", choices=("phone", "word", "char"))
     skip_scoring: bool = option(False, "write what was recognised and count no errors")

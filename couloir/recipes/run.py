@@ -33,6 +33,7 @@ from couloir.recipes.run_config import (
 from couloir.recipes.source import KEPT_TOKENIZER, find_source, refuse_other_kind, tokenizer_of
 from couloir.text.ipa import remove_diacritics
 from couloir.text.tokenizer import Tokenizer, first_other, load_tokenizer
+from couloir.text.units import AUTO, PHONE, UNIT_FILE, Unit, unit_beside, unit_named, unit_of
 from couloir.training.averaging import load_averaged
 from couloir.training.config import AveragingConfig
 
@@ -45,6 +46,28 @@ def build_fbank(config: RunConfig) -> FrontEnd:
 def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """The configuration with the tokenizer's vocabulary size, as it is saved with the run."""
     return dataclasses.replace(config, heads=dataclasses.replace(config.heads, vocab_size=tokenizer.vocab_size))
+
+
+def with_unit(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """The configuration with the unit of the transcripts, as it is saved with the run.
+
+    Raises:
+        UserError: the tokenizer is of another unit than was asked for.
+    """
+    origin, asked = Path(config.text.bpe_model), config.text.unit
+    said = unit_beside(origin) or (PHONE if tokenizer.is_ipa else None)
+    if said and asked not in (AUTO, said.name):
+        raise must_be("--unit", f"{said.name} or {AUTO}", asked, f"the texts of {origin} are {said.plural}")
+    unit = said or unit_of(tokenizer.spelling())
+    text = dataclasses.replace(config.text, unit=unit.name if asked == AUTO else asked)
+    return dataclasses.replace(config, text=text)
+
+
+def scored_in(config: RunConfig, tokenizer: Tokenizer) -> Unit:
+    """The unit in which a run's errors are counted: what a flag says, or the run, or its tokenizer."""
+    own = PHONE if tokenizer.is_ipa else unit_of(tokenizer.spelling())
+    asked = config.text.unit
+    return own if asked in (AUTO, own.name) else unit_named(asked)
 
 
 def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
@@ -71,8 +94,8 @@ def keep_tokenizer(config: RunConfig) -> None:
         OSError: it cannot be written, on a full disk for one.
     """
     source, kept = Path(config.text.bpe_model), config.trainer.exp_dir / KEPT_TOKENIZER
-    files = [source] if source.is_file() else sorted(source.iterdir())
-    files = [path for path in files if path.suffix in (".model", ".txt")]
+    files = [source, source.with_name(UNIT_FILE)] if source.is_file() else sorted(source.iterdir())
+    files = [path for path in files if path.suffix in (".model", ".txt") and path.is_file()]
     if files[0].parent.resolve() == kept.resolve():
         return
     for path in files:

@@ -32,6 +32,7 @@ from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import HEAD_WIDTHS, PER_STACK, PRESETS, ZipformerConfig, check_features
 from couloir.optim.config import OptimConfig
 from couloir.recipes.foreign_flags import add_foreign_flags, foreign_of, is_foreign, without_effect
+from couloir.text.units import AUTO, UNITS
 from couloir.training.config import TrainerConfig
 
 # A logger of its own: logging's functions would set up the log, which is for the program to do.
@@ -47,6 +48,9 @@ class TextConfig:
 
     bpe_model: str = option("data/lang/bpe.model", "sentencepiece model, tokens.txt, or a folder that holds one")
     remove_diacritics: bool = option(False, "remove IPA diacritics from transcripts, as ZIPA's flag of that name does")
+    unit: str = option(
+        AUTO, "what transcripts are of, and errors are counted in; auto: as the tokenizer says", choices=(AUTO, *UNITS)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

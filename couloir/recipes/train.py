@@ -8,7 +8,7 @@ from couloir.models.zipformer.model import build_model
 from couloir.recipes.finetune import initialise
 from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.objective import AsrObjective
-from couloir.recipes.run import build_data, build_fbank, check_vocabulary, keep_tokenizer, with_vocabulary
+from couloir.recipes.run import build_data, build_fbank, check_vocabulary, keep_tokenizer, with_unit, with_vocabulary
 from couloir.recipes.run_config import RunConfig, check_resume_config, saved_config
 from couloir.text.tokenizer import check_sentence_mark, load_tokenizer
 from couloir.training.run_dir import check_recipe, holds_checkpoints, newest_first
@@ -29,7 +29,7 @@ def train(config: RunConfig, finetune: FinetuneConfig | None = None) -> None:
     exp_dir = config.trainer.exp_dir
     check_recipe(exp_dir, config.recipe)
     tokenizer = load_tokenizer(config.text.bpe_model)
-    config = with_vocabulary(config, tokenizer)
+    config = with_unit(with_vocabulary(config, tokenizer), tokenizer)
     if holds_checkpoints(exp_dir):
         check_vocabulary(tokenizer, config.text.bpe_model, exp_dir)
         if saved := saved_config(exp_dir):

@@ -16,6 +16,7 @@ _OF_REGIONS = {
 # fo, kaa and xex have no dictionary; Japanese kanji and Thai come out as nonsense; Burmese aborts the process.
 _UNUSABLE = ("fo", "kaa", "xex", "ja", "th", "my")
 _MOST_IN_CAPITALS = 0.99
+_DOTLESS = str.maketrans({"I": "ı", "İ": "i"})
 _TAG = re.compile(r"[a-z]{1,8}(-[a-z0-9]{1,8}){0,4}")
 
 
@@ -45,5 +46,11 @@ def in_small_letters(texts: Sequence[str], language: str) -> list[str]:
     capitals = sum(text.upper() == text != text.lower() for text in texts)
     if len(texts) < 2 or capitals < _MOST_IN_CAPITALS * sum(text.upper() != text.lower() for text in texts):
         return list(texts)
-    dotless = str.maketrans({"I": "ı", "İ": "i"}) if language_tag(language).partition("-")[0] in ("tr", "az") else {}
-    return [text.translate(dotless).lower() if text.upper() == text else text for text in texts]
+    return [small_letters(text, language) if text.upper() == text else text for text in texts]
+
+
+def small_letters(text: str, language: str) -> str:
+    """A text in small letters, as its language writes them: in Turkish and Azerbaijani ``I`` becomes ``ı``."""
+    if language_tag(language).partition("-")[0] in ("tr", "az"):
+        text = text.translate(_DOTLESS)
+    return text.lower()

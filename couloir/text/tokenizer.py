@@ -2,7 +2,8 @@
 
 All share icefall's layout: ``<blk>`` is 0, ``<sos/eos>`` 1, ``<unk>`` 2. A vocabulary of IPA symbols that has no
 word-boundary piece ``▁``, as `train_tokenizer` makes it, is one of phones: its texts are brought to IPA normal form and
-their spaces dropped. Any other (ZIPA's, an icefall BPE, characters) gets its texts as they are, but for Unicode's
+their spaces dropped, unless ``unit.txt`` beside it says that they are words or characters (`couloir.text.units`). Any
+other (ZIPA's, an icefall BPE, characters) gets its texts as they are, but for Unicode's
 normal forms: letters are composed or decomposed as the vocabulary has them, and a variant that it lacks (``ﬁ``, ``Ａ``,
 Thai ``ำ``) is what it stands for. A table of names of several letters (ARPABET, pinyin, words) has a space between any
 two tokens of a text.
@@ -22,6 +23,7 @@ from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.text.byte_pieces import byte_of, with_bytes_joined
 from couloir.text.ipa import TIE, are_phones, normalize, segment
+from couloir.text.units import unit_beside
 from couloir.texts import read_lines
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
@@ -30,7 +32,7 @@ BLANKS = (BLANK, "<eps>", "<blank>")
 BOUNDARY = "▁"
 UNK_SURFACE = "⁇"
 SENTENCE_MARKS = (SOS_EOS, "<sos>", "<eos>", "<s>", "</s>")
-KINDS = ("phones", "unigram", "bpe")
+KINDS = ("phones", "unigram", "bpe", "chars")
 MODEL_NAME, TABLE_NAME = "bpe.model", "tokens.txt"
 
 
@@ -41,16 +43,22 @@ _ID_PIECE = re.compile(r"[ \t]*(?P<id>[0-9]{1,9})(?:[ \t]+(?P<piece>.*?))?[ \t]*
 
 
 class Tokenizer(ABC):
-    """What every tokenizer has. Plain picklable values, so a loader's workers can carry it."""
+    """What every tokenizer has. Plain picklable values, so a loader's workers can carry it.
 
-    def __init__(self, pieces: list[str], origin: str) -> None:
+    Args:
+        pieces: by id. origin: what to call it in an error. is_ipa: its texts are phones; None: as the pieces say.
+    """
+
+    def __init__(self, pieces: list[str], origin: str, is_ipa: bool | None = None) -> None:
         self.pieces = pieces
         self.blank_id = 0
         self.unk_id = pieces.index(UNK) if UNK in pieces else -1
         self.has_boundary = any(BOUNDARY in piece for piece in pieces)
         self._special = {i for i, piece in enumerate(pieces) if piece in (*BLANKS, *SENTENCE_MARKS)}
-        self._written = [piece for piece in pieces if not (len(piece) > 2 and piece[0] == "<" and piece[-1] == ">")]
-        self.is_ipa = not self.has_boundary and SPACE not in pieces and are_phones(self._written)
+        self._written = _written(pieces)
+        if is_ipa is None:
+            is_ipa = not self.has_boundary and SPACE not in pieces and are_phones(self._written)
+        self.is_ipa = is_ipa
         self._has_tie = any(TIE in (normalize(piece) if self.is_ipa else piece) for piece in self._written)
         self._characters = set("".join(self._written))
         self._separator = " " if " " in self._characters or SPACE in pieces else ""
@@ -92,6 +100,11 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; ``<blk>`` and ``<sos/eos>`` are left out, ``<unk>`` is shown as ``⁇``."""
         return self._join([i for i in ids if i not in self._special])
+
+    def spelling(self) -> list[str]:
+        """The pieces that texts are written with, without special ones; the space is one."""
+        written = {*self._written, SPACE}
+        return [piece for piece in self.pieces if piece in written and byte_of(piece) is None]
 
     def save_tokens(self, path: str | Path) -> None:
         """Write ``tokens.txt``: a line ``piece id`` for each piece."""
@@ -164,8 +177,8 @@ class TokenTable(Tokenizer):
     ``bpe.model`` is to be preferred where there is one. Pieces and texts are compared in one normal form.
     """
 
-    def __init__(self, pieces: list[str], origin: str = "the token table") -> None:
-        super().__init__(pieces, origin)
+    def __init__(self, pieces: list[str], origin: str = "the token table", is_ipa: bool | None = None) -> None:
+        super().__init__(pieces, origin, is_ipa)
         values = [byte_of(piece) for piece in pieces]
         self._values = {i: value for i, value in enumerate(values) if value is not None}
         self._byte_ids = {value: i for i, value in self._values.items()}
@@ -176,7 +189,7 @@ class TokenTable(Tokenizer):
         self._letters = set("".join(self._ids))
         self._same_form = self.is_ipa and self._ids.keys() == {pieces[i] for i in plain}
         self._has_spaces = self.has_boundary or self._separator == " "
-        self._has_names = not self.is_ipa and not self._has_spaces and 2 * sum(map(_is_name, self._ids)) > len(plain)
+        self._has_names = not self.is_ipa and has_names(pieces)
         self._separator = " " if self._has_names else self._separator
 
     def _form(self, text: str) -> str:
@@ -260,6 +273,20 @@ def _forms(text: str) -> Iterator[str]:
     raised = any(unicodedata.decomposition(character).startswith(("<super>", "<sub>")) for character in text)
     for form in ("NFC", "NFD") if raised else ("NFC", "NFD", "NFKC", "NFKD"):
         yield unicodedata.normalize(form, text)
+
+
+def has_names(pieces: Sequence[str]) -> bool:
+    """Whether pieces are names of several letters (ARPABET, pinyin, words), which a text has blanks between."""
+    special = (*BLANKS, *SENTENCE_MARKS, UNK)
+    plain = {piece for piece in pieces if piece not in special and byte_of(piece) is None}
+    if SPACE in plain or any(BOUNDARY in piece or " " in piece for piece in plain):
+        return False
+    return 2 * sum(map(_is_name, plain)) > len(plain) and not are_phones(_written(pieces))
+
+
+def _written(pieces: Sequence[str]) -> list[str]:
+    """The pieces that texts are written with: no marks in angle brackets."""
+    return [piece for piece in pieces if not (len(piece) > 2 and piece[0] == "<" and piece[-1] == ">")]
 
 
 def _is_name(piece: str) -> bool:
@@ -349,21 +376,27 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or fix the path")
     if path.suffix == ".txt":
-        return TokenTable(read_tokens(path), str(path))
+        unit = unit_beside(path)
+        return TokenTable(read_tokens(path), str(path), False if unit and not unit.is_ipa else None)
     return SentencePieceTokenizer(path.read_bytes(), str(path))
 
 
 def train_tokenizer(
-    texts: Iterable[str], out_dir: str | Path, vocab_size: int | None = None, kind: str = "phones"
-) -> SentencePieceTokenizer:
+    texts: Iterable[str],
+    out_dir: str | Path,
+    vocab_size: int | None = None,
+    kind: str = "phones",
+    at_most: bool = False,
+) -> Tokenizer:
     """Make a vocabulary from training texts and write ``bpe.model`` and ``tokens.txt`` into a folder.
 
     Args:
         texts: transcripts; for ``phones`` IPA in any form.
-        out_dir: folder for the two files.
-        vocab_size: number of pieces with the three special ones; for ``phones`` an upper limit (the most frequent
-            phones are kept), None for all of them.
-        kind: ``phones`` (whole IPA segments), ``unigram`` or ``bpe`` (sentencepiece, trained).
+        out_dir: folder for the two files; of ``chars`` there is a table alone.
+        vocab_size: number of pieces with the three special ones; for ``phones`` and ``chars`` an upper limit (the most
+            frequent are kept), None for all of them.
+        kind: ``phones`` (whole IPA segments), ``unigram`` or ``bpe`` (sentencepiece, trained), ``chars``.
+        at_most: fewer pieces will do for ``unigram`` and ``bpe`` too, where the texts have no more.
 
     Raises `UserError` for an unknown kind, no text, or a size that the texts cannot fill.
     """
@@ -372,11 +405,29 @@ def train_tokenizer(
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise UserError("there is no text to make a tokenizer from; are the transcripts of the training set empty?")
-    model = _train_phones(texts, vocab_size) if kind == "phones" else _train_pieces(texts, vocab_size, kind)
+    if kind == "chars":
+        table = TokenTable(_characters(texts, vocab_size), "the new table", is_ipa=False)
+        table.save_tokens(Path(out_dir) / TABLE_NAME)
+        (Path(out_dir) / MODEL_NAME).unlink(missing_ok=True)  # another vocabulary's, which would be read first
+        return table
+    if kind == "phones":
+        model = _train_phones(texts, vocab_size)
+    else:
+        model = _train_pieces(texts, vocab_size, kind, at_most)
     tokenizer = SentencePieceTokenizer(model, "the new model")
     tokenizer.save_model(Path(out_dir) / MODEL_NAME)
     tokenizer.save_tokens(Path(out_dir) / TABLE_NAME)
     return tokenizer
+
+
+def _characters(texts: list[str], vocab_size: int | None) -> list[str]:
+    """The texts' characters behind the special pieces, most frequent first; the blank between words is one."""
+    counts = Counter(SPACE if character == " " else character for text in texts for character in " ".join(text.split()))
+    special = [BLANK, SOS_EOS, UNK]
+    room = len(counts) if vocab_size is None else max(vocab_size - len(special), 0)
+    if not room:
+        raise must_be("vocab_size", f"more than the {len(special)} special pieces", vocab_size)
+    return special + sorted(counts, key=lambda character: (-counts[character], character))[:room]
 
 
 def _train_phones(texts: list[str], vocab_size: int | None) -> bytes:
@@ -393,13 +444,13 @@ def _train_phones(texts: list[str], vocab_size: int | None) -> bytes:
     return _sentencepiece(["".join(phones)], "bpe", len(phones) + 3, phones)
 
 
-def _train_pieces(texts: list[str], vocab_size: int | None, kind: str) -> bytes:
+def _train_pieces(texts: list[str], vocab_size: int | None, kind: str, at_most: bool) -> bytes:
     if vocab_size is None:
         raise must_be("vocab_size", f"given for a {kind} tokenizer", "missing")
-    return _sentencepiece(texts, kind, vocab_size, [])
+    return _sentencepiece(texts, kind, vocab_size, [], at_most)
 
 
-def _sentencepiece(texts: list[str], kind: str, vocab_size: int, phones: list[str]) -> bytes:
+def _sentencepiece(texts: list[str], kind: str, vocab_size: int, phones: list[str], at_most: bool = False) -> bytes:
     """Train with icefall's layout of special pieces; one thread, so that the same texts give the same model."""
     import sentencepiece
 
@@ -421,6 +472,7 @@ def _sentencepiece(texts: list[str], kind: str, vocab_size: int, phones: list[st
             num_threads=1,
             minloglevel=2,
             add_dummy_prefix=not phones,
+            hard_vocab_limit=not at_most,
         )
     except RuntimeError as error:
         reason = str(error).split("] ")[-1].strip() or str(error)

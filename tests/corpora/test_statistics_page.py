@@ -13,7 +13,7 @@ LANGUAGES = ["$x", "$x$", "$\\frac$", "$_$", "a$b$c^", "\\", "%", "_x", "", "<b>
 
 @pytest.mark.parametrize("name", LANGUAGES, ids=ascii)
 def test_strange_names_are_drawn_as_they_are(name):
-    statistics = Statistics(durations={"train": [1.0, 2.0]}, rates=[3.0, 4.0], phones=Counter({name: 3, "a": 2}))
+    statistics = Statistics(durations={"train": [1.0, 2.0]}, rates=[3.0, 4.0], units=Counter({name: 3, "a": 2}))
     statistics.amounts["train", "user", name] = Amount(2, 3.0, 5)
     statistics.dropped["user"] = Counter({f"reason {name}": 1})
     page = as_html(statistics, f"Speech in {name}")

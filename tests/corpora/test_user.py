@@ -99,9 +99,9 @@ def test_what_macos_leaves_is_counted_and_no_recording(tmp_path, capsys):
 
 def test_folders_that_name_a_split_prescribe_it_and_are_nobodys_name(tmp_path, capsys):
     places = {
-        "Train/ann/a": ("ann", "train"), "TEST/bob/b": ("bob", "test-heldout"), "test-clean/c": ("", "test-heldout"),
+        "Train/ann/a": ("ann", "train"), "TEST/bob/b": ("bob", "test-heldout"), "test-clean/c": ("", "test-clean"),
         "Validation/ann/d": ("ann", "dev"), "train-test-split/test/cy/e": ("cy", "test-heldout"),
-        "train/test1/f": ("", "test-heldout"), "held_out/g": ("", "test-heldout"), "other/h": ("other", ""),
+        "train/test1/f": ("", "test1"), "held_out/g": ("", "test-heldout"), "other/h": ("other", ""),
     }  # fmt: skip
     for place in places:
         put(tmp_path / f"{place}.wav")

@@ -250,3 +250,19 @@ def test_marks_that_stand_alone_are_not_pronounced(monkeypatch):
     for text in ("bonjour !", "« bonjour »", "bonjour — ...", "¿ bonjour ?"):
         assert [word.label for word in words_of_text(text, "fr")] == ["bonjour"]
     assert [word.label for word in words_of_text("50 % & l'an,", "fr")] == ["50", "%", "&", "l'an,"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text", "words"),
+    [
+        (["▁при", "вет", "▁мир", "▁", "а"], "Привет, мир!", {"Привет": ["при", "вет"], "мир": ["мир"]}),
+        (["▁IT'S", "▁A", "B"], "it's ab", {"it's": ["IT'S"], "ab": ["A", "B"]}),
+        (["<space>", *"abcdefghijklmnopqrstuvwxyz'"], "it's", {"it's": list("it's")}),
+        (list("你好世界的是"), "你好，世界。", {"你好": ["你", "好"], "世界": ["世", "界"]}),
+        (["yes", "no", "stop"], "Yes no", {"Yes": ["yes"], "no": ["no"]}),
+    ],
+)
+def test_words_are_spelt_by_a_vocabulary_of_words(pieces, text, words):
+    """A recogniser of words is aligned by its own pieces; nothing is pronounced, and no language is asked for."""
+    found = read_words(text, None, Vocabulary(["<blk>", "<sos/eos>", "<unk>", *pieces]))
+    assert {word.label: word.phones for word in found} == words

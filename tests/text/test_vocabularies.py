@@ -308,3 +308,23 @@ def test_other_tables_are_refused_in_one_line(tmp_path: Path, rows: list[str], s
     with pytest.raises(UserError, match=said) as error:
         load_tokenizer(write(tmp_path / "tokens.txt", rows))
     assert str(tmp_path) in str(error.value) and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_have_blanks_between_them_in_transcripts(name: str) -> None:
+    names = NAMES[name].split()
+    vocabulary, table = Vocabulary([*SPECIAL, *names]), TokenTable([*SPECIAL, *names])
+    ids = [3, 0, 4, 1, 5]
+    assert vocabulary.text(ids) == " ".join(names[:3]) == table.decode(ids)
+    assert Vocabulary([*SPECIAL, "▁ab", "cd", "ef"]).text([3, 4, 5]) == "abcdef"
+
+
+@pytest.mark.parametrize("space", [" ", "<space>", "▁"])
+def test_a_vocabulary_of_letters_keeps_blanks_and_apostrophes(space: str) -> None:
+    pieces = [*SPECIAL, space, "'", *LATIN]
+    table, vocabulary = TokenTable(pieces), Vocabulary(pieces)
+    for text in ("it's a cat", "o'clock", "'tis"):
+        ids = table.encode(text)
+        assert not table.unknown_symbols(text) and table.decode(ids) == text == vocabulary.text(ids)
+        if space != "▁":
+            assert vocabulary.spell(text) == ids

@@ -32,7 +32,8 @@ class Utterance:
         language: ISO 639 tag; speaker: name, unique within the corpus, or "" where not known.
         phones: gold phones with their times, in IPA, silences left out; None where they are not known.
         ipa: IPA transcript; a builder gives it only where people wrote it, else the phones stage fills it in.
-        split: a split that the corpus itself prescribes (``train``, ``dev``, ``test-heldout``...), or "".
+        spelling: where words or characters are to be recognised, the transcript as a model learns it; see `target`.
+        split: one that the corpus itself prescribes (``train``, ``dev``, ``dev-clean``, ``test-other``...), or "".
     """
 
     id: str
@@ -45,6 +46,12 @@ class Utterance:
     start: float | None = None
     duration: float | None = None
     split: str = ""
+    spelling: str = ""
+
+    @property
+    def target(self) -> str:
+        """What a model is to recognise, once the second stage has run."""
+        return self.spelling or self.ipa
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; defaults are left out."""

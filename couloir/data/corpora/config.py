@@ -6,13 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from couloir.config import flag_name, option
+from couloir.data.split_names import kind_of, own_name
 from couloir.errors import must_be
 from couloir.text.languages import language_tag
+from couloir.text.units import BY_PLURAL, CHAR, PHONE, WORD, Unit
 
 TRAIN, DEV, HELDOUT = "train", "dev", "test-heldout"
 UNSEEN_SPEAKERS, UNSEEN_LANGUAGES = "test-unseen-speakers", "test-unseen-languages"
 DEFAULT_CORPORA = ("festvox-ru",)
 SPLITS = (TRAIN, DEV, HELDOUT, UNSEEN_SPEAKERS, UNSEEN_LANGUAGES)
+"""Those that utterances are dealt to; a corpus may prescribe others, ``dev-NAME`` and ``test-NAME``."""
+_BY_KIND = {"train": TRAIN, "dev": DEV, "test": HELDOUT}
+
+
+def split_of(name: str) -> str:
+    """The split that the name of a folder, a table or a value of one prescribes; "" where it says none."""
+    return own_name(name) or _BY_KIND.get(kind_of(name), "")
+
+
+def is_split(name: str) -> bool:
+    """Whether prepared data has a split of this name."""
+    return name in SPLITS or own_name(name) == name != ""
+
+
+def split_order(name: str) -> tuple[int, str]:
+    """Sorts splits: training, development, tests that are dealt to, then prescribed ones by name."""
+    return (SPLITS.index(name), "") if name in SPLITS else (1 if kind_of(name) == DEV else len(SPLITS), name)
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,10 @@ class CorporaConfig:
     )
     user_data: Path | None = option(None, "Your own data: a Kaldi folder, a TSV or CSV, or a folder of wavs.")
     user_language: str = option("und", "Language of your own data where its files do not say.")
+    transcripts: str = option(
+        PHONE.plural, "What is to be recognised: phones, words, or characters.", choices=tuple(BY_PLURAL)
+    )
+    lower_case: bool = option(True, "Words and characters in small letters; False leaves capitals.")
     fallback: bool = option(True, "Take synthetic speech where a corpus cannot be had on this machine.")
 
     def __post_init__(self) -> None:
@@ -58,15 +81,30 @@ class CorporaConfig:
         object.__setattr__(self, "user_language", language_tag(self.user_language))
         object.__setattr__(self, "synthetic_languages", tuple(map(language_tag, self.synthetic_languages)))
 
+    @property
+    def unit(self) -> Unit:
+        """The unit of the transcripts."""
+        return BY_PLURAL[self.transcripts]
+
 
 @dataclass(frozen=True)
 class FilterConfig:
     """Which utterances are dropped."""
 
-    min_phones_per_second: float = option(3.0, "Slower ones are wrongly transcribed or mostly silence.", unit="1/s")
-    max_phones_per_second: float = option(20.0, "Faster ones are wrongly transcribed.", unit="1/s")
+    min_phones_per_second: float = option(
+        PHONE.min_per_second, "Slower ones are wrongly transcribed or mostly silence.", unit="1/s"
+    )
+    max_phones_per_second: float = option(PHONE.max_per_second, "Faster ones are wrongly transcribed.", unit="1/s")
+    min_words_per_second: float = option(WORD.min_per_second, "The same of --transcripts words.", unit="1/s")
+    max_words_per_second: float = option(WORD.max_per_second, "The same of --transcripts words.", unit="1/s")
+    min_chars_per_second: float = option(CHAR.min_per_second, "The same of --transcripts chars.", unit="1/s")
+    max_chars_per_second: float = option(CHAR.max_per_second, "The same of --transcripts chars.", unit="1/s")
     min_seconds: float = option(0.3, "Shortest utterance.", unit="s")
     max_seconds: float = option(20.0, "Longest utterance.", unit="s")
+
+    def rates(self, unit: Unit) -> tuple[float, float]:
+        """The lowest and the highest number of units per second."""
+        return getattr(self, f"min_{unit.plural}_per_second"), getattr(self, f"max_{unit.plural}_per_second")
 
 
 @dataclass(frozen=True)
@@ -115,6 +153,21 @@ class PartConfig:
 class TokenizerConfig:
     """The vocabulary that is made from the training texts."""
 
-    tokenizer: str = option("phones", "Pieces: whole phones, or sentencepiece's.", choices=("phones", "unigram", "bpe"))
-    vocab_size: int | None = option(None, "Number of pieces; for phones an upper limit.", unit="pieces")
+    tokenizer: str = option(
+        "auto",
+        "Pieces: whole phones, sentencepiece's, or characters; auto: phones, unigram of words, or chars.",
+        choices=("auto", "phones", "unigram", "bpe", "chars"),
+    )
+    vocab_size: int | None = option(
+        None,
+        f"Number of pieces; for phones and chars at most. Words without it have {WORD.vocab_size} at most.",
+        unit="pieces",
+    )
     remove_diacritics: bool = option(False, "Drop ZIPA's list of diacritics from the texts first.")
+
+    def kind(self, unit: Unit) -> str:
+        """The kind of vocabulary for a unit's transcripts. Raises `UserError` for one that does not suit it."""
+        kind = unit.tokenizers[0] if self.tokenizer == "auto" else self.tokenizer
+        if kind not in unit.tokenizers:
+            raise must_be("--tokenizer", f"one of {', '.join(unit.tokenizers)} for {unit.plural}", kind)
+        return kind

@@ -73,7 +73,7 @@ def _code_digest() -> str:
     """Changes when a program of data preparation does, so that a new mapping is never taken for an old one."""
     digest = hashlib.sha256()
     text = Path(__file__).parents[2] / "text"
-    texts = (text / "g2p.py", text / "languages.py", *sorted(text.glob("ipa*")))
+    texts = (*(text / f"{name}.py" for name in ("g2p", "languages", "spelling", "units")), *sorted(text.glob("ipa*")))
     for path in [*sorted(Path(__file__).parent.glob("*.py")), *texts]:
         if path.is_file():
             digest.update(path.read_bytes())

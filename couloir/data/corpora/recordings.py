@@ -12,19 +12,17 @@ from pathlib import Path
 from couloir.audio import AUDIO_SUFFIXES
 from couloir.data.corpora.annotated import utterances_by, utterances_of
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
-from couloir.data.corpora.config import DEV, HELDOUT, TRAIN
+from couloir.data.corpora.config import split_of
 from couloir.data.corpora.labels import PHN, SUBTITLES, annotation_of, rows_of
 from couloir.data.corpora.prompts import Prompts
 from couloir.data.corpora.textgrid import SILENCES
-from couloir.data.split_names import innermost, kind_of, kinds_in
+from couloir.data.split_names import innermost, kinds_in
 from couloir.errors import UserError, must_be
 from couloir.files import same_name
 from couloir.progress import log
 from couloir.texts import read_lines
 
 WORDS, IPA, GRID = (".txt", ".lab", ".trn", ".wrd"), ".ipa", ".textgrid"
-SPLITS = {"train": TRAIN, "dev": DEV, "test": HELDOUT}
-"""What prepared data calls a split that a folder or a table names."""
 _OTHERS = (".eaf", ".json", ".ctm", ".stm", ".tg", ".docx", ".csv", ".tsv", ".lrc", ".mlf")
 _TIMIT = re.compile(r"0 \d{4,} (?=\S)", re.ASCII)
 _TRN_ID = re.compile(r"\s*\([^()\s]+\)\s*$")
@@ -69,7 +67,7 @@ def read_folder(folder: Path, language: str) -> Iterator[Utterance | Dropped]:
         # A folder that names a split is nobody's name.
         speaker = next((name for name in place.parts[:-1] if not kinds_in(name)), "")
         id = "-".join((*place.parts[:-1], place.stem))
-        whole = Utterance(id, str(audio), "", language, speaker, split=SPLITS[kind_of(split)] if split else "")
+        whole = Utterance(id, str(audio), "", language, speaker, split=split_of(split))
         try:
             for item in _transcribed(audio, files, prompts, whole):
                 usable = usable or isinstance(item, Utterance) or item.reason != NO_TRANSCRIPT

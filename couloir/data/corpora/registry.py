@@ -16,6 +16,7 @@ from couloir.data.corpora.synthetic import Synthetic
 from couloir.data.corpora.tuxpaint import TuxPaint
 from couloir.data.corpora.user import UserData
 from couloir.errors import UserError, unknown_name
+from couloir.text.units import PHONE, Unit
 
 GROUPS = ("asterisk", "fillets", "human")
 ASTERISK = {"en": "en-us", "es": "es-419", "fr": "fr", "it": "it", "ru": "ru"}  # language -> espeak voice
@@ -32,7 +33,7 @@ def builders(config: CorporaConfig) -> Mapping[str, Callable[[], Corpus]]:
         "fillets-nl": partial(Fillets, "nl", False, "Dutch, 2 speakers, 1.5 h of a game (103 MB)"),
         **{f"asterisk-{language}": partial(Asterisk, language, accent) for language, accent in ASTERISK.items()},
         "tuxpaint": TuxPaint,
-        "user": partial(UserData, config.user_data, config.user_language),
+        "user": partial(UserData, config.user_data, config.user_language, config.unit is PHONE),
         "synthetic": partial(Synthetic, config.hours, config.synthetic_languages),
     }
 
@@ -75,3 +76,8 @@ def chosen(data_dir: Path) -> tuple[list[Corpus], CorporaConfig]:
         raise UserError(f"{path} does not exist; run stage 0 of prepare.sh (fetch) first")
     config = from_mapping(CorporaConfig, read_yaml(path), origin=str(path))
     return build(config.corpora, config), config
+
+
+def unit_of_data(data_dir: Path) -> Unit:
+    """The unit of prepared transcripts, as the fetch stage recorded it; phones where it has not run."""
+    return chosen(data_dir)[1].unit if (data_dir / CHOICE_NAME).is_file() else PHONE

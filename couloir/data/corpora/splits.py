@@ -8,11 +8,21 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from couloir.data.corpora.base import Utterance
-from couloir.data.corpora.config import DEV, HELDOUT, SPLITS, TRAIN, UNSEEN_LANGUAGES, UNSEEN_SPEAKERS, SplitConfig
+from couloir.data.corpora.config import (
+    DEV,
+    HELDOUT,
+    SPLITS,
+    TRAIN,
+    UNSEEN_LANGUAGES,
+    UNSEEN_SPEAKERS,
+    SplitConfig,
+    is_split,
+    split_order,
+)
 from couloir.errors import must_be
 
 _FEWEST_SPEAKERS = 4
-_SEEN = (HELDOUT, DEV, TRAIN)
+_UNSEEN = (UNSEEN_SPEAKERS, UNSEEN_LANGUAGES)
 
 
 def assign_splits(utterances: Sequence[Utterance], config: SplitConfig) -> list[str]:
@@ -32,7 +42,8 @@ def assign_splits(utterances: Sequence[Utterance], config: SplitConfig) -> list[
         by_language[utterances[i].language].append(i)
     prescribed = [utterance for utterance, split in zip(utterances, splits) if split and split == utterance.split]
     away = {u.speaker for u in prescribed if u.split == UNSEEN_SPEAKERS} - {""}
-    bound = {u.speaker for u in prescribed if u.split in _SEEN}
+    seen = sorted({u.split for u in prescribed} - {*_UNSEEN}, key=split_order, reverse=True)  # training counts most
+    bound = {u.speaker for u in prescribed if u.split in seen}
     away = _pick_speakers([utterances[i] for i in free], away - bound, bound, config)
     for language, members in by_language.items():
         rest = [i for i in members if utterances[i].speaker not in away]
@@ -40,7 +51,7 @@ def assign_splits(utterances: Sequence[Utterance], config: SplitConfig) -> list[
             splits[i] = UNSEEN_SPEAKERS if utterances[i].speaker in away else TRAIN
         texts = [_sentence(utterances[i]) for i in rest]
         fixed = {
-            _sentence(u): split for split in _SEEN for u in prescribed if (u.language, u.split) == (language, split)
+            _sentence(u): split for split in seen for u in prescribed if (u.language, u.split) == (language, split)
         }
         heldout = min(config.heldout_utterances, round(config.heldout_share * len(rest)))
         dev = min(config.dev_utterances, math.ceil(config.dev_share * len(rest)))
@@ -54,8 +65,9 @@ def _prescribed(utterance: Utterance, config: SplitConfig) -> str:
     """The split that does not depend on the other utterances, or ""."""
     if utterance.language in config.unseen_languages:
         return UNSEEN_LANGUAGES
-    if utterance.split and utterance.split not in SPLITS:
-        raise must_be(f"split of {utterance.id}", "one of " + ", ".join(SPLITS), repr(utterance.split))
+    if utterance.split and not is_split(utterance.split):
+        expected = f"one of {', '.join(SPLITS)}, or dev-NAME, test-NAME"
+        raise must_be(f"split of {utterance.id}", expected, repr(utterance.split))
     return utterance.split
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from couloir.audio import SAMPLE_RATE, audio_seconds, load_audio
 from couloir.data.corpora.base import NO_TRANSCRIPT, REPEATED, UNREADABLE, Corpus, Dropped, Phone, Utterance
-from couloir.data.corpora.config import SPLITS, TRAIN, FilterConfig, SharConfig, SplitConfig
+from couloir.data.corpora.config import SPLITS, TRAIN, FilterConfig, SharConfig, SplitConfig, is_split, split_order
 from couloir.data.corpora.keyed import normal_key
 from couloir.data.corpora.manifest import (
     dropped_path,
@@ -43,6 +43,7 @@ from couloir.progress import log, track
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
 from couloir.text.languages import in_small_letters
+from couloir.text.units import PHONE, Unit
 
 _MOST_UNREADABLE = 0.5
 
@@ -52,9 +53,9 @@ def manifest_path(data_dir: Path, corpus: str) -> Path:
     return data_dir / "manifests" / f"{corpus}.jsonl.gz"
 
 
-def phones_path(data_dir: Path, corpus: str) -> Path:
-    """A corpus with IPA."""
-    return data_dir / "phones" / f"{corpus}.jsonl.gz"
+def transcripts_path(data_dir: Path, corpus: str, unit: Unit = PHONE) -> Path:
+    """A corpus with what is to be recognised: IPA, words, or characters."""
+    return data_dir / unit.plural / f"{corpus}.jsonl.gz"
 
 
 # Stage: manifests
@@ -129,7 +130,7 @@ def make_phones(corpus: str, data_dir: Path, nj: int, voices: Mapping[str, str] 
 
     ``voices`` says which espeak voice pronounces a language, where it is not the usual one.
     """
-    source, out = manifest_path(data_dir, corpus), phones_path(data_dir, corpus)
+    source, out = manifest_path(data_dir, corpus), transcripts_path(data_dir, corpus)
     inputs = fingerprint(voices, files=[source])
     if is_done(out, inputs):
         log(f"{corpus}: phones are there already")
@@ -199,20 +200,25 @@ def make_shar(
     shar: SharConfig,
     nj: int,
     part: Part | None = None,
+    unit: Unit = PHONE,
 ) -> None:
     """Filter, split and write ``shar/SPLIT`` folders; a split without utterances has no folder.
 
     A ``part`` makes its shards only. When all parts have, a call without one moves the folders to their place.
     Raises `UserError` where a part is missing then, and where one had other flags.
     """
-    inputs = fingerprint(corpora, filters, splits, shar, files=[phones_path(data_dir, name) for name in corpora])
+    sources = [transcripts_path(data_dir, name, unit) for name in corpora]
+    inputs = fingerprint(corpora, filters, splits, shar, files=sources)
     root = data_dir / "shar"
     if is_done(root, inputs):
         log("Shar folders are there already")
         return
     refuse_other_parts(root, inputs)
-    by_split = _by_split(corpora, data_dir, filters, splits, lists=part is None or part.index == 0)
-    pending = [PendingSplit(root / name, inputs, -(-len(by_split[name]) // shar.shard_size)) for name in SPLITS]
+    by_split = _by_split(corpora, data_dir, filters, splits, part is None or part.index == 0, unit)
+    for name in _splits_of_before(root):
+        by_split.setdefault(name, [])
+    names = sorted(by_split, key=split_order)
+    pending = [PendingSplit(root / name, inputs, -(-len(by_split[name]) // shar.shard_size)) for name in names]
     if part is not None:
         announce(root, inputs, part)
         for split in pending:
@@ -226,17 +232,23 @@ def make_shar(
     mark_done(root, inputs)
 
 
+def _splits_of_before(root: Path) -> list[str]:
+    """Splits that an earlier run wrote."""
+    marks = (path.name.removeprefix(".").removesuffix(".done") for path in root.glob(".*.done"))
+    return [name for name in marks if is_split(name)]
+
+
 def _by_split(
-    corpora: list[str], data_dir: Path, filters: FilterConfig, splits: SplitConfig, lists: bool
+    corpora: list[str], data_dir: Path, filters: FilterConfig, splits: SplitConfig, lists: bool, unit: Unit
 ) -> dict[str, list[tuple[Utterance, str]]]:
     """The utterances of each split, each with its corpus; ``lists`` says whether to list those that are dropped."""
     by_split: dict[str, list[tuple[Utterance, str]]] = {split: [] for split in SPLITS}
     for corpus in corpora:
-        kept, dropped = apply_filter(read_manifest(phones_path(data_dir, corpus)), filters)
+        kept, dropped = apply_filter(read_manifest(transcripts_path(data_dir, corpus, unit)), filters, unit)
         if lists:
             write_dropped(dropped_path(data_dir, "filter", corpus), dropped)
         for utterance, split in zip(kept, assign_splits(kept, splits)):
-            by_split[split].append((utterance, corpus))
+            by_split.setdefault(split, []).append((utterance, corpus))
     if not by_split[TRAIN]:
         raise UserError(
             f"no utterance is left for training; {data_dir}/dropped says why, --min-seconds and others decide"
@@ -292,23 +304,26 @@ def _make_shards(
         log(f"{pending.final.name}: part {part} made {len(numbers)} of {pending.count} shards")
 
 
-def apply_filter(utterances: Iterable[Utterance], config: FilterConfig) -> tuple[list[Utterance], list[Dropped]]:
+def apply_filter(
+    utterances: Iterable[Utterance], config: FilterConfig, unit: Unit = PHONE
+) -> tuple[list[Utterance], list[Dropped]]:
     """Keep what has a plausible length and speaking rate; the rest comes with the reason."""
     kept, dropped = [], []
+    slowest, fastest = config.rates(unit)
     for utterance in utterances:
         seconds = utterance.duration or 0.0
-        rate = len(segment(utterance.ipa)) / max(seconds, 1e-9)
+        rate = len(unit.split(utterance.target)) / max(seconds, 1e-9)
         reason = ""
         if seconds < config.min_seconds:
             reason = f"shorter than {config.min_seconds:g} s"
         elif seconds > config.max_seconds:
             reason = f"longer than {config.max_seconds:g} s"
-        elif rate < config.min_phones_per_second:
-            reason = f"fewer than {config.min_phones_per_second:g} phones per second"
-        elif rate > config.max_phones_per_second:
-            reason = f"more than {config.max_phones_per_second:g} phones per second"
+        elif rate < slowest:
+            reason = f"fewer than {slowest:g} {unit.plural} per second"
+        elif rate > fastest:
+            reason = f"more than {fastest:g} {unit.plural} per second"
         if reason:
-            detail = f"{seconds:.2f} s, {rate:.1f} phones/s, {utterance.language}: {utterance.text}"
+            detail = f"{seconds:.2f} s, {rate:.1f} {unit.plural}/s, {utterance.language}: {utterance.text}"
             dropped.append(Dropped(utterance.id, reason, detail))
         else:
             kept.append(utterance)
@@ -323,10 +338,10 @@ def _to_shar(utterance: Utterance, corpus: str) -> SharUtterance:
     return SharUtterance(
         id=utterance.id,
         audio=audio,
-        text=utterance.ipa,
+        text=utterance.target,
         language=utterance.language,
         speaker=f"{corpus}_{utterance.speaker}" if utterance.speaker else "",
-        alignment=utterance.phones,
+        alignment=None if utterance.spelling else utterance.phones,
         custom={
             "orthography": utterance.text,
             "corpus": corpus,

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from couloir.data.corpora.config import SPLITS
+from couloir.data.corpora.config import is_split, split_order
 from couloir.data.corpora.manifest import read_dropped
-from couloir.data.corpora.registry import CHOICE_NAME, chosen
+from couloir.data.corpora.registry import CHOICE_NAME, chosen, unit_of_data
 from couloir.errors import UserError
-from couloir.text.ipa import segment
+from couloir.text.units import BY_PLURAL, PHONE, Unit
 from couloir.texts import iterate_lines
 
 
@@ -23,25 +23,25 @@ class Amount:
 
     utterances: int = 0
     seconds: float = 0.0
-    phones: int = 0
+    units: int = 0
     speakers: set[str] = field(default_factory=set)
 
-    def add(self, seconds: float, phones: int, speaker: str) -> None:
+    def add(self, seconds: float, units: int, speaker: str) -> None:
         """Count one utterance."""
         self.utterances += 1
         self.seconds += seconds
-        self.phones += phones
+        self.units += units
         if speaker:
             self.speakers.add(speaker)
 
-    def row(self) -> dict[str, float | int]:
+    def row(self, unit: Unit) -> dict[str, float | int]:
         """The numbers of a report."""
         return {
             "utterances": self.utterances,
             "hours": round(self.seconds / 3600, 3),
             "speakers": len(self.speakers),
-            "phones": self.phones,
-            "phones_per_second": round(self.phones / max(self.seconds, 1e-9), 1),
+            unit.plural: self.units,
+            f"{unit.plural}_per_second": round(self.units / max(self.seconds, 1e-9), 1),
         }
 
 
@@ -51,7 +51,7 @@ class Statistics:
 
     Attributes:
         amounts: (split, corpus, language) -> how much; durations: split -> seconds of each utterance;
-        rates: phones per second of each utterance; phones: how often each phone occurs;
+        unit: of the transcripts; rates: units per second of each utterance; units: how often each occurs;
         dropped: corpus or split -> reason -> number; problems: what validation found, empty when all is well;
         warnings: what it found that was asked for.
     """
@@ -59,10 +59,11 @@ class Statistics:
     amounts: dict[tuple[str, str, str], Amount] = field(default_factory=dict)
     durations: dict[str, list[float]] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
-    phones: Counter[str] = field(default_factory=Counter)
+    units: Counter[str] = field(default_factory=Counter)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unit: Unit = PHONE
 
     def by_split(self) -> dict[str, Amount]:
         """Amounts summed over corpora and languages."""
@@ -71,36 +72,36 @@ class Statistics:
             total = sums.setdefault(split, Amount())
             total.utterances += amount.utterances
             total.seconds += amount.seconds
-            total.phones += amount.phones
+            total.units += amount.units
             total.speakers |= amount.speakers
         return sums
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``statistics.json``."""
         return {
-            "splits": {split: amount.row() for split, amount in self.by_split().items()},
+            "splits": {split: amount.row(self.unit) for split, amount in self.by_split().items()},
             "parts": [
-                {"split": split, "corpus": corpus, "language": language, **amount.row()}
+                {"split": split, "corpus": corpus, "language": language, **amount.row(self.unit)}
                 for (split, corpus, language), amount in sorted(self.amounts.items(), key=_part_order)
             ],
             "dropped": {name: dict(reasons.most_common()) for name, reasons in self.dropped.items()},
-            "phones": dict(self.phones.most_common()),
+            self.unit.plural: dict(self.units.most_common()),
             "problems": self.problems,
             "warnings": self.warnings,
         }
 
 
-def _part_order(item: tuple[tuple[str, str, str], Amount]) -> tuple[int, str, str]:
+def _part_order(item: tuple[tuple[str, str, str], Amount]) -> tuple[tuple[int, str], str, str]:
     split, corpus, language = item[0]
-    return SPLITS.index(split), corpus, language
+    return split_order(split), corpus, language
 
 
 def shar_splits(data_dir: Path) -> list[str]:
     """The splits that have a Shar folder. Raises `UserError` when there is none."""
-    found = [split for split in SPLITS if (data_dir / "shar" / split).is_dir()]
+    found = [path.name for path in (data_dir / "shar").glob("*") if is_split(path.name) and path.is_dir()]
     if not found:
         raise UserError(f"{data_dir / 'shar'} has no split; run stage 3 of prepare.sh (shar) first")
-    return found
+    return sorted(found, key=split_order)
 
 
 def read_cuts(folder: Path) -> Iterator[dict[str, Any]]:
@@ -120,23 +121,26 @@ def read_cuts(folder: Path) -> Iterator[dict[str, Any]]:
 
 def collect(data_dir: Path, problems: Iterable[str] = (), warnings: Iterable[str] = ()) -> Statistics:
     """Count what the Shar folders hold and what the stages dropped."""
-    statistics = Statistics(problems=list(problems), warnings=list(warnings))
+    unit = unit_of_data(data_dir)
+    statistics = Statistics(problems=list(problems), warnings=list(warnings), unit=unit)
     for split in shar_splits(data_dir):
         lengths = statistics.durations.setdefault(split, [])
         for cut in read_cuts(data_dir / "shar" / split):
             supervision = cut["supervisions"][0]
-            phones = segment(supervision["text"])
+            units = unit.split(supervision["text"])
             corpus = supervision.get("custom", {}).get("corpus", "")
             part = split, corpus, supervision.get("language", "")
             amount = statistics.amounts.setdefault(part, Amount())
-            amount.add(cut["duration"], len(phones), supervision.get("speaker", ""))
+            amount.add(cut["duration"], len(units), supervision.get("speaker", ""))
             lengths.append(cut["duration"])
-            statistics.rates.append(len(phones) / cut["duration"])
-            statistics.phones.update(phones)
+            statistics.rates.append(len(units) / cut["duration"])
+            statistics.units.update(units)
     corpora = [corpus.name for corpus in chosen(data_dir)[0]] if (data_dir / CHOICE_NAME).is_file() else None
     for path in sorted((data_dir / "dropped").glob("*.jsonl")):
         stage, _, name = path.stem.partition("-")
-        # Lists of corpora and splits that were chosen once lie there too.
+        # Lists of corpora, splits and units that were chosen once lie there too.
+        if stage in BY_PLURAL and stage != unit.plural:
+            continue
         if name not in statistics.durations if stage == "shar" else corpora is not None and name not in corpora:
             continue
         if reasons := Counter(item.reason for item in read_dropped(path)):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from couloir.data.corpora.base import NO_TRANSCRIPT, UNREADABLE, Dropped, Utterance
-from couloir.data.corpora.config import SPLITS
+from couloir.data.corpora.config import SPLITS, split_of
 from couloir.data.corpora.keyed import refuse_repeated
 from couloir.data.corpora.places import beside
-from couloir.data.corpora.recordings import SPLITS as SPLITS_BY_KIND
 from couloir.data.corpora.times import seconds, span
 from couloir.data.split_names import kind_of
 from couloir.errors import UserError, must_be
@@ -217,8 +216,7 @@ def _times(id: str, fields: Mapping[str, str]) -> tuple[float | None, float | No
 
 
 def _split(id: str, name: str) -> str:
-    if not name or name in SPLITS:
-        return name
-    if not kind_of(name):
-        raise must_be(f"split of {id}", "one of " + ", ".join(SPLITS), repr(name))
-    return SPLITS_BY_KIND[kind_of(name)]
+    found = split_of(name)
+    if name and not found:
+        raise must_be(f"split of {id}", f"one of {', '.join(SPLITS)}, or dev-NAME, test-NAME", repr(name))
+    return found

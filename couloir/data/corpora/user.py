@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from couloir.data.corpora.base import Corpus, Dropped, Utterance
+from couloir.data.corpora.config import split_of
 from couloir.data.corpora.kaldi import kaldi_folders, read_kaldi
-from couloir.data.corpora.recordings import SPLITS, read_folder
+from couloir.data.corpora.recordings import read_folder
 from couloir.data.corpora.tables import read_table, split_tables
 from couloir.data.split_names import DEV, TEST, TRAIN, kind_of
 from couloir.errors import UserError, must_be
@@ -21,13 +22,14 @@ _ORDER = (TEST, DEV, TRAIN, "")
 
 
 class UserData(Corpus):
-    """Whatever ``--user-data`` names."""
+    """Whatever ``--user-data`` names; words must have a language where they are to be ``pronounced``."""
 
     name = "user"
     summary = "your own recordings (--user-data PATH): Kaldi folder, TSV or CSV, wav + TextGrid, wav + txt"
 
-    def __init__(self, path: Path | None, language: str) -> None:
+    def __init__(self, path: Path | None, language: str, pronounced: bool = True) -> None:
         self.path = (path or Path()).expanduser()
+        self.pronounced = pronounced
         self.language = language_tag(language) or UNKNOWN_LANGUAGE
 
     def fetch(self, download_dir: Path) -> None:
@@ -44,7 +46,7 @@ class UserData(Corpus):
     def utterances(self, download_dir: Path) -> Iterator[Utterance | Dropped]:
         """Read it as what it is. Raises `UserError` where words have no known language to be pronounced in."""
         for utterance in self._read():
-            if isinstance(utterance, Utterance) and _has_unpronounced_words(utterance):
+            if self.pronounced and isinstance(utterance, Utterance) and _has_unpronounced_words(utterance):
                 raise must_be("--user-language", "given, so that words can be pronounced", f"missing ({utterance.id})")
             yield utterance
 
@@ -72,7 +74,7 @@ class UserData(Corpus):
         for place in sorted(places, key=lambda place: (_ORDER.index(kinds[place]), place)):
             for item in read(place, self.language):
                 if isinstance(item, Utterance) and not item.split and kinds[place]:
-                    item = replace(item, split=SPLITS[kinds[place]])
+                    item = replace(item, split=split_of(place.stem))
                 yield item
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from couloir.audio import SAMPLE_RATE, load_audio
-from couloir.data.corpora.config import HELDOUT, TRAIN, UNSEEN_LANGUAGES, UNSEEN_SPEAKERS
+from couloir.data.corpora.config import HELDOUT, SPLITS, TRAIN, UNSEEN_LANGUAGES, UNSEEN_SPEAKERS
+from couloir.data.corpora.registry import unit_of_data
 from couloir.data.corpora.statistics import read_cuts, shar_splits
 from couloir.errors import UserError
 from couloir.limits import MAX_MEMBER_BYTES
 from couloir.progress import track
-from couloir.text.ipa import remove_diacritics, segment
+from couloir.text.ipa import remove_diacritics
+from couloir.text.spelling import has_digits
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
+from couloir.text.units import Unit
 
 _ROUNDING_S = 0.02
 
@@ -36,7 +39,8 @@ def validate(data_dir: Path, nj: int) -> Findings:
     tokenizer = load_tokenizer(data_dir / "lang") if (data_dir / "lang").is_dir() else None
     cuts = {split: list(read_cuts(data_dir / "shar" / split)) for split in shar_splits(data_dir)}
     tars = [path for split in cuts for path in sorted((data_dir / "shar" / split).glob("recording.*.tar"))]
-    problems = [problem for split, items in cuts.items() for cut in items for problem in _cut(cut, split, tokenizer)]
+    unit = unit_of_data(data_dir)
+    problems = [line for split, items in cuts.items() for cut in items for line in _cut(cut, split, tokenizer, unit)]
     lengths: dict[str, float] = {}
     with ThreadPoolExecutor(nj) as pool:
         for found, broken in track(pool.map(_audio_lengths, tars), "decoding every utterance", len(tars)):
@@ -50,7 +54,14 @@ def validate(data_dir: Path, nj: int) -> Findings:
             elif abs(heard - cut["duration"]) > 1 / SAMPLE_RATE:
                 problems.append(f"{split}: {cut['id']} must last {cut['duration']} s, but lasts {heard} s")
     between = _between_splits(cuts)
-    return Findings([*problems, *between.problems], between.warnings)
+    return Findings([*problems, *between.problems], [*between.warnings, *([] if unit.is_ipa else _with_digits(cuts))])
+
+
+def _with_digits(cuts: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """How many transcripts of each split hold digits, in place of the words that were spoken."""
+    counts = {split: sum(has_digits(cut["supervisions"][0]["text"]) for cut in items) for split, items in cuts.items()}
+    said = "transcripts hold digits, not the words that are spoken; write them out"
+    return [f"{split}: {count} {said}" for split, count in counts.items() if count]
 
 
 def _audio_lengths(path: Path) -> tuple[dict[str, float], list[str]]:
@@ -75,14 +86,14 @@ def _audio_lengths(path: Path) -> tuple[dict[str, float], list[str]]:
     return lengths, problems
 
 
-def _cut(cut: dict[str, Any], split: str, tokenizer: Tokenizer | None) -> Iterator[str]:
+def _cut(cut: dict[str, Any], split: str, tokenizer: Tokenizer | None, unit: Unit) -> Iterator[str]:
     """Problems of one cut's text and phone times."""
     supervision = cut["supervisions"][0]
     text, where = supervision["text"], f"{split}: {cut['id']}"
-    if not segment(text):
-        yield f"{where} has no phones"
+    if not unit.split(text):
+        yield f"{where} has no {unit.plural}"
     # A vocabulary may have been made from texts without diacritics; then the trainer removes them as well.
-    forms = (text, remove_diacritics(text)) if split == TRAIN else ()
+    forms = () if split != TRAIN else (text, remove_diacritics(text)) if unit.is_ipa else (text,)
     if tokenizer and (unknown := min((tokenizer.unknown_symbols(form) for form in forms), key=len, default=set())):
         yield f"{where} has symbols outside the vocabulary: {' '.join(sorted(unknown))}"
     phones = (supervision.get("alignment") or {}).get("phone")
@@ -123,7 +134,7 @@ def _between_splits(cuts: dict[str, list[dict[str, Any]]]) -> Findings:
 
 
 def _shared_by_prescription(cuts: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """How many speakers and recordings are in training and in a split that the data itself prescribes."""
+    """How many speakers, recordings and sentences are in training and in a split that the data itself prescribes."""
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     prescribed = set()
     for split, items in cuts.items():
@@ -132,6 +143,8 @@ def _shared_by_prescription(cuts: dict[str, list[dict[str, Any]]]) -> list[str]:
             prescribed |= {split} if custom.get("prescribed_split") else set()
             values["speakers", split].add(supervision.get("speaker", ""))
             values["recordings", split].add(custom.get("recording", ""))
+            if split == TRAIN or split not in SPLITS:  # those of `HELDOUT` are named one by one
+                values["sentences", split].add(custom.get("orthography", ""))
     counts = {
         (what, split): len(found & values[what, TRAIN] - {""})
         for (what, split), found in values.items()
