@@ -188,6 +188,22 @@ def test_a_prepared_folder_has_its_splits(tmp_path):
         data.test_loader("test-helout")
 
 
+@pytest.mark.parametrize("names", [("dev-clean", "dev_other"), ("dev-clean",), ("dev", "Dev-Other"), ("dev",)])
+def test_several_development_sets_are_validated_on_together_and_decoded_apart(tmp_path, names):
+    write_shar(utterances(20, "train-"), tmp_path / "train")
+    for name in names:
+        write_shar(utterances(3, name + "-"), tmp_path / name)
+    data = module(tmp_path)
+    ids = {name: [f"{name}-{i}" for i in range(3)] for name in names}
+    everything = sorted(id for some in ids.values() for id in some)
+    assert sorted(i for b in data.valid_loader() for i in b.ids) == everything
+    assert sorted(i for b in data.test_loader("dev") for i in b.ids) == everything
+    assert data.dev_sets() == sorted(name for name in names if name != "dev") and data.test_sets() == []
+    for name in data.dev_sets():
+        assert sorted(i for b in data.test_loader(name) for i in b.ids) == ids[name]
+    assert sum(len(b) for b in data.train_loader(1)) == 20
+
+
 def test_long_utterances_of_a_test_are_left_out_and_named_unless_the_bound_is_lifted(tmp_path, caplog):
     write_shar(utterances(5), tmp_path / "test-x")
     long = SharUtterance("long", noise(16000), "a b")

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from couloir.data.folder import find_splits
-from couloir.data.split_names import innermost, kind_of
+from couloir.data.split_names import innermost, kind_of, own_name
 
 KINDS = {
     "train": (
@@ -33,6 +33,16 @@ KINDS = {
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for kind, names in KINDS.items() for name in names.split()])
 def test_what_a_name_says(name, kind):
     assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("dev-clean", "dev-clean"), ("Dev_Other", "dev_other"), ("TEST-1", "test-1"), ("test2", "test2"), ("dev", ""),
+     ("test", ""), ("valid-other", ""), ("eval2000", ""), ("dev-test", ""), ("train-dev", ""), ("test-train", ""),
+     ("test-x.", ""), ("test-..", ""), ("test-a/b", ""), ("test " + "a", ""), ("test-" + "a" * 60, "")],
+)  # fmt: skip
+def test_sets_with_a_name_of_their_own(name, own):
+    assert own_name(name) == own
 
 
 def test_the_innermost_name_decides():
@@ -64,6 +74,8 @@ def found(folder, splits):
         {"test_project/train/a": "train", "test_project/train/b": "train", "test_project/eval/a": "eval"},
         {"en/train": "train", "en/held-out": "held-out", "sw/train": "train", "sw/test1": "test1"},
         {"ipapack/train-shar": "train", "ipapack/Test (2)": "Test (2)"},
+        {"train-clean-100": "train", "dev-clean": "dev-clean", "Dev_Other": "Dev_Other", "test-other": "test-other"},
+        {"train": "train", "devset": "dev", "valid-other": "dev", "dev2": "dev2", "dev-test": "dev-test"},
     ],
     ids=str,
 )

@@ -13,6 +13,7 @@ from couloir.evaluation import plots
 from couloir.evaluation.alignment import Counts
 from couloir.evaluation.evaluate import Result, bootstrap_interval, evaluate
 from couloir.evaluation.pfer import CONVENTIONS, pfer
+from couloir.text.units import CHAR, NAMED_PHONE
 
 RESULTS = [
     Result("a", "pata", "bata", "cs", "seen", 1.0),
@@ -75,6 +76,18 @@ def test_words_and_characters():
     assert not words.overall.pfer and not words.tables
     with pytest.raises(UserError, match="unit"):
         evaluate(results, "letter")
+
+
+def test_phones_with_names_are_counted_by_their_blanks():
+    """ARPABET: HH is one phone; its features are not panphon's."""
+    found = evaluate([Result("a", "HH AH0 L OW1", "HH AH0 L AO1 W")], NAMED_PHONE)
+    assert (found.rate_name, found.unit, found.overall.counts.rate) == ("PER", "phone", 50.0)
+    assert not found.overall.pfer and not found.unknown and "PER" in found.to_text() and found.to_html()
+
+
+def test_a_unit_is_its_name():
+    results = [Result("a", "你 好", "你好")]
+    assert evaluate(results, CHAR).to_json() == evaluate(results, "char").to_json()
 
 
 def test_interval_covers_and_is_seeded():
