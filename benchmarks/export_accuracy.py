@@ -23,9 +23,10 @@ from result_file import write_result
 from couloir.audio import SAMPLE_RATE
 from couloir.data.shar import iterate_shar
 from couloir.export.config import CtcOnnxConfig, OnnxConfig
-from couloir.export.onnx import export_ctc, export_transducer
+from couloir.export.onnx import export_offline
 from couloir.export.publish import Agreements
 from couloir.export.selfcheck import check_waves
+from couloir.families.zipformer_export import export_parts
 from couloir.features.fbank import Fbank
 from couloir.inference.onnx_backend import OnnxBackend, ctc_file, transducer_files
 from couloir.inference.recognizer import Recognizer
@@ -59,11 +60,8 @@ def export(run: LoadedRun, kind: str, folder: Path) -> dict[str, tuple[Path, Agr
     for form, config in forms.items() if kind == "ctc" else [("features", OnnxConfig(fp16=True))]:
         place = folder / form
         run.tokenizer.save_tokens(place / "tokens.txt")
-        if isinstance(config, CtcOnnxConfig):
-            done[form] = place, export_ctc(run.model, run.config.fbank, config, place, check_waves(""))
-        else:
-            arguments = run.model, run.config.fbank, config, place, check_waves(""), "a"
-            done[form] = place, export_transducer(*arguments)
+        parts = export_parts(run.model, kind)
+        done[form] = place, export_offline(parts, run.config.fbank, config, place, check_waves(""), "a")
     return done
 
 

@@ -26,9 +26,9 @@ from result_file import write_result
 from couloir.audio import SAMPLE_RATE
 from couloir.errors import must_be, one_line_errors
 from couloir.export.config import StreamingOnnxConfig
-from couloir.export.modules import prepared
 from couloir.export.onnx import export_streaming
 from couloir.export.selfcheck import check_waves
+from couloir.families.zipformer_export import export_parts, prepared
 from couloir.inference.search import ctc_greedy, transducer_greedy
 from couloir.recipes.run import LoadedRun, load_run
 from couloir.recipes.run_config import known_recipe, saved_config
@@ -145,7 +145,8 @@ def measure(run: LoadedRun, kind: str, waves: list[np.ndarray], references: list
     with TemporaryDirectory() as folder:
         place, config = Path(folder), StreamingOnnxConfig(fp16=True, suffix=STEM)
         run.tokenizer.save_tokens(place / "tokens.txt")
-        export_streaming(run.model, kind, run.config.fbank, config, place, check_waves(""), STEM)
+        parts = export_parts(run.model, kind, streaming=True)
+        export_streaming(parts, run.config.fbank, config, place, check_waves(""), STEM)
         for precision, suffix in SUFFIXES.items():
             files = Files(place, kind, suffix)
             found = [files.rows(item) for item in feats]

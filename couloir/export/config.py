@@ -6,11 +6,12 @@ import dataclasses
 
 from couloir.config import option
 from couloir.errors import must_be
+from couloir.models.geometry import FrameGeometry
 
 HEADS = ("transducer", "ctc")
 HEAD_HELP = "which output of a run with --use-ctc True is exported"
-SHORTEST_FRAMES = 9
-"""Feature frames that the front end needs for one of the output."""
+SHORTEST_FRAMES = FrameGeometry().shortest
+"""Feature frames that most models need for a frame of output; those that need more refuse by themselves."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,75 +1,110 @@
-"""ONNX files with icefall's names, inputs, outputs and metadata, which sherpa-onnx runs as they are."""
+"""ONNX files of a model's parts, with the names of inputs and outputs that icefall's have."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from couloir.config import flag_name
+from couloir.errors import must_be
 from couloir.export.config import CtcOnnxConfig, OnnxConfig, PrecisionConfig, StreamingOnnxConfig
 from couloir.export.graph import Axes, Graph, drafts
-from couloir.export.modules import (
-    AudioEncoder,
-    OfflineEncoder,
-    Predictor,
-    ProjectedJoiner,
-    StreamingEncoder,
-    WithoutLengths,
-    chunk_and_left_context,
-    prepared,
-)
+from couloir.export.modules import AudioEncoder, StreamingEncoder, WithoutLengths
+from couloir.export.parts import ExportPart, OfflinePart, RowsPart, StreamingPart
 from couloir.export.publish import Agreements, publish, warn_if_untested
-from couloir.export.selfcheck import (
-    Shape,
-    audio_probe,
-    feature_probe,
-    features,
-    joiner_probe,
-    predictor_probe,
-    search_inputs,
-    streaming_probe,
-)
+from couloir.export.selfcheck import Shape, audio_probe, feature_probe, features, rows_probe, streaming_probe
 from couloir.features.front_end import FrontEndConfig
-from couloir.models.zipformer.config import ZipformerConfig
-from couloir.models.zipformer.model import AsrModel
-from couloir.models.zipformer.streaming import initial_states, state_shapes
+from couloir.models.geometry import FrameGeometry
 
 TRACED_FRAMES = 100
-# sherpa-onnx makes the first embed_states of a stream itself, and with so many channels.
-SHERPA_CHANNELS = 128
-# sherpa-onnx's time stamps assume 25 output frames per second.
-SHERPA_FACTOR = 2
+AUDIO_PREFIX = "audio-"
+"""What the name of a file begins with that takes samples."""
 
 
-def export_ctc(
-    model: AsrModel, fbank: FrontEndConfig, config: CtcOnnxConfig, out_dir: Path, waves: list[Tensor]
+def export_offline(
+    parts: Sequence[ExportPart],
+    fbank: FrontEndConfig,
+    config: OnnxConfig,
+    out_dir: Path,
+    waves: list[Tensor],
+    suffix: str = "",
 ) -> Agreements:
-    """model.onnx (or audio-model.onnx, which takes samples) in each wanted precision.
+    """NAME.onnx of a model of one part, NAME-SUFFIX.onnx of one of several, in each wanted precision.
 
     Args:
-        model: with a CTC head. fbank: its features. config: flags. out_dir: where to.
-        waves: (N_i,) at least two recordings of different lengths, for the check.
+        parts: of a model that takes whole recordings. fbank: its features. config: flags; with `CtcOnnxConfig`'s
+            ``with_frontend`` the file is audio-NAME.onnx, which takes samples.
+        out_dir: where to. waves: (N_i,) at least two recordings of different lengths, for the check.
+        suffix: of the averaged model.
 
     Returns:
         File name -> how near it is to PyTorch.
     """
+    _warn(parts)
+    suffix = config.suffix or (suffix if len(parts) > 1 else "")
+    if isinstance(config, CtcOnnxConfig) and config.with_frontend:
+        graphs = {AUDIO_PREFIX + part.name: audio_graph(part, fbank, waves, config) for part in _offline(parts)}
+        return _publish(graphs, config, out_dir, suffix)
+    warn_of_features(fbank)
+    items = features(waves, fbank)
+    graphs = {
+        part.name: offline_graph(part, items, fbank, config)
+        if isinstance(part, OfflinePart)
+        else _part_graph(part, items, fbank, config.dynamic_axes)
+        for part in parts
+    }
+    return _publish(graphs, config, out_dir, suffix)
+
+
+def export_streaming(
+    parts: Sequence[ExportPart],
+    fbank: FrontEndConfig,
+    config: StreamingOnnxConfig,
+    out_dir: Path,
+    waves: list[Tensor],
+    suffix: str,
+) -> Agreements:
+    """NAME-SUFFIX.onnx of a model that takes chunks; what tells its context is added to the suffix of the averaged
+    model. Arguments as of `export_offline`."""
+    _warn(parts)
+    warn_of_features(fbank)
+    items = features(waves, fbank)
+    graphs = {part.name: _part_graph(part, items, fbank, config.dynamic_batch) for part in parts}
+    contexts = [part.streaming.context for part in parts if isinstance(part, StreamingPart)]
+    words = [f"{name}-{value}" for name, value in contexts[0].items()]
+    return _publish(graphs, config, out_dir, config.suffix or "-".join([suffix, *words]))
+
+
+def _warn(parts: Sequence[ExportPart]) -> None:
     warn_if_untested()
-    warn_of_sherpa(model.zipformer_config, streaming=False)
-    model = prepared(model)
-    encoder = OfflineEncoder(model, "ctc")
-    metadata: dict[str, str | int] = {"model_type": "zipformer2_ctc", "version": 1, "model_author": "k2-fsa"}
-    metadata |= {"comment": "non-streaming zipformer2 CTC", **fbank.as_metadata()}
-    if config.with_frontend:
-        name, graph = "audio-model", _audio_graph(model, encoder, fbank, waves, metadata, config)
-    else:
-        warn_of_features(fbank)
-        outputs = ["log_probs", "log_probs_len"]
-        name, graph = "model", offline_graph(model, encoder, outputs, features(waves, fbank), metadata, config)
-    return publish(drafts(graph, f"{name}-{config.suffix}" if config.suffix else name, config), out_dir)
+    for part in parts:
+        if not isinstance(part, RowsPart):
+            for warning in part.warnings:
+                logging.warning(warning)
+
+
+def _offline(parts: Sequence[ExportPart]) -> list[OfflinePart]:
+    """The parts of a model that is one encoder. Raises `UserError` for others."""
+    encoders = [part for part in parts if isinstance(part, OfflinePart)]
+    if len(encoders) != len(parts):
+        raise must_be("--with-frontend", "False for a model of several parts", "True")
+    return encoders
+
+
+def _publish(graphs: dict[str, Graph], config: PrecisionConfig, out_dir: Path, suffix: str) -> Agreements:
+    end = f"-{suffix}" if suffix else ""
+    return publish([draft for name, graph in graphs.items() for draft in drafts(graph, name + end, config)], out_dir)
+
+
+def _part_graph(part: ExportPart, items: list[Tensor], fbank: FrontEndConfig, dynamic: bool) -> Graph:
+    if isinstance(part, StreamingPart):
+        return streaming_graph(part, items, fbank, dynamic)
+    assert isinstance(part, RowsPart)
+    return rows_graph(part, items[1], dynamic)
 
 
 def offline_axes(inputs: list[str], outputs: list[str], shape: Shape) -> Axes:
@@ -87,145 +122,75 @@ def _shape(config: OnnxConfig, traced_len: int) -> Shape:
     return Shape(max(config.max_len, 0) or traced_len, config.keep_x_lens != 0, alone=True)
 
 
-def _audio_graph(
-    model: AsrModel,
-    encoder: OfflineEncoder,
-    fbank: FrontEndConfig,
-    waves: list[Tensor],
-    metadata: dict[str, str | int],
-    config: OnnxConfig,
-) -> Graph:
+def audio_graph(part: OfflinePart, fbank: FrontEndConfig, waves: list[Tensor], config: OnnxConfig) -> Graph:
+    """The graph of an encoder on samples."""
     samples = fbank.num_samples(TRACED_FRAMES)
-    shape, inputs, outputs = _shape(config, samples), ["audio", "audio_lens"], ["log_probs", "log_probs_len"]
+    shape, inputs, outputs = _shape(config, samples), ["audio", "audio_lens"], [part.output, part.output_lens]
     return Graph(
-        AudioEncoder(encoder, fbank),
+        AudioEncoder(part.module, fbank),
         (torch.randn(1, samples), torch.tensor([samples])),
         inputs,
         outputs,
         offline_axes(inputs, outputs, shape),
-        audio_probe(model, encoder.head, waves, fbank, shape),
-        True,
-        metadata | {"sample_rate": fbank.sample_rate, "input": "samples"},
+        audio_probe(part, waves, fbank, shape),
+        part.scores,
+        {**_metadata(part, part.geometry, fbank), "sample_rate": fbank.sample_rate, "input": "samples"},
     )
 
 
-def offline_graph(
-    model: AsrModel,
-    encoder: OfflineEncoder,
-    outputs: list[str],
-    items: list[Tensor],
-    metadata: dict[str, str | int],
-    config: OnnxConfig,
-) -> Graph:
-    """The graph of an encoder on features, with the lengths and the input that --max-len and --keep-x-lens leave it."""
-    shape = _shape(config, TRACED_FRAMES)
-    frames = shape.max_len or TRACED_FRAMES
-    x, inputs = torch.randn(1, frames, model.zipformer_config.feature_dim), ["x", "x_lens"]
-    probe = feature_probe(model, encoder.head, items, shape)
-    module: nn.Module = encoder
+def offline_graph(part: OfflinePart, items: list[Tensor], fbank: FrontEndConfig, config: OnnxConfig) -> Graph:
+    """The graph of an encoder on features, with the lengths and the input that --max-len and --keep-x-lens leave it.
+
+    Raises:
+        UserError: --max-len is too short for it.
+    """
+    shortest = part.geometry.shortest
+    if 0 < config.max_len < shortest:
+        raise must_be("--max-len", f"-1, or at least {shortest}", config.max_len)
+    traced = max(TRACED_FRAMES, shortest)
+    shape = _shape(config, traced)
+    frames = shape.max_len or traced
+    x, inputs, outputs = torch.randn(1, frames, part.feature_dim), ["x", "x_lens"], [part.output, part.output_lens]
+    module: nn.Module = part.module
     example: tuple[Tensor, ...] = (x, torch.tensor([frames]))
     if not shape.lengths:
-        module, example, inputs = WithoutLengths(encoder), example[:1], inputs[:1]
-    axes = offline_axes(inputs, outputs, shape)
-    return Graph(module, example, inputs, outputs, axes, probe, outputs[0] == "log_probs", metadata)
+        module, example, inputs = WithoutLengths(module), example[:1], inputs[:1]
+    axes, probe = offline_axes(inputs, outputs, shape), feature_probe(part, items, fbank.padding_value, shape)
+    metadata = _metadata(part, part.geometry, fbank)
+    return Graph(module, example, inputs, outputs, axes, probe, part.scores, metadata)
 
 
-def export_transducer(
-    model: AsrModel, fbank: FrontEndConfig, config: OnnxConfig, out_dir: Path, waves: list[Tensor], suffix: str
-) -> Agreements:
-    """encoder-, decoder- and joiner-SUFFIX.onnx in each wanted precision. Arguments as of `export_ctc`."""
-    warn_if_untested()
-    warn_of_sherpa(model.zipformer_config, streaming=False)
-    warn_of_features(fbank)
-    model, items = prepared(model), features(waves, fbank)
-    metadata: dict[str, str | int] = {"model_type": "zipformer2", "version": 1, "model_author": "k2-fsa"}
-    metadata |= {"comment": "non-streaming zipformer2", **fbank.as_metadata()}
-    encoder = OfflineEncoder(model, "transducer")
-    graphs = {"encoder": offline_graph(model, encoder, ["encoder_out", "encoder_out_lens"], items, metadata, config)}
-    graphs |= search_graphs(model, items, config.dynamic_axes)
-    return _publish_all(graphs, config, out_dir, config.suffix or suffix)
+def rows_graph(part: RowsPart, item: Tensor, dynamic: bool) -> Graph:
+    """The graph of a part whose rows are independent: of any number of rows at once, or of one."""
+    example = tuple(value[:1] if value.is_floating_point() else value[:1].clamp(min=0) for value in part.rows(item))
+    names = [*part.inputs, part.output]
+    axes: Axes = {name: {0: "N"} for name in names if dynamic}
+    probe = rows_probe(part, item, alone=not dynamic)
+    metadata = dict(part.metadata)
+    return Graph(part.module, example, list(part.inputs), [part.output], axes, probe, part.scores, metadata)
 
 
-def _publish_all(graphs: dict[str, Graph], config: PrecisionConfig, out_dir: Path, suffix: str) -> Agreements:
-    return publish([d for part, graph in graphs.items() for d in drafts(graph, f"{part}-{suffix}", config)], out_dir)
+def streaming_graph(part: StreamingPart, items: list[Tensor], fbank: FrontEndConfig, dynamic: bool) -> Graph:
+    """The graph of an encoder that takes a window and states; of any number of streams at once, or of one."""
+    streaming = part.streaming
+    module, names = StreamingEncoder(streaming, part.head), streaming.names
+    axes: Axes = {"x": {0: "N"}, part.output: {0: "N"}}
+    for name in names:
+        axes[name] = axes[f"new_{name}"] = {streaming.batch_axis(name): "N"}
+    return Graph(
+        module,
+        (torch.randn(1, streaming.window_frames, streaming.feature_dim), streaming.initial(1)),
+        ["x", *names],
+        [part.output, *(f"new_{name}" for name in names)],
+        axes if dynamic else {},
+        streaming_probe(module, streaming, items, fbank.padding_value, alone=not dynamic),
+        part.scores,
+        {**_metadata(part, streaming.geometry, fbank), **streaming.metadata()},
+    )
 
 
-def search_graphs(model: AsrModel, items: list[Tensor], dynamic: bool) -> dict[str, Graph]:
-    """What the search of a transducer calls: "decoder" and "joiner"; of any number of rows at once, or of one."""
-    heads = model.heads_config
-    histories, rows, predicted = search_inputs(model, items[1])
-
-    def axes(*names: str) -> Axes:
-        return {name: {0: "N"} for name in names if dynamic}
-
-    return {
-        "decoder": Graph(
-            Predictor(model),
-            (histories[:1].clamp(min=0),),
-            ["y"],
-            ["decoder_out"],
-            axes("y", "decoder_out"),
-            predictor_probe(model, items[1], alone=not dynamic),
-            False,
-            {"context_size": heads.context_size, "vocab_size": heads.vocab_size},
-        ),
-        "joiner": Graph(
-            ProjectedJoiner(model),
-            (rows[:1], predicted[:1]),
-            ["encoder_out", "decoder_out"],
-            ["logit"],
-            axes("encoder_out", "decoder_out", "logit"),
-            joiner_probe(model, items[1], alone=not dynamic),
-            True,
-            {"joiner_dim": heads.joiner_dim},
-        ),
-    }
-
-
-def export_streaming(
-    model: AsrModel,
-    kind: str,
-    fbank: FrontEndConfig,
-    config: StreamingOnnxConfig,
-    out_dir: Path,
-    waves: list[Tensor],
-    suffix: str,
-) -> Agreements:
-    """ctc-SUFFIX.onnx, or encoder-, decoder- and joiner-SUFFIX.onnx, of a causal model.
-
-    Args:
-        model: whose configuration has one chunk size and one left context. kind: "ctc" or "transducer".
-        suffix: of the averaged model; the chunk size and left context are added to it.
-        fbank, config, out_dir, waves: as of `export_ctc`.
-    """
-    warn_if_untested()
-    sizes = chunk_and_left_context(model)
-    warn_of_sherpa(model.zipformer_config, streaming=True)
-    warn_of_features(fbank)
-    model, items = prepared(model, full_context=False), features(waves, fbank)
-    graph = _streaming_graph(model, kind, sizes, items, config.dynamic_batch)
-    graph = replace(graph, metadata={**graph.metadata, **fbank.as_metadata()})
-    graphs = {"ctc" if kind == "ctc" else "encoder": graph}
-    if kind == "transducer":
-        graphs |= search_graphs(model, items, config.dynamic_batch)
-    suffix = config.suffix or f"{suffix}-chunk-{sizes[0]}-left-{sizes[1]}"
-    return _publish_all(graphs, config, out_dir, suffix)
-
-
-def warn_of_sherpa(config: ZipformerConfig, streaming: bool) -> None:
-    """Say in the log what sherpa-onnx cannot do with a model. ONNX Runtime and couloir run the files all the same."""
-    if config.output_downsampling_factor != SHERPA_FACTOR:
-        logging.warning(
-            "sherpa-onnx takes an output frame for 40 ms, and this model's is 20 ms: its texts are right and its time "
-            "stamps twice too late; couloir reads the rate off the file"
-        )
-    if streaming and config.frontend_channels[2] != SHERPA_CHANNELS:
-        logging.warning(
-            "sherpa-onnx cannot stream this model: it makes the first `embed_states` with %d channels, and "
-            "`--frontend-channels` ends in %d (as the preset tiny has it)",
-            SHERPA_CHANNELS,
-            config.frontend_channels[2],
-        )
+def _metadata(part: ExportPart, geometry: FrameGeometry, fbank: FrontEndConfig) -> dict[str, str | int]:
+    return {**part.metadata, **geometry.as_metadata(), **fbank.as_metadata()}
 
 
 def warn_of_features(config: FrontEndConfig) -> None:
@@ -239,52 +204,3 @@ def warn_of_features(config: FrontEndConfig) -> None:
             "wrong; couloir reads the settings off its ONNX files",
             ", ".join(settings),
         )
-
-
-def batch_axis(state: str) -> int:
-    """The axis of a streaming state that counts the streams."""
-    return 1 if state.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0
-
-
-def _streaming_graph(model: AsrModel, kind: str, sizes: tuple[int, int], items: list[Tensor], dynamic: bool) -> Graph:
-    chunk, left_context = sizes
-    module = StreamingEncoder(model, kind)
-    names = [name for name, _ in state_shapes(model.zipformer_config, 1, left_context)] + ["processed_lens"]
-    output = "log_probs" if kind == "ctc" else "encoder_out"
-    axes: Axes = {"x": {0: "N"}, output: {0: "N"}}
-    for name in names:
-        axes[name] = axes[f"new_{name}"] = {batch_axis(name): "N"}
-    states = initial_states(model.zipformer_config, 1, left_context)
-    return Graph(
-        module,
-        (torch.randn(1, 2 * chunk + 13, model.zipformer_config.feature_dim), states),
-        ["x", *names],
-        [output, *(f"new_{name}" for name in names)],
-        axes if dynamic else {},
-        streaming_probe(module, model, sizes, items, alone=not dynamic),
-        kind == "ctc",
-        _streaming_metadata(model, kind, sizes),
-    )
-
-
-def _streaming_metadata(model: AsrModel, kind: str, sizes: tuple[int, int]) -> dict[str, str | int]:
-    """What sherpa-onnx makes the states from."""
-    config, (chunk, left_context) = model.zipformer_config, sizes
-    lists = {
-        "num_encoder_layers": config.num_encoder_layers,
-        "encoder_dims": config.encoder_dim,
-        "cnn_module_kernels": config.cnn_module_kernel,
-        "left_context_len": [left_context // factor for factor in config.downsampling_factor],
-        "query_head_dims": config.query_head_dim,
-        "value_head_dims": config.value_head_dim,
-        "num_heads": config.num_heads,
-    }
-    return {
-        "model_type": "zipformer2",
-        "version": 1,
-        "model_author": "k2-fsa",
-        "comment": "streaming ctc zipformer2" if kind == "ctc" else "streaming zipformer2",
-        "decode_chunk_len": 2 * chunk,
-        "T": 2 * chunk + 13,
-        **{name: ",".join(map(str, values)) for name, values in lists.items()},
-    }

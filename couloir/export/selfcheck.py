@@ -16,13 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from couloir.audio import SAMPLE_RATE, load_audio
 from couloir.errors import UserError, must_be
-from couloir.export.config import SHORTEST_FRAMES
-from couloir.export.modules import Predictor, ProjectedJoiner
+from couloir.export.modules import StreamingEncoder
+from couloir.export.parts import OfflinePart, RowsPart
 from couloir.export.publish import Pair
-from couloir.features.config import PADDING_LOG_MEL
 from couloir.features.front_end import FrontEndConfig, make_front_end
-from couloir.models.zipformer.model import AsrModel
-from couloir.models.zipformer.streaming import initial_states
+from couloir.models.common.streaming import Streaming
 
 Runner = Callable[..., Sequence[Tensor]]
 Probe = Callable[[Runner], list[Pair]]
@@ -33,7 +31,6 @@ SHORTEST_PART_S = 0.5
 LONGEST_CHECK_S = 6.0
 CHUNKS = 4
 """Chunks of a stream that are checked, at least."""
-SEARCH_ROWS = 64
 
 
 def check_waves(recordings: str) -> list[Tensor]:
@@ -124,102 +121,58 @@ def _fitted(items: Sequence[Tensor], shape: Shape, shortest: int) -> list[Tensor
     return [*cut, items[0][middle : middle + shortest], *longest]
 
 
-def feature_probe(
-    model: AsrModel,
-    head: Callable[[Tensor], Tensor],
-    items: Sequence[Tensor],
-    shape: Shape = Shape(),
-) -> Probe:
-    """A file that takes features against the whole model, on features (T_i, F) and parts of them."""
+def feature_probe(part: OfflinePart, items: Sequence[Tensor], padding: float, shape: Shape = Shape()) -> Probe:
+    """A file that takes features against the whole model, on features (T_i, F) and parts of them.
 
-    def reference(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        encoded, lens = model.forward_encoder(x, lens, padding="reference")
-        return head(encoded), lens
-
-    return _offline_probe(reference, items, PADDING_LOG_MEL, shape, SHORTEST_FRAMES)
+    ``padding`` stands behind the end of an item.
+    """
+    return _offline_probe(part.reference, items, padding, shape, part.geometry.shortest)
 
 
-def audio_probe(
-    model: AsrModel,
-    head: Callable[[Tensor], Tensor],
-    waves: Sequence[Tensor],
-    config: FrontEndConfig,
-    shape: Shape = Shape(),
-) -> Probe:
+def audio_probe(part: OfflinePart, waves: Sequence[Tensor], config: FrontEndConfig, shape: Shape = Shape()) -> Probe:
     """A file that takes samples, on waves (N_i,) and parts of them; the reference has the usual features."""
     fbank = make_front_end(config)
 
     def reference(audio: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        feats, lens = fbank(audio, lens)
-        encoded, lens = model.forward_encoder(feats, lens, padding="reference")
-        return head(encoded), lens
+        return part.reference(*fbank(audio, lens))
 
-    return _offline_probe(reference, waves, 0.0, shape, config.min_samples(SHORTEST_FRAMES))
+    return _offline_probe(reference, waves, 0.0, shape, config.min_samples(part.geometry.shortest))
 
 
-@torch.no_grad()
-def search_inputs(model: AsrModel, item: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the search of a transducer gives its parts on features (T, F), for up to `SEARCH_ROWS` frames R.
-
-    Returns:
-        token histories (R, context) int64, some of which begin an utterance; projected encoder and predictor output
-        (R, J).
-    """
-    encoded, _ = model.forward_encoder(item[None], torch.tensor([len(item)]), padding="reference")
-    rows = model.joiner.encoder_proj(encoded[0, :SEARCH_ROWS])
-    heads = model.heads_config
-    generator = torch.Generator().manual_seed(0)
-    histories = torch.randint(-1, heads.vocab_size, (len(rows), heads.context_size), generator=generator)
-    return histories, rows, Predictor(model)(histories)
-
-
-def predictor_probe(model: AsrModel, item: Tensor, alone: bool = False) -> Probe:
-    """The predictor on the histories of `search_inputs`."""
-    return _row_probe(Predictor(model), search_inputs(model, item)[:1], alone)
-
-
-def joiner_probe(model: AsrModel, item: Tensor, alone: bool = False) -> Probe:
-    """The joiner on the rows of `search_inputs`."""
-    return _row_probe(ProjectedJoiner(model), search_inputs(model, item)[1:], alone)
-
-
-def _row_probe(module: Callable[..., Tensor], inputs: Sequence[Tensor], alone: bool) -> Probe:
-    """A module whose rows are independent, on all of them at once and on the first, or on each ``alone``."""
-    count = len(inputs[0])
-    parts = [slice(i, i + 1) for i in range(count)] if alone else [slice(count), slice(1)]
+def rows_probe(part: RowsPart, item: Tensor, alone: bool = False) -> Probe:
+    """A part whose rows are independent, on all that an item of features (T, F) has at once and on the first, or on
+    each ``alone``."""
 
     def probe(run: Runner) -> list[Pair]:
         with torch.no_grad():
-            expected = module(*inputs)
-        return [(expected[part], run(*(value[part] for value in inputs))[0]) for part in parts]
+            inputs = part.rows(item)
+            expected = part.module(*inputs)
+        count = len(expected)
+        rows = [slice(i, i + 1) for i in range(count)] if alone else [slice(count), slice(1)]
+        return [(expected[which], run(*(value[which] for value in inputs))[0]) for which in rows]
 
     return probe
 
 
 def streaming_probe(
-    module: Callable[[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]],
-    model: AsrModel,
-    sizes: tuple[int, int],
-    items: Sequence[Tensor],
-    alone: bool = False,
+    module: StreamingEncoder, streaming: Streaming, items: Sequence[Tensor], padding: float, alone: bool = False
 ) -> Probe:
     """Chunk after chunk, each side with its own states, of one stream and of three, or of two ``alone``.
 
     Args:
-        module: in PyTorch. model: its model. sizes: chunk and left context, 50 Hz frames. items: features (T_i, F),
-            repeated where they are too short for `CHUNKS`.
+        module: in PyTorch. streaming: its geometry and first states. items: features (T_i, F), repeated where they are
+            too short for `CHUNKS`. padding: what stands behind an item's end.
     """
-    chunk, left_context = sizes
-    window = 2 * chunk + 13
-    enough = window + (CHUNKS - 1) * 2 * chunk
+    window, step = streaming.window_frames, streaming.chunk_frames
+    enough = window + (CHUNKS - 1) * step
     items = [torch.cat([item] * max(1, -(-enough // len(item)))) for item in items]
 
     def stream(run: Runner) -> list[Tensor]:
         outputs = []
         for streams in ([items[1]], items[:1] if alone else items[:3]):
-            batch = pad_sequence(list(streams), batch_first=True, padding_value=PADDING_LOG_MEL)
-            states: Sequence[Tensor] = initial_states(model.zipformer_config, len(batch), left_context)
-            for start in range(0, batch.shape[1] - window + 1, 2 * chunk):
+            batch = pad_sequence(list(streams), batch_first=True, padding_value=padding)
+            states: Sequence[Tensor] = streaming.initial(len(batch))
+            for start in range(0, batch.shape[1] - window + 1, step):
                 output, *states = run(batch[:, start : start + window], *states)
                 outputs.append(output)
         return outputs

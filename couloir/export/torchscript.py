@@ -2,48 +2,29 @@
 
 The encoder of a scripted file is traced inside a scripted shell: the model's own code uses Python that
 ``torch.jit.script`` does not take (dataclasses, draws of the training schedule), and none of it is left in a trace.
-Decoder, joiner and CTC output are scripted as they are.
+The modules beside it, such as decoder, joiner and CTC output, are scripted as they are.
+
+Shapes: B items or streams, T feature frames, F feature bins, S output frames, D model dimension.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import List  # noqa: UP035
 
 import torch
 from torch import Tensor, nn
 
-from couloir.export.modules import (
-    OfflineEncoder,
-    Predictor,
-    ProjectedJoiner,
-    StreamingEncoder,
-    chunk_and_left_context,
-    prepared,
-)
+from couloir.export.modules import StreamingEncoder
 from couloir.export.onnx import TRACED_FRAMES, warn_of_features
+from couloir.export.parts import ExportPart, OfflinePart, RowsPart, ScriptedPart, StreamingPart
 from couloir.export.publish import Agreements, Draft, Pair, publish, warn_if_untested
-from couloir.export.selfcheck import (
-    Probe,
-    Runner,
-    feature_probe,
-    features,
-    joiner_probe,
-    predictor_probe,
-    search_inputs,
-    streaming_probe,
-)
+from couloir.export.selfcheck import Probe, Runner, feature_probe, features, rows_probe, streaming_probe
 from couloir.features.front_end import FrontEndConfig
 from couloir.models.common.balancer import Balancer
-from couloir.models.zipformer.model import AsrModel
-from couloir.models.zipformer.streaming import initial_states, state_shapes
-
-TRACED_SCORES = ("jit_trace", "joiner_jit_trace")
-"""Traced files whose outputs are scores of tokens."""
-PAD_LENGTH = 13
-"""Feature frames that a chunk needs beyond what it advances."""
+from couloir.models.common.streaming import Streaming
 
 
 class _Encoder(nn.Module):
@@ -63,49 +44,52 @@ class _StreamingEncoder(nn.Module):
     """Front end and encoder, chunk by chunk."""
 
     # TorchScript reads the annotations of attributes from here, as types and not as text.
-    __annotations__ = {"state_shapes": List[List[int]], "batch_axes": List[int]}  # noqa: UP006
+    __annotations__ = {
+        "state_shapes": List[List[int]],  # noqa: UP006
+        "batch_axes": List[int],  # noqa: UP006
+        "counters": List[bool],  # noqa: UP006
+    }
 
-    def __init__(self, traced: nn.Module, model: AsrModel, sizes: tuple[int, int]) -> None:
+    def __init__(self, traced: nn.Module, streaming: Streaming) -> None:
         super().__init__()
         self.traced = traced
-        self.chunk_size, self.left_context_len = sizes
-        self.pad_length = PAD_LENGTH
-        self.output_factor = model.zipformer_config.output_downsampling_factor
-        named = state_shapes(model.zipformer_config, 1, sizes[1])
-        self.state_shapes = [list(shape) for _, shape in named]
-        self.batch_axes = [
-            1 if name.startswith(("cached_key", "cached_nonlin", "cached_val")) else 0 for name, _ in named
-        ]
+        for name, number in streaming.attributes.items():
+            setattr(self, name, number)
+        geometry, states = streaming.geometry, streaming.initial(1)
+        self.look_ahead = streaming.window_frames - streaming.chunk_frames
+        self.embedding_factor, self.output_factor = geometry.embedding_factor, geometry.output_factor
+        self.state_shapes = [list(state.shape) for state in states]
+        self.batch_axes = [streaming.batch_axis(name) for name in streaming.names]
+        self.counters = [not state.is_floating_point() for state in states]
 
     def forward(
         self, features: Tensor, feature_lengths: Tensor, states: list[Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(B, 2 c + 13, F), (B,) and states -> (B, S, D), (B,) and new states."""
+        """(B, T, F), (B,) and states -> (B, S, D), (B,) and new states."""
         encoded, new_states = self.traced(features, states)
-        frames = (feature_lengths - 7) // 2 - 3
+        frames = (feature_lengths - self.look_ahead) // self.embedding_factor
         return encoded, (frames + self.output_factor - 1) // self.output_factor, new_states
 
     @torch.jit.export
     def get_init_states(self, batch_size: int = 1, device: torch.device = torch.device("cpu")) -> list[Tensor]:  # noqa: B008
-        """States of streams that begin: zeros, processed_lens (B,) last."""
+        """States of streams that begin: zeros, counters as int64."""
         states: list[Tensor] = []
-        for shape, axis in zip(self.state_shapes, self.batch_axes):
+        for shape, axis, counter in zip(self.state_shapes, self.batch_axes, self.counters):
             size = list(shape)
             size[axis] = batch_size
-            states.append(torch.zeros(size, device=device))
-        states.append(torch.zeros([batch_size], dtype=torch.int64, device=device))
+            kind = torch.int64 if counter else torch.float32
+            states.append(torch.zeros(size, dtype=kind, device=device))
         return states
 
 
 class _Model(nn.Module):
-    """What a scripted file holds: the encoder, and those of decoder, joiner and ctc_output that the model has."""
+    """What a scripted file holds: the encoder, and the modules beside it."""
 
-    def __init__(self, encoder: nn.Module, model: AsrModel) -> None:
+    def __init__(self, encoder: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.encoder = encoder
-        for name in ("decoder", "joiner", "ctc_output"):
-            if hasattr(model, name):
-                setattr(self, name, _without_balancers(getattr(model, name)))
+        for name, module in modules.items():
+            setattr(self, name, _without_balancers(module))
 
 
 def _without_balancers(module: nn.Module) -> nn.Module:
@@ -115,11 +99,11 @@ def _without_balancers(module: nn.Module) -> nn.Module:
     return module
 
 
-def export_script(model: AsrModel, fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
-    """jit_script.pt, or jit_script_chunk_C_left_L.pt for a causal model.
+def export_script(part: ScriptedPart, fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
+    """jit_script.pt, or jit_script_chunk_C_left_L.pt for a model that takes chunks.
 
     Args:
-        model: to export. fbank: its features. out_dir: where to.
+        part: to export. fbank: its features. out_dir: where to.
         waves: (N_i,) at least three recordings of different lengths, for the check.
 
     Returns:
@@ -127,39 +111,24 @@ def export_script(model: AsrModel, fbank: FrontEndConfig, out_dir: Path, waves: 
     """
     warn_if_untested()
     warn_of_features(fbank)
-    items = features(waves, fbank)
-    if model.zipformer_config.causal:
-        sizes = chunk_and_left_context(model)
-        ready = prepared(model, full_context=False)
-        name = f"jit_script_chunk_{sizes[0]}_left_{sizes[1]}.pt"
-        shell, probe = _scripted_streaming(ready, sizes, items)
+    items, encoder = features(waves, fbank), part.encoder
+    shell: nn.Module
+    if isinstance(encoder, StreamingPart):
+        streaming = encoder.streaming
+        module = StreamingEncoder(streaming, encoder.head)
+        example = torch.randn(1, streaming.window_frames, streaming.feature_dim)
+        shell = _StreamingEncoder(_traced(module, example, streaming.initial(1)), streaming)
+        probe = streaming_probe(module, streaming, items, fbank.padding_value)
+        words = [f"_{name}_{value}" for name, value in streaming.context.items()]
     else:
-        ready, name = prepared(model), "jit_script.pt"
-        traced = _traced(_Embedding(ready), *_example(ready))
-        shell, probe = _Encoder(traced), feature_probe(ready, nn.Identity(), items)
-    scripted = torch.jit.script(_Model(shell, ready).eval())
+        shell, probe, words = (
+            _Encoder(_traced(encoder.module, *_example(encoder))),
+            feature_probe(encoder, items, fbank.padding_value),
+            [],
+        )
+    scripted = torch.jit.script(_Model(shell, part.modules).eval())
     check = lambda path: probe(_runner_of(torch.jit.load(path)))  # noqa: E731
-    return publish([Draft(name, "fp32", _saver(scripted), check, scores=False)], out_dir)
-
-
-class _Embedding(nn.Module):
-    """The encoder without a head."""
-
-    def __init__(self, model: AsrModel) -> None:
-        super().__init__()
-        self.model = model
-        self.eval()
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.forward_encoder(x, x_lens, padding="exact")
-
-
-def _scripted_streaming(model: AsrModel, sizes: tuple[int, int], items: list[Tensor]) -> tuple[nn.Module, Probe]:
-    module = StreamingEncoder(model)
-    window = 2 * sizes[0] + PAD_LENGTH
-    example = torch.randn(1, window, model.zipformer_config.feature_dim)
-    traced = _traced(module, example, initial_states(model.zipformer_config, 1, sizes[1]))
-    return _StreamingEncoder(traced, model, sizes), streaming_probe(module, model, sizes, items)
+    return publish([Draft(f"jit_script{''.join(words)}.pt", "fp32", _saver(scripted), check, scores=False)], out_dir)
 
 
 def _runner_of(scripted: torch.jit.ScriptModule) -> Runner:
@@ -174,8 +143,9 @@ def _runner_of(scripted: torch.jit.ScriptModule) -> Runner:
     return run
 
 
-def _example(model: AsrModel) -> tuple[Tensor, Tensor]:
-    return torch.randn(1, TRACED_FRAMES, model.zipformer_config.feature_dim), torch.tensor([TRACED_FRAMES])
+def _example(part: OfflinePart) -> tuple[Tensor, Tensor]:
+    frames = max(TRACED_FRAMES, part.geometry.shortest)
+    return torch.randn(1, frames, part.feature_dim), torch.tensor([frames])
 
 
 def _traced(module: nn.Module, *example: Tensor | list[Tensor]) -> torch.jit.ScriptModule:
@@ -184,26 +154,22 @@ def _traced(module: nn.Module, *example: Tensor | list[Tensor]) -> torch.jit.Scr
         return torch.jit.trace(module, example, check_trace=False, strict=False)
 
 
-def export_trace(model: AsrModel, fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
-    """jit_trace.pt of a CTC model; encoder_, decoder_ and joiner_jit_trace.pt of a transducer. See `export_script`."""
+def export_trace(parts: Sequence[ExportPart], fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
+    """jit_trace.pt of a model of one part, NAME_jit_trace.pt of the parts of others. See `export_script`."""
     warn_if_untested()
     warn_of_features(fbank)
-    ready, items = prepared(model), features(waves, fbank)
-    parts: dict[str, tuple[nn.Module, tuple[Tensor, ...], Probe]] = {}
-    kind = "transducer" if ready.heads_config.use_transducer else "ctc"
-    encoder = OfflineEncoder(ready, kind)
-    probe = feature_probe(ready, encoder.head, items)
-    parts["jit_trace" if kind == "ctc" else "encoder_jit_trace"] = encoder, _example(ready), probe
-    if kind == "transducer":
-        histories, rows, predicted = search_inputs(ready, items[1])
-        parts["decoder_jit_trace"] = Predictor(ready), (histories[:1],), predictor_probe(ready, items[1])
-        joined = rows[:1], predicted[:1]
-        parts["joiner_jit_trace"] = ProjectedJoiner(ready), joined, joiner_probe(ready, items[1])
-    drafts = [
-        Draft(f"{name}.pt", "fp32", _saver(_traced(module, *example)), _checker(probe), name in TRACED_SCORES)
-        for name, (module, example, probe) in parts.items()
-    ]
-    return publish(drafts, out_dir)
+    items = features(waves, fbank)
+    made: list[Draft] = []
+    for part in parts:
+        name = "jit_trace.pt" if len(parts) == 1 else f"{part.name}_jit_trace.pt"
+        if isinstance(part, OfflinePart):
+            module, example, probe = part.module, _example(part), feature_probe(part, items, fbank.padding_value)
+        else:
+            assert isinstance(part, RowsPart)
+            rows = part.rows(items[1])
+            module, example, probe = part.module, tuple(value[:1] for value in rows), rows_probe(part, items[1])
+        made.append(Draft(name, "fp32", _saver(_traced(module, *example)), _checker(probe), part.scores))
+    return publish(made, out_dir)
 
 
 def _saver(scripted: torch.jit.ScriptModule) -> Callable[[Path], None]:

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from couloir.checkpoint import load_checkpoint, model_weights
 from couloir.errors import UserError
 from couloir.export.publish import staged
 from couloir.integrity import CHECKSUM, checksum
-from couloir.models.zipformer.model import AsrModel
 from couloir.weight_files import PRETRAINED, SAFETENSORS
 
 
-def save_weights(model: AsrModel, config: Any, out_dir: Path) -> None:
+def save_weights(model: nn.Module, config: Any, out_dir: Path) -> None:
     """pretrained.pt, {"model": state dict}, which icefall's and our programs load; and model.safetensors.
 
     Args:

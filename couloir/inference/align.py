@@ -64,7 +64,7 @@ def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> Alig
     if len(path.starts) != len(tokens):
         raise UserError(f"the recording ({transcript.duration:.2f} s) is too short for {len(tokens)} symbols")
     spans = Spans(tokens, path.starts, path.ends, path.confidences)
-    timed = timed_tokens(spans, backend.vocabulary, transcript.frame_shift, transcript.duration)
+    timed = timed_tokens(spans, backend.vocabulary, transcript.frame_shift, transcript.duration, backend.times.first)
     phones = _grouped(timed, [phone for _, phone in owners], [p for word in words for p in word.phones])
     of_word = _grouped(timed, [word for word, _ in owners], [word.label for word in words])
     return AlignedWords(of_word, phones, transcript.duration, path.score / max(len(frames), 1))

@@ -8,12 +8,13 @@ from typing import Protocol
 
 import numpy as np
 
+from couloir.inference.frame_times import USUAL, FrameTimes
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
 
-MIN_SAMPLES = 1360
-"""Audio below this (85 ms) gives fewer than the 9 feature frames that the front end needs."""
+MIN_SAMPLES = USUAL.min_samples
+"""Audio below this (85 ms) gives fewer than the 9 feature frames that most models need."""
 
 
 class Backend(Protocol):
@@ -21,6 +22,7 @@ class Backend(Protocol):
 
     Attributes:
         kind: "ctc" or "transducer". vocabulary: its pieces. frame_shift: distance of its output frames in s.
+        times: when its output frames are, and where recordings may be cut for it.
         origin: where it came from, for messages. files: what its results depend on: weights, settings, tokens.
         average: which weights of the files, in words; "" where there is no choice.
         batch_size: recordings or windows that it likes to get at a time.
@@ -30,6 +32,7 @@ class Backend(Protocol):
     kind: str
     vocabulary: Vocabulary
     frame_shift: float
+    times: FrameTimes
     origin: str
     average: str
     files: list[Path]
@@ -37,7 +40,7 @@ class Backend(Protocol):
     choices: dict[str, int]
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Waves of at least `MIN_SAMPLES` (N_i,) float32 at 16 kHz -> frames (S_i, D).
+        """Waves of at least ``times.min_samples`` (N_i,) float32 at 16 kHz -> frames (S_i, D).
 
         Log-probabilities of CTC, encoder output of a transducer. What a wave gives does not depend on the others.
         """

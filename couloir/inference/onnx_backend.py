@@ -9,6 +9,7 @@ import glob
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from couloir.audio import SAMPLE_RATE
 from couloir.errors import UserError, must_be
 from couloir.features.front_end import FrontEndConfig, from_metadata, numpy_front_end
+from couloir.inference.frame_times import FrameTimes, frame_times
 from couloir.inference.onnx_files import external_data
 from couloir.inference.onnx_session import Names, integer_outputs, load_session, run_session
 from couloir.inference.restricted_search import ctc_search, transducer_search
@@ -24,14 +26,15 @@ from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 from couloir.machine import usable_cores
+from couloir.models.geometry import FrameGeometry
 
 PRECISIONS = (".int8.onnx", ".fp16.onnx")
 _PART = re.compile("encoder|decoder|joiner")
 FEATURES: Names = ("x", "x_lens")
 AUDIO: Names = ("audio", "audio_lens")
 """Inputs of a model that holds its own features."""
-_PROBE_FRAMES = 57
-"""Feature frames of a run that shows the model's frame rate and its number of outputs."""
+PROBE_EMBEDDED = 25
+"""Frames of the embedding in a run that shows the model's frame rate and its number of outputs."""
 _LONGEST_CONTEXT = 64
 
 
@@ -79,29 +82,31 @@ class OnnxBackend:
         self._one_each = False
         self.config = _front_end_config(self._encoder, path)
         self._front_end = numpy_front_end(self.config)
+        self.geometry = FrameGeometry.from_metadata(self._encoder.get_modelmeta().custom_metadata_map, str(path))
         self._takes = AUDIO if AUDIO[0] in _inputs(self._encoder) else FEATURES
-        self.frame_shift, num_outputs = self._probe()
+        self.times, num_outputs = self._probe()
+        self.frame_shift = self.times.shift
         tokens = tokens or tokens_beside(path)
         self.vocabulary = read_vocabulary(tokens, num_outputs, str(path))
         self.files = [*files.values(), *(data for file in files.values() for data in external_data(file))]
         self.files += tokenizer_files(tokens)
 
-    def _probe(self) -> tuple[float, int]:
-        """Distance of the output frames in s, and the number of symbols."""
-        frames = self._encode_one(np.zeros(self.config.num_samples(_PROBE_FRAMES), np.float32))
-        if not 1 <= len(frames) <= _PROBE_FRAMES:
-            raise must_be(f"the frames that {self._encoder_file} makes of {_PROBE_FRAMES}", "fewer", len(frames))
-        embedded = (_PROBE_FRAMES - 7) // 2
-        # A model that does not sub-sample is not of this family; its frames are as far apart as those of its features.
-        factor = 2 * round(embedded / len(frames)) or 1
-        shift = factor * self.config.frame_step_s
+    def _probe(self) -> tuple[FrameTimes, int]:
+        """When the output frames are, and the number of symbols."""
+        given = self.geometry.frames_of(PROBE_EMBEDDED)
+        frames = self._encode_one(np.zeros(self.config.num_samples(given), np.float32))
+        if not 1 <= len(frames) <= given:
+            raise must_be(f"the frames that {self._encoder_file} makes of {given}", "fewer", len(frames))
+        # The frames of a model that does not sub-sample are as far apart as those of its features.
+        factor = self.geometry.embedding_factor * round(PROBE_EMBEDDED / len(frames)) or 1
+        times = replace(frame_times(self.geometry, self.config), shift=factor * self.config.frame_step_s)
         if self.kind == "ctc":
-            return shift, frames.shape[1]
+            return times, frames.shape[1]
         predicted = self._predict(np.zeros((1, self._context), np.int64))
         logits = self._join(frames[:1], predicted)
         if logits.ndim != 2 or len(logits) != 1 or np.isnan(logits).any():
             raise must_be(f"the joiner of {self.origin}", "one that gives a score to each symbol", _described(logits))
-        return shift, logits.shape[1]
+        return times, logits.shape[1]
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `Backend.encode`."""

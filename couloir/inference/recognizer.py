@@ -13,7 +13,7 @@ import numpy as np
 
 from couloir.audio import SAMPLE_RATE, AudioError, Source, load_audio
 from couloir.errors import must_be
-from couloir.inference.backend import MIN_SAMPLES, Backend
+from couloir.inference.backend import Backend
 from couloir.inference.inventory import restriction_to
 from couloir.inference.restriction import Restriction
 from couloir.inference.search import token_bias
@@ -66,6 +66,9 @@ class Recognizer:
     ) -> None:
         if not 0 < overlap_s <= window_s / 2:
             raise must_be("overlap_s", f"above 0 and at most half of window_s ({window_s})", overlap_s)
+        if backend and window_s * SAMPLE_RATE < backend.times.step_samples:
+            least = f"at least {backend.times.step_samples / SAMPLE_RATE:g}, at multiples of which this model is cut"
+            raise must_be("window_s", least, window_s)
         if batch_size is not None and batch_size < 1:
             raise must_be("--batch-size", "at least 1", batch_size)
         if passes < 1 or (passes > 1 and backend.kind != "ctc"):
@@ -186,7 +189,8 @@ class Recognizer:
             return error
         except Exception as error:  # whatever a decoder makes of one bad file, the others go on
             return AudioError(f"{name or f'item {index}'} cannot be read ({type(error).__name__}: {error})")
-        windows = cut(len(samples), int(self.window_s * SAMPLE_RATE), int(self.overlap_s * SAMPLE_RATE))
+        longest, overlap = int(self.window_s * SAMPLE_RATE), int(self.overlap_s * SAMPLE_RATE)
+        windows = cut(len(samples), longest, overlap, self.backend.times.step_samples)
         return _Recording(index, name, samples, windows, [])
 
     def _encode(self, recordings: list[_Recording]) -> None:
@@ -197,7 +201,7 @@ class Recognizer:
             recording.parts = [np.zeros(0)] * len(recording.windows)
         for first in range(0, len(jobs), self.batch_size):
             batch = jobs[first : first + self.batch_size]
-            frames = self._frames([_wave(recording, i) for recording, i in batch])
+            frames = self._frames([_wave(recording, i, self.backend.times.min_samples) for recording, i in batch])
             for (recording, i), part in zip(batch, frames):
                 recording.parts[i] = part
 
@@ -222,7 +226,7 @@ class Recognizer:
         found = self.backend.search(joined, self.bias, beyond_mask, self.max_sym_per_frame)
         for recording, frames, spans in zip(recordings, joined, found):
             duration = len(recording.samples) / SAMPLE_RATE
-            tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration)
+            tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration, self.backend.times.first)
             yield (
                 recording.index,
                 Transcript(
@@ -279,10 +283,10 @@ def _refuse_one(items: Any) -> None:
         raise must_be("items", "a list of recordings", found, "write [item] for a single one")
 
 
-def _wave(recording: _Recording, window: int) -> np.ndarray:
+def _wave(recording: _Recording, window: int, fewest: int) -> np.ndarray:
     part = recording.windows[window]
     samples = recording.samples[part.start : part.stop]
-    return samples if len(samples) >= MIN_SAMPLES else np.pad(samples, (0, MIN_SAMPLES - len(samples)))
+    return samples if len(samples) >= fewest else np.pad(samples, (0, fewest - len(samples)))
 
 
 def _confidence(confidences: list[float], log_probs: np.ndarray | None) -> float:

@@ -12,13 +12,13 @@ from torch import Tensor
 from couloir.decoding.transducer.frames import Scoring
 from couloir.decoding.transducer.greedy import greedy_search
 from couloir.features.front_end import FrontEnd
+from couloir.inference.frame_times import frame_times
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
 from couloir.models.zipformer.model import AsrModel
 
-FRONT_END_FACTOR = 2
 WINDOW_BYTES = 300_000_000  # of a GPU, for 30 s through the published front end (8, 32, 128)
 MAX_WINDOWS = 64
 
@@ -53,10 +53,10 @@ class TorchBackend:
         self.vocabulary, self.device, self.origin, self.files = vocabulary, device, origin, list(files)
         self.average = average
         self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
-        factor = FRONT_END_FACTOR * model.zipformer_config.output_downsampling_factor
         chunk, left = model.zipformer_config.fixed_context
         self.choices = {"chunk_size": chunk, "left_context_frames": left} if chunk > 0 else {}
-        self.frame_shift = fbank.config.frame_step_s * factor
+        self.times = frame_times(model.zipformer_config.geometry, fbank.config)
+        self.frame_shift = self.times.shift
         self.batch_size = windows_that_fit(device) if device.type == "cuda" else 8
 
     @torch.inference_mode()

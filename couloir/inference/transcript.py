@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from couloir.inference.frame_times import USUAL
 from couloir.inference.vocabulary import Vocabulary
 
-FRONT_END_DELAY_S = 0.035
-"""Where the first output frame begins: it sees feature frames 0 to 8, whose middle is 45 ms, and stands for 20 ms.
-
-At 25 frames/s it is the mean of two such frames and begins at the same time.
-"""
+FRONT_END_DELAY_S = USUAL.first
+"""Where the first output frame begins, if a model says nothing else: it sees feature frames 0 to 8, whose middle is
+45 ms, and stands for 20 ms. At 25 frames/s it is the mean of two such frames and begins at the same time."""
 # A CTC model emits a phone after it has heard some of it, in a frame or two, and blanks around. What the frames say
 # about the phone's extent was measured on the development split of festvox-ru (gold boundaries, 1,500 phones).
 LONGEST_BRIDGE_S = 0.2
@@ -117,13 +116,16 @@ def _shared_frames(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.where(share < 1, starts + share, ends)
 
 
-def timed_tokens(spans: Spans, vocabulary: Vocabulary, frame_shift: float, duration: float) -> list[Token]:
+def timed_tokens(
+    spans: Spans, vocabulary: Vocabulary, frame_shift: float, duration: float, first: float = FRONT_END_DELAY_S
+) -> list[Token]:
     """Tokens with times from frames.
 
     Args:
         spans: what was found. vocabulary: for the symbols. frame_shift: in s. duration: in s, the latest time.
+        first: where the first frame begins, in s.
     """
-    start, end = (FRONT_END_DELAY_S + frame_shift * frames for frames in _shared_frames(spans))
+    start, end = (first + frame_shift * frames for frames in _shared_frames(spans))
     if len(start):
         gap = np.maximum(start[1:] - end[:-1], 0.0)
         touching = gap <= LONGEST_BRIDGE_S

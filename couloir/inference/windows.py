@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STEP_SAMPLES = 2560
-"""Windows begin at multiples of 0.16 s: eight frames at 50 Hz, the coarsest down-sampling inside a Zipformer.
+from couloir.inference.frame_times import USUAL
 
-Every stack then groups the same frames as in the uncut recording.
-"""
+STEP_SAMPLES = USUAL.step_samples
+"""Windows begin at multiples of 0.16 s where a model says nothing else. Every part of it then groups the same frames as
+in the uncut recording."""
 _NEIGHBOURHOOD_S = 0.12
 
 
@@ -23,19 +23,19 @@ class Window:
     stop: int
 
 
-def cut(num_samples: int, longest: int, overlap: int) -> list[Window]:
+def cut(num_samples: int, longest: int, overlap: int, step: int = STEP_SAMPLES) -> list[Window]:
     """Windows of equal hop that cover a recording; one, if it is no longer than ``longest``.
 
     Args:
         num_samples: of the recording. longest: samples of a window at most. overlap: samples that neighbours share
-            at least.
+            at least. step: samples that windows begin at a multiple of.
     """
     if num_samples <= longest:
         return [Window(0, num_samples)]
-    room = max((longest - overlap) // STEP_SAMPLES, 1) * STEP_SAMPLES
+    room = max((longest - overlap) // step, 1) * step
     count = -(-(num_samples - longest) // room) + 1
-    hop = -(-(num_samples - longest) // (count - 1) // STEP_SAMPLES) * STEP_SAMPLES
-    hop = max(min(hop, room), STEP_SAMPLES)
+    hop = -(-(num_samples - longest) // (count - 1) // step) * step
+    hop = max(min(hop, room), step)
     return [Window(i * hop, min(i * hop + longest, num_samples)) for i in range(count)]
 
 

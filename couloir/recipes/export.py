@@ -8,15 +8,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from couloir.config import as_plain, flag_name, from_mapping, given_flags
+from couloir.config import as_plain, from_mapping, given_flags
 from couloir.errors import UserError, must_be
 from couloir.export.config import OFFLINE_ONNX, STREAMING_ONNX, OutputConfig, TorchExportConfig
-from couloir.export.onnx import export_ctc, export_streaming, export_transducer
+from couloir.export.onnx import export_offline, export_streaming
 from couloir.export.selfcheck import check_waves
 from couloir.export.torchscript import export_script, export_trace
 from couloir.export.weights import save_weights
+from couloir.families import zipformer_export
 from couloir.inference.hub import parse_hub_id
-from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen
 from couloir.recipes.run import LoadedRun, load_run
 from couloir.recipes.run_config import Overrides
@@ -48,23 +48,9 @@ def load_for_export(
 def check_full_context(run: LoadedRun, namespace: argparse.Namespace, remedy: str) -> None:
     """Refuse one context that is asked for where files take whole recordings: these have full context.
 
-    Several chunk sizes, among the flags of a training, ask for nothing.
-
-    Raises:
-        UserError: a chunk size or left context of one number other than -1.
+    Several chunk sizes, among the flags of a training, ask for nothing. Raises `UserError`.
     """
-    zipformer, given = run.config.zipformer, given_flags(namespace, ZipformerConfig)
-    if not zipformer.causal:
-        return
-    for name in ("chunk_size", "left_context_frames"):
-        asked = getattr(zipformer, name) if name in given else (-1,)
-        if len(asked) == 1 and asked != (-1,):
-            expected = "-1 for a file that takes whole recordings, which has full context"
-            raise must_be(flag_name(name), expected, asked[0], remedy)
-    chunk, _ = zipformer.fixed_context
-    if chunk > 0:
-        said = "the model knows chunks of %d frames alone, the file has full context: other texts may come out of it"
-        logging.warning(said, chunk)
+    zipformer_export.check_full_context(run.config.zipformer, vars(namespace).keys(), remedy)
 
 
 def save_tokens(tokenizer: Tokenizer, folder: Path) -> None:
@@ -87,9 +73,9 @@ def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     save_weights(run.model, as_plain(run.as_trained()), folder)
     save_tokens(run.tokenizer, folder)
     if config.jit:
-        export_script(run.model, run.config.fbank, folder, waves)
+        export_script(zipformer_export.scripted_part(run.model), run.config.fbank, folder, waves)
     if config.jit_trace:
-        export_trace(run.model, run.config.fbank, folder, waves)
+        export_trace(zipformer_export.export_parts(run.model), run.config.fbank, folder, waves)
 
 
 def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
@@ -102,11 +88,8 @@ def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Ov
     config = from_mapping(OFFLINE_ONNX[kind], given_flags(namespace, OFFLINE_ONNX[kind]))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
     check_full_context(run, namespace, "leave it out, or use export_onnx_streaming.py")
-    fbank = run.config.fbank
-    if getattr(config, "head", kind) == "ctc":
-        export_ctc(run.model, fbank, config, folder, waves)
-    else:
-        export_transducer(run.model, fbank, config, folder, waves, run.suffix)
+    parts = zipformer_export.export_parts(run.model, getattr(config, "head", kind))
+    export_offline(parts, run.config.fbank, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)
 
 
@@ -114,5 +97,6 @@ def export_streaming_onnx(namespace: argparse.Namespace, recipe: str, defaults: 
     """ONNX files that take chunk after chunk. Arguments as of `export_offline_onnx`."""
     config = from_mapping(STREAMING_ONNX[kind], given_flags(namespace, STREAMING_ONNX[kind]))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
-    export_streaming(run.model, getattr(config, "head", kind), run.config.fbank, config, folder, waves, run.suffix)
+    parts = zipformer_export.export_parts(run.model, getattr(config, "head", kind), streaming=True)
+    export_streaming(parts, run.config.fbank, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)

@@ -5,10 +5,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from small_models import FBANK, SUFFIX, make_model, short_waves, write_tokens
+from small_models import export, export_chunks, make_model, short_waves, write_tokens
 
 from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig
-from couloir.export.onnx import export_ctc, export_streaming, export_transducer
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +32,10 @@ def exported(tmp_path_factory, waves):
             folder, model = tmp_path_factory.mktemp(kind), make_model(kind, causal=streaming)
             write_tokens(folder)
             if streaming:
-                config = StreamingOnnxConfig(fp16=True)
-                done = export_streaming(model, kind, FBANK, config, folder, waves, SUFFIX)
-            elif kind == "ctc":
-                done = export_ctc(model, FBANK, CtcOnnxConfig(fp16=True), folder, waves)
+                done = export_chunks(model, kind, StreamingOnnxConfig(fp16=True), folder, waves)
             else:
-                done = export_transducer(model, FBANK, OnnxConfig(fp16=True), folder, waves, SUFFIX)
+                config = CtcOnnxConfig(fp16=True) if kind == "ctc" else OnnxConfig(fp16=True)
+                done = export(model, kind, config, folder, waves)
             made[kind, streaming] = model, folder, done
         return made[kind, streaming]
 

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from couloir.audio import load_audio
+from couloir.export.onnx import export_offline, export_streaming
 from couloir.export.selfcheck import check_waves
+from couloir.families.zipformer_export import export_parts
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.search import ctc_greedy, transducer_greedy
@@ -68,6 +70,16 @@ def _sharpen(head, inputs):
 def write_tokens(folder):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokens.txt").write_text("".join(f"{piece} {i}\n" for i, piece in enumerate(PIECES)))
+
+
+def export(model, kind, config, folder, waves, suffix=SUFFIX, fbank=FBANK):
+    """ONNX files of whole recordings."""
+    return export_offline(export_parts(model, kind), fbank, config, folder, waves, suffix)
+
+
+def export_chunks(model, kind, config, folder, waves, suffix=SUFFIX):
+    """ONNX files of chunks."""
+    return export_streaming(export_parts(model, kind, streaming=True), FBANK, config, folder, waves, suffix)
 
 
 def short_waves():

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from onnx import numpy_helper
-from small_models import FBANK, SPEECH, make_model, speech_features
+from small_models import FBANK, SPEECH, export, export_chunks, make_model, speech_features
 
 from couloir.audio import load_audio
 from couloir.errors import UserError
@@ -22,6 +22,8 @@ from couloir.export import publish
 from couloir.export.config import CtcOnnxConfig, OnnxConfig, StreamingOnnxConfig, TransducerOnnxConfig
 from couloir.export.publish import Draft
 from couloir.export.selfcheck import CHECK_SPEECH, Shape, check_waves, feature_probe, streaming_probe
+from couloir.export.transducer import ProjectedJoiner
+from couloir.families.zipformer_export import export_parts, sherpa_warnings
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.onnx_backend import OnnxBackend
@@ -29,6 +31,7 @@ from couloir.inference.recognizer import Recognizer
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import Vocabulary
 from couloir.models.zipformer.config import PRESETS
+from couloir.models.zipformer.streaming import ZipformerStreaming
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 FP32 = CtcOnnxConfig(enable_int8_quantization=False)
@@ -68,11 +71,11 @@ def sizes_run(probe):
 
 
 def test_files_are_run_at_every_size_that_they_take():
-    model = make_model("ctc")
+    (part,) = export_parts(make_model("ctc"), "ctc")
     items = [speech_features()[0, :n] for n in (150, 60, 100)]
 
     def run(shape):
-        return sizes_run(feature_probe(model, model.ctc_output, items, shape))
+        return sizes_run(feature_probe(part, items, FBANK.padding_value, shape))
 
     # The shortest recording that gives a frame of output is 9 frames long, the longest is longer than all that follow.
     assert run(Shape()) == [(4, 150, [150, 60, 100, 9]), (1, 60, [60]), (1, 9, [9]), (1, 210, [210])]
@@ -95,13 +98,14 @@ def test_streams_are_run_over_several_chunks():
         return output, states
 
     model, items = make_model("ctc", causal=True), [speech_features()[0, :n] for n in (150, 60, 100)]
-    streaming_probe(module, model, (64, 64), items)(run)
+    model.zipformer_config = model.zipformer_config.with_context(64, 64)
+    streaming_probe(module, ZipformerStreaming(model), items, FBANK.padding_value)(run)
     assert sizes[: len(sizes) // 2] == [*((1, 141, 64 * i) for i in range(4)), *((3, 141, 64 * i) for i in range(4))]
 
 
 def test_one_file_from_samples_to_log_probs(folder, waves):
     config = CtcOnnxConfig(with_frontend=True, fp16=True)
-    done = onnx_export.export_ctc(make_model("ctc"), FBANK, config, folder, waves)
+    done = export(make_model("ctc"), "ctc", config, folder, waves)
     assert set(done) == {"audio-model.onnx", "audio-model.fp16.onnx", "audio-model.int8.onnx"}
     assert done["audio-model.onnx"].same_best == 1.0
     # int8 rounds the weights alone, each to the nearest step of its channel: browsers get what Python gets.
@@ -128,7 +132,7 @@ def test_one_length_no_lengths_int32_and_weights_apart(folder, waves):
     plain = {"enable_int8_quantization": False, "use_int32_inputs": True}
     model = make_model("both")
     config = OnnxConfig(max_len=130, keep_x_lens=0, use_external_data=True, **plain)
-    done = onnx_export.export_transducer(model, FBANK, config, folder, waves, "a")
+    done = export(model, "transducer", config, folder, waves, "a")
     assert max(agreement.relative for agreement in done.values()) < 1e-5
     assert inputs_of(folder / "encoder-a.onnx") == {"x": ("(float)", ["N", 130, 80])}
     assert inputs_of(folder / "decoder-a.onnx") == {"y": ("(int32)", ["N", 2])}
@@ -136,9 +140,9 @@ def test_one_length_no_lengths_int32_and_weights_apart(folder, waves):
     assert (folder / "encoder-a.onnx").stat().st_size < 2 * (folder / "encoder-a.onnx.data").stat().st_size
     with pytest.raises(UserError, match="x_lens"):
         OnnxBackend(folder)
-    onnx_export.export_ctc(model, FBANK, CtcOnnxConfig(keep_x_lens=0, suffix="b", **plain), folder, waves)
+    export(model, "ctc", CtcOnnxConfig(keep_x_lens=0, suffix="b", **plain), folder, waves)
     assert inputs_of(folder / "model-b.onnx") == {"x": ("(float)", ["N", "T", 80])}
-    onnx_export.export_ctc(model, FBANK, CtcOnnxConfig(max_len=700, suffix="c", **plain), folder, waves)
+    export(model, "ctc", CtcOnnxConfig(max_len=700, suffix="c", **plain), folder, waves)
     assert inputs_of(folder / "model-c.onnx") == {"x": ("(float)", ["N", 700, 80]), "x_lens": ("(int32)", ["N"])}
     with pytest.raises(UserError, match="700 frames alone"):
         OnnxBackend(folder / "model-c.onnx")
@@ -166,11 +170,11 @@ def test_weights_apart_are_as_readable_as_their_model(tmp_path, umask):
 @pytest.mark.slow
 def test_files_of_one_size(folder, waves):
     model, config = make_model("transducer", causal=True), {"enable_int8_quantization": False}
-    onnx_export.export_transducer(model, FBANK, OnnxConfig(dynamic_axes=False, **config), folder, waves, "a")
+    export(model, "transducer", OnnxConfig(dynamic_axes=False, **config), folder, waves, "a")
     assert inputs_of(folder / "encoder-a.onnx") == {"x": ("(float)", [1, 100, 80]), "x_lens": ("(int64)", [1])}
     assert inputs_of(folder / "joiner-a.onnx")["encoder_out"] == ("(float)", [1, 24])
     one = StreamingOnnxConfig(dynamic_batch=False, use_int32_inputs=True, **config)
-    onnx_export.export_streaming(model, "transducer", FBANK, one, folder, waves, "b")
+    export_chunks(model, "transducer", one, folder, waves, "b")
     found = inputs_of(folder / "encoder-b-chunk-16-left-32.onnx")
     assert found["processed_lens"] == ("(int32)", [1]) and found["cached_key_0"] == ("(float)", [32, 1, 16])
 
@@ -188,11 +192,11 @@ def test_flags_that_cannot_be_met_are_named():
 
 def test_streaming_needs_a_causal_model_and_one_chunk_size(tmp_path, waves):
     with pytest.raises(UserError, match="--causal"):
-        onnx_export.export_streaming(make_model("ctc"), "ctc", FBANK, StreamingOnnxConfig(), tmp_path, waves, "x")
+        export_chunks(make_model("ctc"), "ctc", StreamingOnnxConfig(), tmp_path, waves)
     model = make_model("ctc", causal=True)
     model.zipformer_config = dataclasses.replace(model.zipformer_config, chunk_size=(16, 32))
     with pytest.raises(UserError, match="--chunk-size"):
-        onnx_export.export_streaming(model, "ctc", FBANK, StreamingOnnxConfig(), tmp_path, waves, "x")
+        export_chunks(model, "ctc", StreamingOnnxConfig(), tmp_path, waves)
 
 
 @pytest.mark.slow
@@ -202,19 +206,19 @@ def test_a_file_that_disagrees_is_not_left_behind_nor_an_older_one_taken_for_it(
 
     def corrupted(graph, path):
         if path.name.startswith("joiner"):
-            other = onnx_export.ProjectedJoiner(make_model("transducer", seed=2))
+            other = ProjectedJoiner(make_model("transducer", seed=2).joiner)
             graph = dataclasses.replace(graph, module=other)
         write(graph, path)
 
     monkeypatch.setattr(onnx_graph, "write_fp32", corrupted)
-    arguments = make_model("transducer"), FBANK, OnnxConfig(), tmp_path, waves, "a"
+    arguments = make_model("transducer"), "transducer", OnnxConfig(), tmp_path, waves, "a"
     with pytest.raises(UserError, match=r"^joiner-a.onnx disagrees with PyTorch .*tested torch 2.13$"):
-        onnx_export.export_transducer(*arguments)
+        export(*arguments)
     assert not list(tmp_path.iterdir())
     for name in ("encoder-a.onnx", "joiner-a.int8.onnx", "joiner-b.onnx"):
         (tmp_path / name).write_text("older")
     with pytest.raises(UserError, match=r"earlier export.*: encoder-a.onnx, joiner-a.int8.onnx in "):
-        onnx_export.export_transducer(*arguments)
+        export(*arguments)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"older"}
 
 
@@ -259,13 +263,16 @@ def test_the_best_token_counts_where_outputs_are_scores(tmp_path):
 
 
 def test_what_sherpa_cannot_do_with_a_model_is_said(caplog):
-    onnx_export.warn_of_sherpa(PRESETS["medium"], streaming=True)
-    assert not caplog.messages
+    assert sherpa_warnings(PRESETS["medium"], streaming=True) == ()
     at_50_hz = dataclasses.replace(PRESETS["tiny"], output_downsampling_factor=1)
-    onnx_export.warn_of_sherpa(at_50_hz, streaming=True)
-    assert "time stamps" in caplog.messages[0] and "--frontend-channels" in caplog.messages[1]
-    onnx_export.warn_of_sherpa(at_50_hz, streaming=False)
-    assert len(caplog.messages) == 3
+    times, channels = sherpa_warnings(at_50_hz, streaming=True)
+    assert "time stamps" in times and "--frontend-channels" in channels
+    assert sherpa_warnings(at_50_hz, streaming=False) == (times,)
+    onnx_export._warn([*export_parts(make_model("transducer"))])
+    assert not caplog.messages
+    (part,) = export_parts(make_model("ctc"))
+    onnx_export._warn([dataclasses.replace(part, warnings=(times,))])
+    assert caplog.messages == [times]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +290,7 @@ def test_unusual_features_go_with_the_file(folder, waves, caplog):
     """They are named when they are exported, and read again; sherpa-onnx opens the file, and hears something else."""
     sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
     model, fbank = make_model("ctc"), FbankConfig(frame_shift_ms=12.5, low_freq=60.0)
-    onnx_export.export_ctc(model, fbank, FP32, folder, waves)
+    export(model, "ctc", FP32, folder, waves, fbank=fbank)
     assert "--frame-shift-ms 12.5 (default 10.0), --low-freq 60.0 (default 20.0)" in " ".join(caplog.messages)
     metadata = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
     ours = {key: value for key, value in metadata.items() if key.startswith("fbank_")}

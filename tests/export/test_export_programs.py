@@ -16,8 +16,8 @@ from couloir.checkpoint import save_checkpoint
 from couloir.config import as_plain, write_yaml
 from couloir.errors import UserError
 from couloir.export import weights as weight_export
-from couloir.export.modules import prepared
 from couloir.export.weights import save_weights
+from couloir.families.zipformer_export import prepared
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.info import describe

@@ -8,10 +8,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from small_models import FBANK, make_model, write_tokens
+from small_models import export, make_model, write_tokens
 
 from couloir.export.config import CtcOnnxConfig
-from couloir.export.onnx import export_ctc
 from couloir.export.quantize import write_int8
 from couloir.inference import processor
 from couloir.inference.info import describe
@@ -54,7 +53,7 @@ def folder(tmp_path_factory, waves):
     """A model as it is exported, and "old.int8.onnx" as icefall writes it."""
     folder = tmp_path_factory.mktemp("int8")
     write_tokens(folder)
-    export_ctc(make_model("ctc"), FBANK, CtcOnnxConfig(), folder, waves)
+    export(make_model("ctc"), "ctc", CtcOnnxConfig(), folder, waves)
     old_format(folder / "model.onnx", folder / "old.int8.onnx")
     return folder
 
@@ -191,7 +190,7 @@ def test_bits_are_counted_wherever_the_weights_are(tmp_path, largest, bits):
 
 def test_files_of_samples_store_their_weights_alone(tmp_path, waves):
     write_tokens(tmp_path)
-    export_ctc(make_model("ctc"), FBANK, CtcOnnxConfig(with_frontend=True), tmp_path, waves)
+    export(make_model("ctc"), "ctc", CtcOnnxConfig(with_frontend=True), tmp_path, waves)
     path = tmp_path / "audio-model.int8.onnx"
     assert not integer_weights(path) and processor.integer_format(path) == ""
     found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}

@@ -9,6 +9,7 @@ import pytest
 from small_models import FBANK, make_model, rows_of, speech_features, tokens_of
 
 from couloir.export.torchscript import export_script, export_trace
+from couloir.families.zipformer_export import export_parts, scripted_part
 
 # Features in, tokens out, as icefall's jit_pretrained.py, jit_pretrained_ctc.py and jit_pretrained_streaming.py do it.
 READER = """
@@ -75,10 +76,10 @@ print(json.dumps(found))
 def test_scripted_and_traced_files_find_what_pytorch_finds(tmp_path, waves):
     model, causal, ctc = make_model("both"), make_model("both", causal=True), make_model("ctc")
     names = [
-        *export_script(model, FBANK, tmp_path, waves),
-        *export_script(causal, FBANK, tmp_path, waves),
-        *export_trace(ctc, FBANK, tmp_path, waves),
-        *export_trace(model, FBANK, tmp_path, waves),
+        *export_script(scripted_part(model), FBANK, tmp_path, waves),
+        *export_script(scripted_part(causal), FBANK, tmp_path, waves),
+        *export_trace(export_parts(ctc), FBANK, tmp_path, waves),
+        *export_trace(export_parts(model), FBANK, tmp_path, waves),
     ]
     scripts = ["jit_script.pt", "jit_script_chunk_16_left_32.pt"]
     assert names == scripts + ["jit_trace.pt"] + [f"{part}_jit_trace.pt" for part in ("encoder", "decoder", "joiner")]

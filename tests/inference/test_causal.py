@@ -15,7 +15,8 @@ from couloir.audio import load_audio
 from couloir.checkpoint import save_checkpoint
 from couloir.errors import UserError
 from couloir.export.config import CtcOnnxConfig
-from couloir.export.onnx import export_ctc
+from couloir.export.onnx import export_offline
+from couloir.families.zipformer_export import export_parts
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.align import align
@@ -181,7 +182,8 @@ def test_a_file_for_whole_recordings_has_full_context(causal, speech, tmp_path):
     waves = [torch.from_numpy(load_audio(path)) for path in speech]
     chunked = copy.deepcopy(model)
     chunked.zipformer_config = chunked.encoder.config = model.zipformer_config.with_context(16, 64)
-    export_ctc(chunked, FbankConfig(), CtcOnnxConfig(enable_int8_quantization=False), tmp_path, waves)
+    config = CtcOnnxConfig(enable_int8_quantization=False)
+    export_offline(export_parts(chunked, "ctc"), FbankConfig(), config, tmp_path, waves)
     (tmp_path / "tokens.txt").write_bytes((run / "lang" / "tokens.txt").read_bytes())
     exported = numbers(Recognizer.from_pretrained(tmp_path, runtime="onnx"), speech)
     for ours, theirs in zip(numbers(Recognizer.from_pretrained(run), speech), exported):

@@ -290,6 +290,29 @@ def test_the_rate_of_frames_is_read_off_the_model(tmp_path):
     assert found.tokens[-1].end == pytest.approx(40, abs=0.1)
 
 
+def test_a_file_says_where_its_frames_are_and_how_it_may_be_cut(tmp_path):
+    """An embedding of every fourth frame that looks no further: its first frame begins with the recording."""
+    said = {"geometry_embedding_factor": "4", "geometry_embedding_margin": "0", "geometry_window_step": "4"}
+    (tmp_path / "said").mkdir()
+    usual = OnnxBackend(sound(tmp_path / "model.onnx"))
+    other = OnnxBackend(sound(tmp_path / "said/model.onnx", metadata=said))
+    assert (usual.times.shift, usual.times.first, usual.times.min_samples, usual.times.step_samples) == (
+        0.04, 0.035, 1360, 2560)  # fmt: skip
+    assert (other.times.shift, other.times.first, other.times.min_samples, other.times.step_samples) == (
+        0.04, 0.0, 560, 640)  # fmt: skip
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    late, early = (Recognizer(backend).transcribe([wave])[0].tokens for backend in (usual, other))
+    assert [token.symbol for token in late] == [token.symbol for token in early]
+    np.testing.assert_allclose([t.start - 0.035 for t in late[1:]], [t.start for t in early[1:]], atol=0.0011)
+    (found,) = Recognizer(other).transcribe([wave[:10]])  # padded to its own fewest samples
+    assert found.duration == 0.001
+    said["geometry_window_step"] = "1000"
+    coarse = OnnxBackend(sound(tmp_path / "said/model.onnx", metadata=said))
+    assert Recognizer(coarse).window_s == 30.0
+    with pytest.raises(UserError, match="`window_s` must be at least 10, at multiples of which this model is cut"):
+        Recognizer(coarse, window_s=8.0)
+
+
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
@@ -312,6 +335,10 @@ def test_the_rate_of_frames_is_read_off_the_model(tmp_path):
         ({"front_end": ""}, "fbank, lfr, log_mel"),
         ({"front_end": "lfr", "neg_mean": "0,0"}, "--neg-mean"),
         ({"lfr_window_size": "0"}, "--lfr-m"),
+        ({"geometry_embedding_factor": "0"}, "geometry_embedding_factor"),
+        ({"geometry_embedding_margin": "9" * 5000}, "embedding-margin"),
+        ({"geometry_window_step": "10.5"}, "window-step"),
+        ({"geometry_unheard_of": "1"}, "unheard"),
     ],
 )
 def test_metadata_that_says_nothing_sensible(tmp_path, metadata, reason):

@@ -18,6 +18,7 @@ from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
 from couloir.inference.transcript import Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_pieces, read_vocabulary
+from couloir.models.geometry import FrameGeometry
 
 PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o", "<0xC3>", "<0xA9>"]
 
@@ -43,7 +44,7 @@ def test_constants_are_pythons():
     expected |= {"STEP_SAMPLES": windows.STEP_SAMPLES, "NEIGHBOURHOOD_S": windows._NEIGHBOURHOOD_S}
     defaults = Recognizer.__init__.__kwdefaults__
     expected |= {"WINDOW_S": defaults["window_s"], "OVERLAP_S": defaults["overlap_s"]}
-    expected |= {"PROBE_FRAMES": onnx_backend._PROBE_FRAMES}
+    expected |= {"PROBE_FRAMES": FrameGeometry().frames_of(onnx_backend.PROBE_EMBEDDED)}
     assert answer["value"] == expected
 
 

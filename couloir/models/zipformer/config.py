@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, cast
 
 from couloir.config import Ints, flag_name, option
 from couloir.errors import UserError, must_be
 from couloir.features.config import FbankConfig
+from couloir.models.geometry import FrameGeometry
 
+COARSEST = 8
+"""Frames at 50 per second that the coarsest stack of the published sizes joins."""
 PER_STACK = (
     "num_encoder_layers",
     "feedforward_dim",
@@ -134,6 +139,13 @@ class ZipformerConfig:
     def output_dim(self) -> int:
         """Width of the encoder's output: the largest stack's."""
         return max(self.encoder_dim)
+
+    @cached_property
+    def geometry(self) -> FrameGeometry:
+        """Where the output frames lie."""
+        embedding = FrameGeometry()
+        step = embedding.embedding_factor * math.lcm(COARSEST, *self.downsampling_factor)
+        return replace(embedding, output_factor=self.output_downsampling_factor, window_step=step)
 
     @property
     def frontend_bins(self) -> int:

@@ -108,8 +108,7 @@ class Zipformer2(nn.Module):
             x = stack(x, padding, attention_mask, chunk_size, item_lens, feature_mask)
             outputs.append(x)
         x = self.downsample_output(merge_outputs(outputs, widths), item_lens)
-        factor = self.config.output_downsampling_factor
-        return x, (lens + factor - 1) // factor
+        return x, self.config.geometry.sub_sampled(lens)
 
     def feature_masks(self, x: Tensor) -> list[Tensor | None]:
         """Masks (1, B, D) of each stack that, in training, hide the upper channels of some sequences."""
@@ -152,8 +151,7 @@ class Zipformer2(nn.Module):
             outputs.append(x)
             new_states += stack_states
         x = self.downsample_output(merge_outputs(outputs, widths))
-        factor = self.config.output_downsampling_factor
-        return x, (lens + factor - 1) // factor, new_states
+        return x, self.config.geometry.sub_sampled(lens), new_states
 
 
 def chunk_mask(frames: int, chunk_size: int, left_chunks: int, device: torch.device) -> Tensor:

@@ -23,11 +23,6 @@ LOOK_AHEAD = 3
 FIRST_LAYER_GRAD_SCALE = 0.2
 
 
-def num_embedded_frames(feat_lens: Tensor) -> Tensor:
-    """Frames that the front end makes of ``feat_lens`` feature frames: (T - 7) // 2."""
-    return (feat_lens - 7) // 2
-
-
 def conv_last(conv: nn.Module, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
     """Apply a convolution to a channels-last image (B, T, F, C) -> (B, T', F', C')."""
     assert isinstance(conv, nn.Conv2d)

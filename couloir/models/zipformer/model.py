@@ -15,7 +15,7 @@ from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.transducer import Decoder, Joiner
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.encoder import Zipformer2
-from couloir.models.zipformer.frontend import Conv2dSubsampling, num_embedded_frames
+from couloir.models.zipformer.frontend import Conv2dSubsampling
 from couloir.models.zipformer.streaming import left_context_mask
 
 __all__ = [
@@ -33,8 +33,7 @@ CTC_DROPOUT = 0.1
 
 def num_subsampled_frames(feat_lens: Tensor, config: ZipformerConfig) -> Tensor:
     """Encoder output lengths (B,) of ``feat_lens`` (B,) feature frames."""
-    factor = config.output_downsampling_factor
-    return (num_embedded_frames(feat_lens) + factor - 1) // factor
+    return config.geometry.output_frames(feat_lens)
 
 
 class AsrModel(nn.Module):
@@ -79,7 +78,7 @@ class AsrModel(nn.Module):
             (B, S, D) and (B,) lengths.
         """
         exact = padding == "exact" if padding is not None else not self.training
-        lens = num_embedded_frames(feat_lens)
+        lens = self.zipformer_config.geometry.embedded(feat_lens)
         embedded = self.encoder_embed(feats, lens if exact else None)
         encoded, lens = self.encoder(embedded.transpose(0, 1).contiguous(), lens, exact)
         return encoded.transpose(0, 1), lens

@@ -1,0 +1,48 @@
+"""What is asked of a model that encodes a recording chunk by chunk.
+
+Shapes: B streams, T feature frames of a window, F feature bins, S output frames of a chunk, D model dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from couloir.models.geometry import FrameGeometry
+
+
+class Streaming(Protocol):
+    """A model with one chunk size and left context, and the states that it carries from chunk to chunk.
+
+    Attributes:
+        model: whose weights `step` uses.
+        geometry: of its frames.
+        chunk_frames: feature frames that a step goes on by.
+        window_frames: feature frames that a step sees, those of the chunk and what its embedding looks ahead.
+        feature_dim: F.
+        names: of the states, in their order.
+        context: what tells this chunk size and left context from others, as files are named by it.
+        attributes: whole numbers that readers of a TorchScript file find on its encoder.
+    """
+
+    model: nn.Module
+    geometry: FrameGeometry
+    chunk_frames: int
+    window_frames: int
+    feature_dim: int
+    names: list[str]
+    context: dict[str, int]
+    attributes: dict[str, int]
+
+    def initial(self, batch: int) -> list[Tensor]:
+        """The states of B streams that begin; a state is of the type that it stays of."""
+
+    def batch_axis(self, name: str) -> int:
+        """The axis of a state that counts the streams."""
+
+    def step(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """A window (B, T, F) and the states before it -> (B, S, D) and the states behind it."""
+
+    def metadata(self) -> dict[str, str | int]:
+        """What a reader of an exported file makes the first states from."""
