@@ -162,6 +162,7 @@ def export_trace(parts: Sequence[ExportPart], fbank: FrontEndConfig, out_dir: Pa
     made: list[Draft] = []
     for part in parts:
         name = "jit_trace.pt" if len(parts) == 1 else f"{part.name}_jit_trace.pt"
+        example: tuple[Tensor, ...]
         if isinstance(part, OfflinePart):
             module, example, probe = part.module, _example(part), feature_probe(part, items, fbank.padding_value)
         else:

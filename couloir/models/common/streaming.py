@@ -16,7 +16,6 @@ class Streaming(Protocol):
     """A model with one chunk size and left context, and the states that it carries from chunk to chunk.
 
     Attributes:
-        model: whose weights `step` uses.
         geometry: of its frames.
         chunk_frames: feature frames that a step goes on by.
         window_frames: feature frames that a step sees, those of the chunk and what its embedding looks ahead.
@@ -26,7 +25,6 @@ class Streaming(Protocol):
         attributes: whole numbers that readers of a TorchScript file find on its encoder.
     """
 
-    model: nn.Module
     geometry: FrameGeometry
     chunk_frames: int
     window_frames: int
@@ -34,6 +32,10 @@ class Streaming(Protocol):
     names: list[str]
     context: dict[str, int]
     attributes: dict[str, int]
+
+    @property
+    def model(self) -> nn.Module:
+        """Whose weights `step` uses."""
 
     def initial(self, batch: int) -> list[Tensor]:
         """The states of B streams that begin; a state is of the type that it stays of."""
