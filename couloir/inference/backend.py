@@ -8,13 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from couloir.inference.frame_times import USUAL, FrameTimes
+from couloir.inference.frame_times import FrameTimes
 from couloir.inference.restriction import Restriction
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
-
-MIN_SAMPLES = USUAL.min_samples
-"""Audio below this (85 ms) gives fewer than the 9 feature frames that most models need."""
 
 
 class Backend(Protocol):

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import * as constants from "../../web/js/constants.js";
 import { powerSpectrum } from "../../web/js/fft.js";
 import { frontEndOf } from "../../web/js/front_end.js";
+import { geometryOf } from "../../web/js/geometry.js";
 import { headOf } from "../../web/js/heads.js";
 import { metadataOf } from "../../web/js/metadata.js";
 import { hostElsewhere } from "../../web/js/model.js";
@@ -34,6 +35,10 @@ const answers = {
   frontEnd: ({ metadata, frames }) => {
     const { name, stepS, samples } = frontEndOf(metadata);
     return { name, stepS, count: samples(frames) };
+  },
+  geometry: (metadata) => {
+    const { framesOf, ...times } = geometryOf(metadata, frontEndOf(metadata));
+    return { ...times, probe: framesOf(constants.PROBE_EMBEDDED) };
   },
   host: (source) => hostElsewhere(source, "http://127.0.0.1:8000/index.html"),
   words: wordsOf,

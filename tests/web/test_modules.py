@@ -12,12 +12,13 @@ from node import ask
 
 from couloir import audio
 from couloir.errors import UserError
-from couloir.inference import backend, onnx_backend, transcript, windows
+from couloir.inference import onnx_backend, transcript, windows
 from couloir.inference.formats import textgrid, tiers_of
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.search import ctc_greedy
 from couloir.inference.transcript import Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_pieces, read_vocabulary
+from couloir.models import geometry
 from couloir.models.geometry import FrameGeometry
 
 PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o", "<0xC3>", "<0xA9>"]
@@ -39,12 +40,13 @@ def test_constants_are_pythons():
     (answer,) = ask(("constants", None))
     expected = {name: getattr(transcript, name) for name in dir(transcript) if name.endswith("_S") and name.isupper()}
     expected["BLANKS_OF_FIRST"] = transcript.BLANKS_OF_FIRST
-    expected |= {"SAMPLE_RATE": audio.SAMPLE_RATE, "MIN_SAMPLES": backend.MIN_SAMPLES}
+    expected |= {"SAMPLE_RATE": audio.SAMPLE_RATE, "PROBE_EMBEDDED": onnx_backend.PROBE_EMBEDDED}
     expected |= {"MISSING_ALLOWED_S": audio.MISSING_ALLOWED_S, "LOUDEST": audio.LOUDEST, "CANCELLED": audio.CANCELLED}
     expected |= {"STEP_SAMPLES": windows.STEP_SAMPLES, "NEIGHBOURHOOD_S": windows._NEIGHBOURHOOD_S}
     defaults = Recognizer.__init__.__kwdefaults__
     expected |= {"WINDOW_S": defaults["window_s"], "OVERLAP_S": defaults["overlap_s"]}
-    expected |= {"PROBE_FRAMES": FrameGeometry().frames_of(onnx_backend.PROBE_EMBEDDED)}
+    usual = {name: value for name, value in asdict(FrameGeometry()).items() if name not in geometry.READ_OFF}
+    expected |= {"USUAL_GEOMETRY": usual, "MAX_GEOMETRY_FRAMES": geometry.MAX_FRAMES}
     assert answer["value"] == expected
 
 

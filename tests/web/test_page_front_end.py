@@ -7,10 +7,14 @@ import pytest
 from node import ask
 from onnx import helper
 
+from couloir.errors import UserError
 from couloir.features.config import FbankConfig
 from couloir.features.front_end import from_metadata
 from couloir.features.lfr_config import LfrConfig
 from couloir.features.log_mel_config import LogMelConfig
+from couloir.inference.frame_times import frame_times
+from couloir.inference.onnx_backend import PROBE_EMBEDDED
+from couloir.models.geometry import FrameGeometry
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 
@@ -41,6 +45,43 @@ def test_geometry_is_pythons():
         config = from_metadata(metadata, "m")
         assert answer["value"]["name"] == config.name and answer["value"]["count"] == config.num_samples(57)
         assert answer["value"]["stepS"] == pytest.approx(config.frame_step_s, abs=1e-12)
+
+
+GEOMETRIES = [
+    FrameGeometry(),
+    FrameGeometry(4, 0, window_step=4),
+    FrameGeometry(3, 5, window_step=48),
+    FrameGeometry(1, 0),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_times_are_pythons(geometry):
+    cases = [(config, {**config.as_metadata(), **geometry.as_metadata()}) for config in CONFIGS]
+    for (config, _), answer in zip(cases, ask(*(("geometry", metadata) for _, metadata in cases))):
+        times, found = frame_times(geometry, config), answer["value"]
+        assert (found["minSamples"], found["stepSamples"]) == (times.min_samples, times.step_samples)
+        assert found["first"] == pytest.approx(times.first, abs=1e-12)
+        assert (found["factor"], found["probe"]) == (geometry.embedding_factor, geometry.frames_of(PROBE_EMBEDDED))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"geometry_embedding_factor": "0"}, "from 1 to 1000"),
+        ({"geometry_embedding_margin": "-1"}, "from 0 to 1000"),
+        ({"geometry_window_step": "1001"}, "geometry_window_step"),
+        ({"geometry_window_step": "1.5"}, "whole number"),
+        ({"geometry_window_step": ""}, "whole number"),
+        ({"geometry_look_ahead": "3"}, "geometry_look_ahead, which is not known"),
+        ({"geometry_toString": "3"}, "which is not known"),
+    ],
+)
+def test_geometry_that_means_nothing_is_refused_by_name(metadata, words):
+    (answer,) = ask(("geometry", metadata))
+    assert words in answer["error"]
+    with pytest.raises(UserError):
+        FrameGeometry.from_metadata(metadata, "m")
 
 
 @pytest.mark.parametrize(

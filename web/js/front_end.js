@@ -3,14 +3,15 @@
 
 import { SAMPLE_RATE } from "./constants.js";
 
-/** By name: what a file's settings begin with, and {stepS, samples(frames)} of settings that are read by a function. */
+/** By name: what a file's settings begin with, and {stepS, samples, fewest} of settings that are read by a function. */
 const FRONT_ENDS = {
   fbank: {
     prefix: "fbank_",
     geometry(setting) {
       const ms = setting("frame_shift_ms", 10);
       const shift = Math.trunc((ms * SAMPLE_RATE) / 1000);
-      return { stepS: ms / 1000, samples: (frames) => frames * shift };
+      const fewest = (frames) => frames * shift - Math.floor(shift / 2);
+      return { stepS: ms / 1000, samples: (frames) => frames * shift, fewest };
     },
   },
   lfr: {
@@ -18,16 +19,21 @@ const FRONT_ENDS = {
     geometry(setting) {
       const [ms, lengthMs, every] = [setting("frame_shift_ms", 10), setting("frame_length_ms", 25), setting("window_shift", 6)];
       const [shift, window] = [ms, lengthMs].map((one) => Math.trunc((one * SAMPLE_RATE) / 1000));
-      return { stepS: (ms * every) / 1000, samples: (frames) => (frames * every - 1) * shift + window };
+      const ofWindows = (count) => (count - 1) * shift + window;
+      const fewest = (frames) => ofWindows((frames - 1) * every + 1);
+      return { stepS: (ms * every) / 1000, samples: (frames) => ofWindows(frames * every), fewest };
     },
   },
-  log_mel: { prefix: "log_mel_", geometry: () => ({ stepS: 0.01, samples: (frames) => frames * 160 }) },
+  log_mel: {
+    prefix: "log_mel_",
+    geometry: () => ({ stepS: 0.01, samples: (frames) => frames * 160, fewest: (frames) => frames * 160 }),
+  },
 };
 
 /**
  * @param {Object<string, string>} metadata of the model's file
- * @returns {{name: string, stepS: number, samples: (frames: number) => number}} distance of its frames in s, and the
- *   samples that so many stand for
+ * @returns {{name: string, stepS: number, samples: (frames: number) => number, fewest: (frames: number) => number}}
+ *   distance of its frames in s, the samples that so many stand for, and the fewest that have so many
  * @throws {Error} one that the page does not know, or with audio of another rate
  */
 export function frontEndOf(metadata) {

@@ -2,6 +2,7 @@
 
 import * as C from "./constants.js";
 import { frontEndOf } from "./front_end.js";
+import { geometryOf } from "./geometry.js";
 import { metadataOf } from "./metadata.js";
 import { round } from "./numbers.js";
 import { ctcGreedy, meanBlank } from "./search.js";
@@ -30,7 +31,9 @@ export class Recognizer {
     } catch {
       throw new Error("the model cannot be loaded by ONNX Runtime: it is damaged or no model");
     }
-    recognizer.frontEnd = frontEndOf(metadataOf(model));
+    const metadata = metadataOf(model);
+    recognizer.frontEnd = frontEndOf(metadata);
+    recognizer.geometry = geometryOf(metadata, recognizer.frontEnd);
     recognizer.#checkNames();
     await recognizer.#probe();
     return recognizer;
@@ -46,9 +49,9 @@ export class Recognizer {
 
   /** The distance of the output frames is the model's own: some give 50 a second, some 25. */
   async #probe() {
-    const { length, width } = await this.#encode(new Float32Array(this.frontEnd.samples(C.PROBE_FRAMES)));
-    const embedded = Math.floor((C.PROBE_FRAMES - 7) / 2);
-    this.frameShift = (2 * Math.round(embedded / length) || 1) * this.frontEnd.stepS;
+    const { factor, framesOf } = this.geometry;
+    const { length, width } = await this.#encode(new Float32Array(this.frontEnd.samples(framesOf(C.PROBE_EMBEDDED))));
+    this.frameShift = (factor * Math.round(C.PROBE_EMBEDDED / length) || 1) * this.frontEnd.stepS;
     if (width !== this.pieces.length) {
       throw new Error(`tokens.txt must have ${width} tokens as the model does, but has ${this.pieces.length}; choose its own`);
     }
@@ -56,7 +59,8 @@ export class Recognizer {
 
   /** (N,) samples -> frames (S, V) */
   async #encode(wave) {
-    const padded = wave.length < C.MIN_SAMPLES ? Float32Array.from({ length: C.MIN_SAMPLES }, (_, i) => wave[i] ?? 0) : wave;
+    const fewest = this.geometry.minSamples;
+    const padded = wave.length < fewest ? Float32Array.from({ length: fewest }, (_, i) => wave[i] ?? 0) : wave;
     const { Tensor } = this.ort;
     const found = await this.session.run({
       audio: new Tensor("float32", padded, [1, padded.length]),
@@ -72,7 +76,8 @@ export class Recognizer {
    * @returns {Promise<Transcript>}
    */
   async transcribe(samples, onProgress = () => {}) {
-    const windows = cut(samples.length, C.WINDOW_S * C.SAMPLE_RATE, C.OVERLAP_S * C.SAMPLE_RATE);
+    const { first, stepSamples } = this.geometry;
+    const windows = cut(samples.length, C.WINDOW_S * C.SAMPLE_RATE, C.OVERLAP_S * C.SAMPLE_RATE, stepSamples);
     const parts = [];
     for (const { start, stop } of windows) {
       onProgress(parts.length / windows.length);
@@ -82,7 +87,7 @@ export class Recognizer {
     const frames = join(parts, offsets, this.frameShift);
     const spans = ctcGreedy(frames);
     const duration = samples.length / C.SAMPLE_RATE;
-    const tokens = timedTokens(spans, this.pieces, this.frameShift, duration);
+    const tokens = timedTokens(spans, this.pieces, this.frameShift, duration, first);
     return {
       text: textOf(tokens),
       tokens,

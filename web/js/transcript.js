@@ -15,11 +15,12 @@ import { surfaces } from "./vocabulary.js";
  * @param {string[]} pieces
  * @param {number} frameShift in s
  * @param {number} duration in s, the latest time
+ * @param {number} first where the first frame begins, in s
  * @returns {Token[]}
  */
-export function timedTokens(spans, pieces, frameShift, duration) {
-  const start = spans.map((span) => C.FRONT_END_DELAY_S + frameShift * span.start);
-  const end = spans.map((span) => C.FRONT_END_DELAY_S + frameShift * span.end);
+export function timedTokens(spans, pieces, frameShift, duration, first = C.FRONT_END_DELAY_S) {
+  const start = spans.map((span) => first + frameShift * span.start);
+  const end = spans.map((span) => first + frameShift * span.end);
   for (let i = 0; i + 1 < spans.length; i++) {
     const gap = Math.max(start[i + 1] - end[i], 0);
     const touching = gap <= C.LONGEST_BRIDGE_S;

@@ -5,15 +5,16 @@ import { NEIGHBOURHOOD_S, STEP_SAMPLES } from "./constants.js";
 /** @typedef {import("./search.js").Frames} Frames */
 
 /**
- * Windows of equal hop that cover a recording; one, if it is no longer than `longest`. All in samples.
+ * Windows of equal hop that cover a recording; one, if it is no longer than `longest`. They begin at
+ * multiples of `step`. All in samples.
  * @returns {{start: number, stop: number}[]}
  */
-export function cut(numSamples, longest, overlap) {
+export function cut(numSamples, longest, overlap, step = STEP_SAMPLES) {
   if (numSamples <= longest) return [{ start: 0, stop: numSamples }];
-  const room = Math.max(Math.floor((longest - overlap) / STEP_SAMPLES), 1) * STEP_SAMPLES;
+  const room = Math.max(Math.floor((longest - overlap) / step), 1) * step;
   const count = Math.ceil((numSamples - longest) / room) + 1;
-  const even = Math.ceil(Math.ceil((numSamples - longest) / (count - 1)) / STEP_SAMPLES) * STEP_SAMPLES;
-  const hop = Math.max(Math.min(even, room), STEP_SAMPLES);
+  const even = Math.ceil(Math.ceil((numSamples - longest) / (count - 1)) / step) * step;
+  const hop = Math.max(Math.min(even, room), step);
   return Array.from({ length: count }, (_, i) => ({
     start: i * hop,
     stop: Math.min(i * hop + longest, numSamples),
