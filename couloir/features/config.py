@@ -59,6 +59,16 @@ class FbankConfig(KaldiFraming):
         """Distance of one frame from the next in s."""
         return self.frame_shift_ms / 1000
 
+    @property
+    def step_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return self.shift_samples
+
+    @property
+    def first_frame_s(self) -> float:
+        """Where the first frame begins in s."""
+        return self.first_window_s
+
     def num_frames(self, num_samples: Count) -> Count:
         """Frames of ``num_samples`` samples."""
         return self.num_windows(num_samples)

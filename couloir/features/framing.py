@@ -73,6 +73,11 @@ class KaldiFraming:
         """Samples of the first window that lie before the signal."""
         return 0 if self.snip_edges else (self.window_samples - self.shift_samples) // 2
 
+    @property
+    def first_window_s(self) -> float:
+        """Where the share of the signal begins that the first window stands for: a shift around its middle. In s."""
+        return ((self.window_samples - self.shift_samples) / 2 - self.left_margin) / self.sample_rate
+
     def num_windows(self, num_samples: Count) -> Count:
         """Windows of ``num_samples`` samples: all that fit, or one for every full or at least half shift."""
         shift, window = self.shift_samples, self.window_samples

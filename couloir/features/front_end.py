@@ -56,6 +56,14 @@ class FrontEndConfig(Protocol):
         """Distance of one frame from the next in s."""
 
     @property
+    def step_samples(self) -> int:
+        """Samples from one frame to the next."""
+
+    @property
+    def first_frame_s(self) -> float:
+        """Where the share of the signal begins that the first frame stands for, a step around its middle; in s."""
+
+    @property
     def padding_value(self) -> float:
         """What stands in frames behind an utterance's end."""
 

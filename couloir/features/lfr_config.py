@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from couloir.config import Floats, from_mapping, option
-from couloir.errors import UserError, must_be
+from couloir.errors import UserError, must_be, unknown_name
 from couloir.features.framing import FRONT_END_KEY, Count, KaldiFraming, prefixed, unusual_fields
 from couloir.files import atomic_write
 from couloir.texts import read_text
@@ -22,6 +22,15 @@ from couloir.texts import read_text
 METADATA_PREFIX = "lfr_"
 # What sherpa-onnx reads, and the fields here that hold it.
 SHERPA_KEYS = {"lfr_window_size": "lfr_m", "lfr_window_shift": "lfr_n"}
+# What FunASR's configuration of a `WavFrontend` has, and the fields here that hold it. Without an entry its defaults
+# stand, which stack nothing.
+FUNASR_KEYS = {
+    "fs": "sample_rate", "window": "window", "n_mels": "num_mel_bins", "frame_length": "frame_length_ms",
+    "frame_shift": "frame_shift_ms", "lfr_m": "lfr_m", "lfr_n": "lfr_n", "dither": "dither", "snip_edges": "snip_edges",
+}  # fmt: skip
+FUNASR_DEFAULTS = {"lfr_m": 1, "lfr_n": 1}
+FUNASR_SCALING = "upsacle_samples"  # as it is spelt there
+FUNASR_UNUSED = ("cmvn_file", "filter_length_min", "filter_length_max")
 SHERPA_STATISTICS = ("neg_mean", "inv_stddev")
 MAX_STACKED = 100
 MAX_STATISTICS_BYTES = 1 << 20
@@ -88,6 +97,17 @@ class LfrConfig(KaldiFraming):
         return self.frame_shift_ms * self.lfr_n / 1000
 
     @property
+    def step_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return self.shift_samples * self.lfr_n
+
+    @property
+    def first_frame_s(self) -> float:
+        """Where the first frame begins in s: half a step before the middle of its windows."""
+        middle = (self.lfr_m - 1) / 2 - self.left_windows
+        return self.first_window_s + (middle + 0.5) * self.frame_shift_ms / 1000 - self.frame_step_s / 2
+
+    @property
     def left_windows(self) -> int:
         """Windows of a frame that lie before the one at which it stands."""
         return (self.lfr_m - 1) // 2
@@ -120,6 +140,22 @@ class LfrConfig(KaldiFraming):
         shift, scale = read_statistics(path)
         _check_statistics(shift, scale, (self.num_mel_bins, self.feature_dim), str(path))
         return self._with(shift, scale)
+
+    @classmethod
+    def from_funasr(cls, values: Mapping[str, Any], origin: str) -> LfrConfig:
+        """What ``frontend_conf`` of a FunASR configuration says, without the statistics.
+
+        Raises `UserError` for an entry that is not known, or a value that is none.
+        """
+        given = {key: value for key, value in values.items() if key not in FUNASR_UNUSED}
+        scaled = given.pop(FUNASR_SCALING, True)
+        if scaled not in (True, False):
+            raise must_be(f"{FUNASR_SCALING} in {origin}", "true or false", repr(scaled)[:40])
+        for key in given:
+            if key not in FUNASR_KEYS:
+                raise unknown_name(f"key in {origin}:", str(key), list(FUNASR_KEYS))
+        said: dict[str, Any] = {**FUNASR_DEFAULTS, **{FUNASR_KEYS[key]: value for key, value in given.items()}}
+        return from_mapping(cls, said if scaled else {**said, "sample_scale": 1.0}, origin=origin)
 
     def _with(self, shift: Floats, scale: Floats) -> LfrConfig:
         """With these statistics, one set of the mel filters' where all are alike."""

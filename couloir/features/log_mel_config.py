@@ -50,6 +50,16 @@ class LogMelConfig:
         """Distance of one frame from the next in s."""
         return self.shift_samples / self.sample_rate
 
+    @property
+    def step_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return self.shift_samples
+
+    @property
+    def first_frame_s(self) -> float:
+        """Where the first frame begins in s: its middle is the first sample."""
+        return -self.frame_step_s / 2
+
     def num_frames(self, num_samples: Count) -> Count:
         """Frames of ``num_samples`` samples: one for every full shift."""
         return num_samples // self.shift_samples  # type: ignore[operator, return-value]

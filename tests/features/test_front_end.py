@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,14 @@ def batch(waves, garbage=0.0):
     return padded, lens
 
 
+def test_the_geometry_of_features_is_asked_of_them():
+    """Nothing outside couloir/features knows of windows and shifts."""
+    own = re.compile(r"shift_samples|window_samples|frame_shift_ms|frame_length_ms|snip_edges|left_margin")
+    for path in sorted((ROOT / "couloir").rglob("*.py")):
+        if path.parent.name != "features":
+            assert not own.search(path.read_text(encoding="utf-8")), path
+
+
 def test_every_registered_one_is_tried_here():
     assert {config.name for config in CONFIGS} == set(FRONT_ENDS)
     assert all(config_class(config.name) is type(config) for config in CONFIGS)
@@ -65,10 +75,34 @@ def test_geometry(config):
         fewest = config.min_samples(frames)
         assert config.num_frames(fewest) == frames == config.num_frames(fewest - 1) + 1
         assert config.num_frames(config.num_samples(frames)) == frames
+    assert config.step_samples == round(config.frame_step_s * 16000)
     many = torch.arange(3000)
     assert config.num_frames(many).tolist() == [config.num_frames(n) for n in range(3000)]
     seconds = 600
     assert config.num_frames(16000 * seconds) * config.frame_step_s == pytest.approx(seconds, abs=0.1)
+
+
+@ALL
+def test_a_frame_stands_where_its_click_is(config):
+    """Of a click in silence, which is within reach of several frames, the one that its place belongs to has the most.
+
+    Where stacked frames overlap, that is the one whose middle window has it.
+    """
+    config = dataclasses.replace(config, **({"neg_mean": (), "inv_stddev": ()} if config.name == "lfr" else {}))
+    middle = slice(None)
+    if config.name == "lfr":
+        at = config.left_windows * config.num_mel_bins
+        middle = slice(at, at + config.num_mel_bins)
+    for frame in (3, 7, 12):
+        wave = np.random.default_rng(0).normal(0, 1e-3, 32000).astype(np.float32)
+        step = config.frame_step_s
+        begin = config.first_frame_s + frame * step
+        centre = begin + step / 2
+        if config.name == "lfr":  # the window in its middle, and not the one after it where they are an even number
+            centre -= ((config.lfr_m - 1) / 2 - config.left_windows) * config.frame_shift_ms / 1000
+        wave[round(centre * 16000)] = 1.0
+        loudest = numpy_front_end(config)(wave)[:, middle].sum(axis=1).argmax()
+        assert loudest == frame
 
 
 @ALL

@@ -76,6 +76,31 @@ def test_statistics_shift_and_scale_each_bin():
     np.testing.assert_allclose(feats[0].numpy(), (plain[0].numpy() + shift) * scale, atol=1e-5)
 
 
+def test_funasrs_configuration():
+    """Of Paraformer's small model, and of its AISHELL recipe, which stacks nothing."""
+    paraformer = {"fs": 16000, "window": "hamming", "n_mels": 80, "frame_length": 25, "frame_shift": 10, "lfr_m": 7,
+                  "lfr_n": 6, "cmvn_file": "/somewhere/am.mvn"}  # fmt: skip
+    assert LfrConfig.from_funasr(paraformer, "config.yaml") == LfrConfig()
+    assert LfrConfig.from_funasr({}, "config.yaml") == LfrConfig(lfr_m=1, lfr_n=1)
+    aishell = {"fs": 16000, "n_mels": 80, "dither": 0.0, "upsacle_samples": False, "snip_edges": False}
+    expected = LfrConfig(lfr_m=1, lfr_n=1, dither=0.0, sample_scale=1.0, snip_edges=False)
+    assert LfrConfig.from_funasr(aishell, "config.yaml") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"n_mel": 80}, "did you mean `n_mels`"), ({"n_mels": "many"}, "--num-mel-bins"),
+        ({"window": "hann"}, "hamming"),
+        ({"upsacle_samples": "no"}, "upsacle_samples in config.yaml"), ({"lfr_m": None}, "--lfr-m"), ({3: 4}, "3"),
+    ],
+)  # fmt: skip
+def test_what_funasrs_configuration_does_not_have_is_refused_by_name(values, words):
+    with pytest.raises(UserError) as error:
+        LfrConfig.from_funasr(values, "config.yaml")
+    assert words in str(error.value)
+
+
 AM_MVN = """<Nnet> 
 <Splice> {n} {n} 
 [ 0 ] 
