@@ -54,12 +54,12 @@ def find_program(command: str, name: str) -> Path:
         UserError: there is none.
     """
     recipe, _, program = name.rstrip("/").rpartition("/")
-    if folder := _recipe_folder(name):
+    if folder := _recipe_folder(command, name):
         programs = programs_of(command, folder)
         if not programs:
             raise UserError(f"recipe {name} has no program to {command} with")
         return next(iter(programs.values()))
-    if recipe and (folder := _recipe_folder(recipe)):
+    if recipe and (folder := _recipe_folder(command, recipe)):
         programs = programs_of(command, folder)
         if program.removesuffix(".py") in programs:
             return programs[program.removesuffix(".py")]
@@ -67,14 +67,15 @@ def find_program(command: str, name: str) -> Path:
     raise unknown_name("recipe", name, list(recipes()))
 
 
-def _recipe_folder(name: str) -> Path | None:
+def _recipe_folder(command: str, name: str) -> Path | None:
     known = recipes()
     if name.rstrip("/") in known:
         return known[name.rstrip("/")]
     ends = [folder for folder in known.values() if folder.name == name]
     if len(ends) == 1:
         return ends[0]
-    return Path(name) if Path(name, "train.py").is_file() else None
+    own = Path(name)
+    return own if (own / "train.py").is_file() or programs_of(command, own) else None
 
 
 def _listing(command: str) -> str:
@@ -103,6 +104,8 @@ def run_program(command: str, words: Sequence[str]) -> None:
         raise UserError(f"couloir {command} must be followed by a recipe: {', '.join(recipes())}")
     program = find_program(command, words[0])
     sys.argv = [str(program), *words[1:]]
+    # As Python does for a program; a recipe of one's own may import those of others.
+    sys.path[:0] = [str(program.parent), str(ROOT)]
     runpy.run_path(str(program), run_name="__main__")
 
 

@@ -85,6 +85,12 @@ def test_a_folder_of_ones_own_is_a_recipe(tmp_path):
     assert (done.returncode, done.stdout) == (3, "['--a', 'b'] __main__\n")
     refused = run_program(tmp_path, CLI, ["decode", "./mine"], check=False)
     assert_one_line(refused, "./mine has no program to decode with")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "helper.py").write_text("WORD = 'helped'\n")
+    program = "import helper, zipformer_crctc.train as train\nprint(helper.WORD, train.RECIPE)\n"
+    (tmp_path / "other" / "export_it.py").write_text(program)
+    assert run_program(tmp_path, CLI, ["export", "other"]).stdout == "helped zipformer_crctc\n"
+    sys.modules.pop("helper")
 
 
 def test_prepare_is_prepare_sh_in_the_working_folder(tmp_path):
