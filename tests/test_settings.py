@@ -13,8 +13,8 @@ from real_speech import TINY, prepare
 
 SETTINGS = sorted((ROOT / "egs").rglob("*.yaml"))
 CUT_DOWN = (
-    f"{TINY} --max-steps 2 --log-interval 1 --num-workers 0 --device cpu --tensorboard False --max-duration 10 --time-budget-minutes 0 "
-    "--manifest-dir data/shar --bpe-model data/lang/bpe.model --exp-dir {exp_dir}"
+    f"{TINY} --max-steps 2 --log-interval 1 --num-workers 0 --device cpu --tensorboard False --max-duration 10 "
+    "--time-budget-minutes 0 --manifest-dir data/shar --bpe-model data/lang/bpe.model --exp-dir {exp_dir}"
 )
 
 
