@@ -281,10 +281,14 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(self.server.limits.piece_s)
 
     def do_GET(self, body: bool = True) -> None:
-        """A file, 404 for what is not served, or 403 for a page elsewhere whose name was pointed at this machine."""
-        if (urlsplit(f"//{self.headers.get('Host', '')}").hostname or "") not in ("127.0.0.1", "localhost"):
+        """A file, 404 for what is not served, 400 for no address, or 403 for a page elsewhere pointed at this machine."""
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            name = unquote(urlsplit(self.path).path)
+        except ValueError:  # a bracket without its other half
+            return self.send_error(400)
+        if host not in ("127.0.0.1", "localhost"):
             return self.send_error(403)
-        name = unquote(urlsplit(self.path).path)
         source = _opened(self.server.routes.get(name))
         if source is None:
             return self.send_error(404)

@@ -89,6 +89,14 @@ def test_serves_nothing_else(get):
     assert get("/", host="127.0.0.1:9000")[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "host"), [("/", "["), ("/", "[::1"), ("//[", "localhost"), ("http://[x/", "localhost")]
+)
+def test_an_address_that_is_none_is_refused_and_nothing_is_printed(get, capfd, path, host):
+    assert get(path, host=host)[0] == 400
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_models_files_are_found_or_their_making_is_told(page, tmp_path):
     run = tmp_path / "run"
     assert [path.name for path in web.model_files(run)] == ["audio-model-a.int8.onnx", "tokens.txt"]
