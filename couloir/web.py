@@ -281,7 +281,7 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.settimeout(self.server.limits.piece_s)
 
     def do_GET(self, body: bool = True) -> None:
-        """A file, 404 for what is not served, 400 for no address, or 403 for a page elsewhere pointed at this machine."""
+        """A file, 404 for what is not served, 400 for no address, 403 for a page elsewhere pointed at this machine."""
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             name = unquote(urlsplit(self.path).path)
