@@ -25,7 +25,7 @@ from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.lm import prepare_graphs, train_neural_lm
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
 from couloir.recipes.run import LoadedRun, load_run
-from couloir.recipes.run_config import known_recipe, saved_config
+from couloir.recipes.run_config import saved_config
 from couloir.training.config import AveragingConfig
 
 ENCODER = "features and encoder"
@@ -57,7 +57,7 @@ def trained_run(exp_dir: Path, device: str, **averaging: Any) -> LoadedRun:
     if saved is None:
         raise must_be("--exp-dir", "a run directory with a config.yaml", exp_dir)
     namespace = argparse.Namespace(exp_dir=str(exp_dir))
-    return load_run(namespace, AveragingConfig(**averaging), known_recipe(saved, exp_dir), {}, device)
+    return load_run(namespace, AveragingConfig(**averaging), None, {}, device)
 
 
 def prepare_language(run: LoadedRun, folder: Path) -> None:

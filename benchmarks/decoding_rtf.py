@@ -34,12 +34,13 @@ from result_file import write_result
 from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
 from couloir.errors import UserError, one_line_errors
+from couloir.features.fbank import Fbank
 from couloir.machine import pick_device
 from couloir.models.zipformer.model import build_model
 from couloir.progress import log_to_screen
 from couloir.recipes.decode import encode_batch
 from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run import LoadedRun, build_fbank
+from couloir.recipes.run import LoadedRun
 from couloir.recipes.run_config import build_config, make_parser
 from couloir.text.tokenizer import load_tokenizer
 from zipformer_transducer.train import DEFAULTS, RECIPE
@@ -56,7 +57,7 @@ def random_run(preset: str, data: Path, lang: Path, device: str) -> LoadedRun:
     config = dataclasses.replace(config, heads=dataclasses.replace(config.heads, vocab_size=tokenizer.vocab_size))
     torch.manual_seed(0)
     model = build_model(config.zipformer, config.heads).to(target).eval()
-    return LoadedRun(Path(preset), config, model, tokenizer, build_fbank(config).to(target), "random weights", target)
+    return LoadedRun(Path(preset), config, model, tokenizer, Fbank(config.fbank).to(target), "random weights", target)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.transcript import Transcript
 from couloir.inference.vocabulary import Vocabulary
 from couloir.recipes.run import LoadedRun, load_run
-from couloir.recipes.run_config import known_recipe, saved_config
+from couloir.recipes.run_config import saved_config
 from couloir.text.ipa import segment
 from couloir.training.config import AveragingConfig
 
@@ -136,9 +136,7 @@ def main() -> None:
     saved = saved_config(args.exp_dir)
     if saved is None:
         parser.error(f"{args.exp_dir} is no run directory of this project")
-    run = load_run(
-        argparse.Namespace(exp_dir=args.exp_dir), AveragingConfig(), known_recipe(saved, args.exp_dir), {}, "cpu"
-    )
+    run = load_run(argparse.Namespace(exp_dir=args.exp_dir), AveragingConfig(), None, {}, "cpu")
     result = measure(run, args.data) | {"run": args.exp_dir.name, "data": args.data.name, "weights": run.suffix}
     if args.write:
         write_result(f"export_accuracy-{args.exp_dir.name}", result)

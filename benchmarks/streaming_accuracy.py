@@ -31,7 +31,7 @@ from couloir.export.selfcheck import check_waves
 from couloir.families.zipformer_export import export_parts, prepared
 from couloir.inference.search import ctc_greedy, transducer_greedy
 from couloir.recipes.run import LoadedRun, load_run
-from couloir.recipes.run_config import known_recipe, saved_config
+from couloir.recipes.run_config import saved_config
 from couloir.training.config import AveragingConfig
 
 PACKET = SAMPLE_RATE // 10
@@ -179,7 +179,7 @@ def main() -> None:
     flags = argparse.Namespace(
         exp_dir=args.exp_dir, chunk_size=args.chunk_size, left_context_frames=args.left_context_frames
     )
-    run = load_run(flags, AveragingConfig(), known_recipe(saved, args.exp_dir), {}, "cpu")
+    run = load_run(flags, AveragingConfig(), None, {}, "cpu")
     waves, references = utterances(args.data)
     waves = [np.pad(wave, (0, TAIL)) for wave in waves]
     for kind, there in (("ctc", run.config.heads.use_ctc), ("transducer", run.config.heads.use_transducer)):

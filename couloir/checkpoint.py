@@ -92,6 +92,26 @@ def verify_checkpoint(path: Path) -> None:
         check_archive(path, whole=True)
 
 
+class CheckpointReader:
+    """Checkpoints that one program looks into and reads, each of them unpickled once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, dict[str, Any]] = {}
+
+    def look(self, path: Path) -> dict[str, Any]:
+        """A checkpoint whose tensors are mapped and not compared with their checksums. Raises as `load_checkpoint`."""
+        if path not in self._seen:
+            self._seen[path] = load_checkpoint(path, mmap=True)
+        return self._seen[path]
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """A whole checkpoint, which is not kept here any longer. Raises as `load_checkpoint`."""
+        if path not in self._seen:
+            return load_checkpoint(path)
+        verify_checkpoint(path)
+        return self._seen.pop(path)
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Any exception that the content of a foreign or damaged checkpoint leads to inside is a `UserError` naming it."""

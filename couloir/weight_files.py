@@ -1,9 +1,11 @@
-"""Files of a model's weights in a folder. Imports nothing heavy."""
+"""Files of a model in a folder. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration of a run, in its directory."""
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 PRETRAINED, SAFETENSORS = "pretrained.pt", "model.safetensors"
 EXPORTED = (SAFETENSORS, PRETRAINED)

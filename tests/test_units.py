@@ -7,10 +7,10 @@ import pytest
 
 from couloir.config import hints
 from couloir.data.corpora import config as corpora
-from couloir.recipes.run_config import SECTIONS
+from couloir.families.registry import FAMILIES
 from couloir.training.config import AveragingConfig
 
-CLASSES = [*SECTIONS.values(), AveragingConfig]
+CLASSES = [*(cls for spec in FAMILIES.values() for cls in spec.sections.values()), AveragingConfig]
 CLASSES += [cls for name, cls in vars(corpora).items() if name.endswith("Config") and dataclasses.is_dataclass(cls)]
 # Shares, factors, probabilities, and numbers that name something.
 WITHOUT = re.compile(

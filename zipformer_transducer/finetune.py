@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from couloir.config import from_mapping, given_flags
 from couloir.errors import one_line_errors
 from couloir.recipes.finetune_config import FinetuneConfig
-from couloir.recipes.run_config import SECTIONS, Overrides, build_config, make_parser
+from couloir.recipes.run_config import Overrides, build_config, make_parser
 from zipformer_transducer.train import DEFAULTS, RECIPE
 
 # icefall's: a low learning rate that hardly falls, and a batch count at which the schedules of a new model are over.
@@ -35,7 +35,7 @@ FINETUNE_DEFAULTS: Overrides = {
 @one_line_errors
 def main() -> None:
     """Parse the flags and start one process per device."""
-    namespace = make_parser(__doc__ or "", tuple(SECTIONS), FinetuneConfig).parse_args()
+    namespace = make_parser(__doc__ or "", None, FinetuneConfig).parse_args()
     config = build_config(namespace, RECIPE, FINETUNE_DEFAULTS)
     finetune = from_mapping(FinetuneConfig, given_flags(namespace, FinetuneConfig))
 

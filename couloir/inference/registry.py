@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from couloir.families.registry import DEFAULT
+
 TOKENIZER_DATASET = "anyspeech/ipapack_plus_meta"
 TOKENIZER_FILE = "ipa_simplified/unigram_127.model"
 TOKENIZER_PIECES_SHA256 = "ded86058bbc7cd937669ddc99b53ec043876236da9a0af9c0cd54c2fd0d409a7"
@@ -15,14 +17,14 @@ class HubModel:
     """A published model.
 
     Attributes:
-        preset: name in `couloir.models.zipformer.config.PRESETS`.
-        kind: "ctc" or "transducer".
-        average: checkpoints that are to be averaged; 0 where one file holds the average.
+        preset: name of a preset of its family. kind: "ctc" or "transducer".
+        average: checkpoints that are to be averaged; 0 where one file holds the average. family: whose model it is.
     """
 
     preset: str
     kind: str
     average: int = 0
+    family: str = DEFAULT
 
 
 def _table() -> dict[str, HubModel]:

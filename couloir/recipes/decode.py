@@ -32,7 +32,7 @@ from couloir.evaluation.files import write_decoding_files
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run import LoadedRun, load_run, output_frames, scored_in
+from couloir.recipes.run import LoadedRun, load_run, scored_in
 from couloir.recipes.run_config import Overrides
 from couloir.text.units import Unit
 from couloir.training.config import AveragingConfig
@@ -193,7 +193,7 @@ def _split_short(run: LoadedRun, batch: Batch) -> tuple[Batch, Batch]:
     # The tail that `encode_batch` adds for a causal model is long enough by itself.
     long_enough, too_short = list[int](), list[int]()
     for row, samples in enumerate(batch.audio_lens.tolist()):
-        enough = run.config.zipformer.causal or output_frames(run.config, samples) > 0
+        enough = run.config.zipformer.causal or run.family.output_frames(run.config, samples) > 0
         (long_enough if enough else too_short).append(row)
     return batch.select(long_enough), batch.select(too_short)
 

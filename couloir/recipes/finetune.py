@@ -3,83 +3,54 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from couloir.checkpoint import Weights, load_checkpoint, model_weights
+from couloir.checkpoint import Weights
 from couloir.errors import UserError, must_be, unknown_name
-from couloir.models.heads.config import HeadsConfig
-from couloir.models.zipformer.architecture import adapted, preset_name
-from couloir.models.zipformer.config import PRESETS, ZipformerConfig
+from couloir.families.base import RunConfig
+from couloir.families.registry import family
+from couloir.inference.loading import Opened, open_source
+from couloir.inference.source import Source
+from couloir.inference.tokenizers import kept_tokenizer
 from couloir.recipes.finetune_config import FinetuneConfig
-from couloir.recipes.run_config import RunConfig, saved_config
-from couloir.recipes.source import KEPT_TOKENIZER
+from couloir.recipes.run_config import saved_config
 from couloir.text.tokenizer import Tokenizer, load_tokenizer
+from couloir.training.config import AveragingConfig
 
-# Tensors with a row per token.
-PER_TOKEN = re.compile(
-    r"(ctc_output\.1|decoder\.embedding|joiner\.output_linear|simple_am_proj|simple_lm_proj"
-    r"|attention_decoder\.decoder\.(embed|output_layer))\.(weight|bias)"
-)
 NAMED_TOKENS = 20
-ENCODER = ("encoder", "encoder_embed")
-PREDICTOR = ("decoder", "joiner", "simple_lm_proj")
-WHICH_HEADS = ("use_transducer", "use_ctc", "use_attention_decoder")
 
 
-def sized(config: RunConfig, finetune: FinetuneConfig, typed: Collection[str]) -> RunConfig:
+def sized(config: RunConfig, finetune: FinetuneConfig, typed: Collection[str]) -> Any:
     """The configuration with the sizes of the checkpoint that a run starts from; which heads it has is its own.
 
-    They are read off the weights, and where the checkpoint lies in a run directory of this project out of its
-    config.yaml, which also knows what weights do not tell. A run that goes on has its own config.yaml.
+    They are read off the weights, and where the checkpoint is this project's out of its configuration, which also
+    knows what weights do not tell. A run that goes on has its own config.yaml.
 
     Args:
         config: what defaults, preset and flags say. finetune: where the weights are. typed: fields given as flags.
 
     Raises:
-        UserError: a flag that contradicts a part of the checkpoint that is taken; no checkpoint, or no Zipformer.
+        UserError: a flag that contradicts a part of the checkpoint that is taken; no checkpoint, or another family's.
     """
+    makes = family(config.family)
     going_on = saved_config(config.trainer.exp_dir)
     if going_on is not None:
-        return _sized_as(config, going_on, typed)
-    path, roots = Path(finetune.finetune_ckpt), {module.split(".")[0] for module in finetune.modules}
-    takes_encoder, takes_predictor = (not roots or not roots.isdisjoint(part) for part in (ENCODER, PREDICTOR))
-    if not finetune.do_finetune or not (takes_encoder or takes_predictor):
+        return makes.sized_as(config, going_on, typed)
+    if not finetune.do_finetune:
         return config
-    former = saved_config(path.parent)
-    said = config if former is None else _sized_as(config, former, typed)
-    weights = model_weights(load_checkpoint(path, mmap=True), str(path))
-    bound = {name for name in typed if takes_encoder or name not in ZipformerConfig.__dataclass_fields__}
-    bound -= set() if takes_predictor else set(HeadsConfig.__dataclass_fields__)
-    zipformer, heads = adapted(said.zipformer, said.heads, weights, bound, str(path))
-    if "encoder_unmasked_dim" in typed or former is not None:
-        unmasked = said.zipformer.encoder_unmasked_dim
-        # One number that was spread over another number of stacks.
-        unmasked = unmasked[:1] if len(set(unmasked)) == 1 else unmasked
-        zipformer = replace(zipformer, encoder_unmasked_dim=unmasked)
-    elif name := preset_name(zipformer):
-        zipformer = replace(zipformer, encoder_unmasked_dim=PRESETS[name].encoder_unmasked_dim)
-    zipformer, heads = (zipformer if takes_encoder else config.zipformer), (heads if takes_predictor else config.heads)
-    return replace(config, zipformer=zipformer, heads=heads)
+    opened = _opened(finetune)
+    weights = opened.look_at_weights().weights
+    opened.refuse_other_family(config.family, "--finetune-ckpt")
+    former = opened.config()
+    return makes.sizes_to_start_from(weights, config, former, typed, finetune.modules, finetune.finetune_ckpt)
 
 
-def _sized_as(config: RunConfig, other: RunConfig, typed: Collection[str]) -> RunConfig:
-    """``config`` with another run's encoder and widths of heads, but for the fields that were typed."""
-
-    def own(section: ZipformerConfig | HeadsConfig) -> dict[str, Any]:
-        names = {field.name for field in fields(section)} & {*typed, *WHICH_HEADS}
-        return {name: getattr(section, name) for name in names}
-
-    return replace(
-        config,
-        zipformer=replace(other.zipformer, **own(config.zipformer)),
-        heads=replace(other.heads, **own(config.heads)),
-    )
+def _opened(finetune: FinetuneConfig) -> Opened:
+    return open_source(Source(Path(finetune.finetune_ckpt)))
 
 
 def initialise(model: nn.Module, tokenizer: Tokenizer, config: FinetuneConfig) -> None:
@@ -94,14 +65,16 @@ def initialise(model: nn.Module, tokenizer: Tokenizer, config: FinetuneConfig) -
     """
     if not config.do_finetune:
         return
-    path = Path(config.finetune_ckpt)
-    weights = model_weights(load_checkpoint(path), str(path))
+    path, opened = Path(config.finetune_ckpt), _opened(config)
+    weights = opened.read_weights(AveragingConfig()).weights
+    per_token = opened.family.per_token
     own = model.state_dict()
     chosen = _chosen(own, weights, config.modules, path)
-    rows = _matching_rows(tokenizer, _vocabulary_of(path, config), chosen, weights, path)
+    sizes = {len(weights[name]) for name in chosen if per_token.fullmatch(name)}
+    rows = _matching_rows(tokenizer, _vocabulary_of(path, config), sizes, path) if sizes else None
     for name in chosen:
         tensor, found = own[name], weights[name]
-        if PER_TOKEN.fullmatch(name) and rows is not None:
+        if per_token.fullmatch(name) and rows is not None:
             new, old = rows
             if found.shape[1:] != tensor.shape[1:]:
                 raise _other_shape(name, tensor, found, path)
@@ -142,19 +115,21 @@ def _chosen(own: Weights, weights: Weights, modules: list[str], path: Path) -> l
 
 
 def _vocabulary_of(path: Path, config: FinetuneConfig) -> Tokenizer | None:
-    kept = path.parent / KEPT_TOKENIZER
     if config.finetune_bpe_model:
         return load_tokenizer(config.finetune_bpe_model)
-    return load_tokenizer(kept) if kept.is_dir() else None
+    kept = kept_tokenizer(path.parent)
+    return load_tokenizer(kept) if kept else None
 
 
 def _matching_rows(
-    tokenizer: Tokenizer, former: Tokenizer | None, chosen: list[str], weights: Weights, path: Path
+    tokenizer: Tokenizer, former: Tokenizer | None, sizes: set[int], path: Path
 ) -> tuple[list[int], list[int]] | None:
-    """New and former ids of the tokens that both vocabularies have; None where all tensors are copied whole."""
-    sizes = {len(weights[name]) for name in chosen if PER_TOKEN.fullmatch(name)}
-    if not sizes:
-        return None
+    """New and former ids of the tokens that both vocabularies have; None where all tensors are copied whole.
+
+    Args:
+        tokenizer, former: the vocabularies. sizes: rows of the checkpoint's tensors that have a row per token.
+        path: of the checkpoint.
+    """
     if former is None and sizes == {tokenizer.vocab_size}:
         logging.warning("%s does not tell its tokens; they are taken to be those of --bpe-model", path)
         return None

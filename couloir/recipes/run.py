@@ -8,44 +8,32 @@ import functools
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from couloir.checkpoint import load_weights
-from couloir.config import Ints
 from couloir.data.module import DataModule
-from couloir.errors import must_be
-from couloir.features.front_end import FrontEnd, make_front_end
+from couloir.errors import UserError, must_be
+from couloir.families.base import ModelFamily, RunConfig, with_sections
+from couloir.families.registry import DEFAULT, family, spec_of
+from couloir.families.saved import with_unbound_of
+from couloir.features.front_end import FrontEnd
 from couloir.files import atomic_path
-from couloir.inference.pretrained import as_published, check_size
-from couloir.machine import pick_device
-from couloir.models.zipformer.architecture import adapted
-from couloir.models.zipformer.config import ZipformerConfig
-from couloir.models.zipformer.model import AsrModel, build_model, num_subsampled_frames
-from couloir.recipes.run_config import (
-    Overrides,
-    RunConfig,
-    TextConfig,
-    build_config,
-    lay_over_saved,
-    unasked_data,
-)
-from couloir.recipes.source import KEPT_TOKENIZER, find_source, refuse_other_kind, tokenizer_of
+from couloir.inference.loading import as_published, assemble, check_published, open_source
+from couloir.inference.registry import HUB_MODELS
+from couloir.inference.source import Source, locate
+from couloir.inference.tokenizers import KEPT_TOKENIZER, find_tokenizer, kept_tokenizer
+from couloir.recipes.run_config import Overrides, build_config, lay_over_saved, unasked_data
+from couloir.text.config import TextConfig
 from couloir.text.ipa import remove_diacritics
 from couloir.text.tokenizer import Tokenizer, first_other, load_tokenizer
 from couloir.text.units import AUTO, PHONE, UNIT_FILE, Unit, unit_beside, unit_named, unit_of
-from couloir.training.averaging import load_averaged
 from couloir.training.config import AveragingConfig
 
 
-def build_fbank(config: RunConfig) -> FrontEnd:
-    """The one feature extractor of training, decoding and inference."""
-    return make_front_end(config.fbank)
-
-
-def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> Any:
     """The configuration with the tokenizer's vocabulary size, as it is saved with the run."""
-    return dataclasses.replace(config, heads=dataclasses.replace(config.heads, vocab_size=tokenizer.vocab_size))
+    return family(config.family).with_vocab_size(config, tokenizer.vocab_size)
 
 
 def with_unit(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
@@ -76,15 +64,9 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
         config.data,
         tokenizer,
         config.trainer.seed,
-        num_output_frames=functools.partial(output_frames, config),
+        num_output_frames=functools.partial(family(config.family).output_frames, config),
         text_transform=remove_diacritics if config.text.remove_diacritics else None,
     )
-
-
-def output_frames(config: RunConfig, num_samples: int) -> int:
-    """Frames of the encoder's output for so many samples; below 1 where they are too few for its front end."""
-    feature_frames = torch.tensor(config.fbank.num_frames(num_samples))
-    return int(num_subsampled_frames(feature_frames, config.zipformer))
 
 
 def keep_tokenizer(config: RunConfig) -> None:
@@ -115,8 +97,8 @@ def check_vocabulary(tokenizer: Tokenizer, origin: str, exp_dir: Path) -> None:
     Raises:
         UserError: another number of tokens, or another token in some place.
     """
-    kept = exp_dir / KEPT_TOKENIZER
-    if not kept.is_dir():
+    kept = kept_tokenizer(exp_dir)
+    if kept is None:
         return
     ours, former = tokenizer.pieces, load_tokenizer(kept).pieces
     place = first_other(ours, former)
@@ -136,24 +118,28 @@ class LoadedRun:
 
     Attributes:
         exp_dir: the folder of its weights. config: with what the flags ask for laid over what was saved.
-        unasked_data: see `run_config.unasked_data`. trained_context: chunk sizes and left contexts of training.
+        unasked_data: see `run_config.unasked_data`. saved: what was saved with the weights; None for another system's.
     """
 
     exp_dir: Path
-    config: RunConfig
-    model: AsrModel
+    config: Any
+    model: Any
     tokenizer: Tokenizer
     fbank: FrontEnd
     suffix: str
     device: torch.device
     unasked_data: str = ""
-    trained_context: tuple[Ints, Ints] = ZipformerConfig.chunk_size, ZipformerConfig.left_context_frames
+    saved: Any = None
 
-    def as_trained(self) -> RunConfig:
+    @property
+    def family(self) -> ModelFamily:
+        """Whose model it is."""
+        return family(self.config.family)
+
+    def as_trained(self) -> Any:
         """The configuration with the contexts of training in place of the one that was asked for here."""
-        chunks, lefts = self.trained_context
-        zipformer = dataclasses.replace(self.config.zipformer, chunk_size=chunks, left_context_frames=lefts)
-        return dataclasses.replace(self.config, zipformer=zipformer)
+        spec = spec_of(self.config.family)
+        return with_unbound_of(self.config, self.saved or spec.config(), spec)
 
     def data(self, max_duration: float | None = None) -> DataModule:
         """The run's data, in batches of so many seconds, which need not be those of training.
@@ -165,60 +151,89 @@ class LoadedRun:
             named = "where the run says that its data are is not followed out of the working folder"
             raise must_be("--manifest-dir", "given", "missing", f"{named}: give it, perhaps as {self.unasked_data}")
         data = dataclasses.replace(self.config.data, max_duration=max_duration or self.config.data.max_duration)
-        return build_data(dataclasses.replace(self.config, data=data), self.tokenizer)
+        return build_data(with_sections(self.config, data=data), self.tokenizer)
 
 
 def load_run(
     namespace: argparse.Namespace,
     averaging: AveragingConfig,
-    recipe: str,
+    recipe: str | None,
     defaults: Overrides,
     device: str = "auto",
     hub: bool = False,
+    family: str = DEFAULT,
 ) -> LoadedRun:
     """Load the averaged model of ``--exp-dir``.
 
     A run directory needs nothing else, nor do foreign checkpoints (icefall's, ZIPA's), a folder of them or one file,
     beside a tokenizer: their sizes are read off the weights. With ``hub`` it may be a hub id too.
 
-    Raises `UserError`: no checkpoint there, flags that contradict it, another vocabulary.
+    Args:
+        namespace: the flags. averaging: which checkpoints. recipe: whose runs the program takes, None for any.
+        defaults: of the recipe, for foreign checkpoints. device: "auto", "cpu" or "cuda". hub: see above.
+        family: whose models the recipe makes.
+
+    Raises `UserError`: no checkpoint there, flags that contradict it, another vocabulary, family or recipe.
     """
     named = namespace.exp_dir if hasattr(namespace, "exp_dir") else defaults["trainer"]["exp_dir"]
     source = find_source(str(named), hub)
-    saved, origin = source.saved(), source.hub_id or str(source.path)
-    if saved is not None and saved.recipe != recipe:
-        raise must_be("--exp-dir", f"a run of {recipe}", f"{origin}, a run of {saved.recipe}")
-    config = lay_over_saved(saved, namespace) if saved else build_config(namespace, recipe, defaults)
-    kind = "transducer" if config.heads.use_transducer else "ctc"
-    refuse_other_kind(source, kind)
+    opened = open_source(source)
+    opened.refuse_other_family(family)
+    saved = opened.config()
+    if saved is not None and recipe not in (None, saved.recipe):
+        raise must_be("--exp-dir", f"a run of {recipe}", f"{source.name}, a run of {saved.recipe}")
+    config = lay_over_saved(saved, namespace) if saved else build_config(namespace, recipe or "", defaults, family)
     given = hasattr(namespace, "bpe_model") or (saved is None and config.text.bpe_model != TextConfig.bpe_model)
     tokens = Path(config.text.bpe_model) if given else None
     if source.is_registered:
-        tokens, averaging = as_published(source.hub_id, source.folder, tokens, averaging)
+        _refuse_other_kind(source, _kind(config))
+        tokens, averaging = as_published(source, tokens, averaging)
     unasked = unasked_data(config, namespace, source.folder) if saved else ""
-    weights, suffix = load_averaged(source.path, averaging)
+    weights = opened.read_weights(averaging)
+    opened.refuse_other_family(family)
     if saved is None:
-        zipformer, heads = adapted(config.zipformer, config.heads, weights, vars(namespace), origin)
-        features = dataclasses.replace(config.fbank, feature_dim=zipformer.feature_dim)
-        config = dataclasses.replace(config, zipformer=zipformer, heads=heads, fbank=features)
+        config = opened.family.sizes(weights.weights, config, vars(namespace), source.name)
     if source.is_registered:
-        check_size(source.hub_id, config.zipformer, kind)
-    tokens = tokens or tokenizer_of(source, config, foreign=saved is None)
+        check_published(source, opened.family, config, _kind(config))
+    fallback = config.text.bpe_model if saved is None else ""
+    tokens = find_tokenizer(source.folder, opened.values, tokens, fallback, "--bpe-model")
     tokenizer = load_tokenizer(tokens)
     check_vocabulary(tokenizer, str(tokens), source.folder)
     config = with_vocabulary(config, tokenizer)
-    model = build_model(config.zipformer, config.heads)
-    load_weights(model, weights, origin)
-    target = pick_device(device)
+    trained = assemble(opened, weights, config, device)
     logging.info(
         "loaded %s (%s), %.1f M parameters, on %s",
-        origin,
-        suffix,
-        sum(p.numel() for p in model.parameters()) / 1e6,
-        target,
+        source.name,
+        weights.suffix,
+        sum(p.numel() for p in trained.model.parameters()) / 1e6,
+        trained.device,
     )
-    frontend = build_fbank(config).to(target)
-    run = LoadedRun(source.folder, config, model.to(target).eval(), tokenizer, frontend, suffix, target, unasked)
-    if saved is not None:
-        run.trained_context = saved.zipformer.chunk_size, saved.zipformer.left_context_frames
-    return run
+    return LoadedRun(
+        source.folder, config, trained.model, tokenizer, trained.front_end, weights.suffix, trained.device, unasked,
+        saved,
+    )  # fmt: skip
+
+
+def find_source(name: str, hub: bool) -> Source:
+    """What ``--exp-dir`` names; with ``hub`` it may be a hub id, which is fetched. Raises `UserError`."""
+    if Path(name).exists():
+        return Source(Path(name))
+    if not hub:
+        raise UserError(f"`--exp-dir` must be a run directory or a checkpoint, but {name} does not exist")
+    try:
+        return Source(*locate(name, runtime="torch"))
+    except UserError as error:
+        raise UserError(f"`--exp-dir` names no folder or file here: {error}") from None
+
+
+def _kind(config: RunConfig) -> str:
+    """Which of its heads a run is about: with a transducer, CTC is there to help."""
+    return family(config.family).kinds(config)[-1]
+
+
+def _refuse_other_kind(source: Source, kind: str) -> None:
+    """Refuse a published model of another kind than the program's ("ctc" or "transducer"). Raises `UserError`."""
+    other = HUB_MODELS[source.hub_id].kind
+    if other != kind:
+        remedy = f"take the programs of a recipe for {other} models"
+        raise must_be("--exp-dir", f"a {kind} model here", f"{source.hub_id}, a {other} model", remedy)

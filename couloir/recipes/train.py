@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 
-from couloir.models.zipformer.model import build_model
+from couloir.families.base import RunConfig
+from couloir.families.registry import family
 from couloir.recipes.finetune import initialise
 from couloir.recipes.finetune_config import FinetuneConfig
-from couloir.recipes.objective import AsrObjective
-from couloir.recipes.run import build_data, build_fbank, check_vocabulary, keep_tokenizer, with_unit, with_vocabulary
-from couloir.recipes.run_config import RunConfig, check_resume_config, saved_config
-from couloir.text.tokenizer import check_sentence_mark, load_tokenizer
+from couloir.recipes.run import build_data, check_vocabulary, keep_tokenizer, with_unit, with_vocabulary
+from couloir.recipes.run_config import check_resume_config, saved_config
+from couloir.text.tokenizer import load_tokenizer
 from couloir.training.run_dir import check_recipe, holds_checkpoints, newest_first
 from couloir.training.trainer import Trainer
 
@@ -34,11 +34,12 @@ def train(config: RunConfig, finetune: FinetuneConfig | None = None) -> None:
         check_vocabulary(tokenizer, config.text.bpe_model, exp_dir)
         if saved := saved_config(exp_dir):
             check_resume_config(saved, config)
-    model = build_model(config.zipformer, config.heads)
-    if config.heads.use_attention_decoder:
-        check_sentence_mark(tokenizer.pieces, model.attention_decoder.sos_eos_id, "an attention decoder")
+    makes = family(config.family)
+    makes.check_tokenizer(config, tokenizer.pieces)
+    model = makes.build(config)
     if finetune is not None and next(newest_first(exp_dir), None) is None:
         initialise(model, tokenizer, finetune)
-    objective = AsrObjective(model, build_fbank(config), config.augment, config.loss)
+    objective = makes.objective(model, makes.front_end(config), config)
     keep = functools.partial(keep_tokenizer, config)
-    Trainer(config.trainer, config.optim, objective, build_data(config, tokenizer), run_config=config, keep=keep).fit()
+    data = build_data(config, tokenizer)
+    Trainer(config.trainer, config.optim, objective, data, config, makes.optimizer, keep).fit()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couloir.checkpoint import Weights, load_checkpoint, model_weights, number
+from couloir.checkpoint import CheckpointReader, Weights, model_weights, number
 from couloir.errors import UserError, must_be
 from couloir.training.config import AveragingConfig
 from couloir.training.run_dir import batch_path, epoch_path, numbered, single_file
@@ -64,11 +64,11 @@ def _narrow(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def mean_of_files(paths: Sequence[Path]) -> Weights:
+def mean_of_files(paths: Sequence[Path], reader: CheckpointReader) -> Weights:
     """The plain mean of the ``model`` of checkpoints. Raises `UserError` when one is unreadable or of another shape."""
     total: Weights = {}
     for path in paths:
-        weights = model_weights(load_checkpoint(path), str(path))
+        weights = model_weights(reader.read(path), str(path))
         if not total:
             total = {name: _wide(tensor.clone()) for name, tensor in weights.items()}
             continue
@@ -85,13 +85,13 @@ def _check_same(first: Weights, second: Weights, path: Path) -> None:
             raise UserError(f"{path} cannot be averaged with the others: its `{name}` is missing or has another shape")
 
 
-def mean_between(start: Path, end: Path) -> Weights:
+def mean_between(start: Path, end: Path, reader: CheckpointReader) -> Weights:
     """The mean of the snapshots after ``start`` up to ``end``.
 
     Raises:
         UserError: a file has no ``model_avg``, or the two are the same number of batches apart from the start.
     """
-    first, last = load_checkpoint(start), load_checkpoint(end)
+    first, last = reader.read(start), reader.read(end)
     batches = _averaged_batches((start, first), (end, last))
     if batches[1] <= batches[0]:
         raise UserError(f"no average was taken between {start.name} and {end.name}; give a larger `--avg`")
@@ -126,33 +126,53 @@ class _Span:
     suffix: str
 
 
+@dataclass(frozen=True)
+class Averaged:
+    """Weights of a folder of checkpoints or of a file.
+
+    Attributes:
+        weights: the state dict. suffix: for file names, such as ``epoch-30-avg-9-use-averaged-model``.
+        files: the checkpoints that they come from.
+    """
+
+    weights: Weights
+    suffix: str
+    files: list[Path]
+
+
 def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]:
+    """The weights and the suffix of `averaged`."""
+    found = averaged(exp_dir, config, CheckpointReader())
+    return found.weights, found.suffix
+
+
+def averaged(exp_dir: Path, config: AveragingConfig, reader: CheckpointReader) -> Averaged:
     """The weights that ``--epoch/--iter/--avg/--use-averaged-model`` ask for.
 
     Args:
         exp_dir: a run directory, a folder with one published model, or a file.
         config: which checkpoints. Without --epoch and --iter, the newest.
-
-    Returns:
-        The state dict, and a suffix for file names such as ``epoch-30-avg-9-use-averaged-model``.
+        reader: of the program's checkpoints.
 
     Raises:
         UserError: there is no checkpoint, or fewer than ``--avg``.
     """
     exp_dir = Path(exp_dir)
     if exp_dir.is_file():
-        return _alone(exp_dir, config)
+        return _alone(exp_dir, config, reader)
     if not exp_dir.is_dir():
         raise UserError(f"`--exp-dir` must be a run directory, but {exp_dir} does not exist")
-    kind, end = _kind_and_end(exp_dir, config)
+    kind, end = _kind_and_end(exp_dir, config, reader)
     if kind == "single":
-        return _alone(single_file(exp_dir), config)
-    span = _span(exp_dir, kind, end, config.avg)
+        return _alone(single_file(exp_dir), config, reader)
+    span = _span(exp_dir, kind, end, config.avg, reader)
+    files = [path for path in (*span.paths, span.start) if path and path.is_file()]
     if config.use_averaged_model:
-        if _can_subtract(span) and (config.avg or _holds_a_snapshot(span)):
+        if _can_subtract(span, reader) and (config.avg or _holds_a_snapshot(span, reader)):
             assert span.start is not None
             logging.info("mean of the weights over (%s, %s]", span.start.name, span.paths[0].name)
-            return mean_between(span.start, span.paths[0]), span.suffix + "-use-averaged-model"
+            weights = mean_between(span.start, span.paths[0], reader)
+            return Averaged(weights, span.suffix + "-use-averaged-model", files)
         if len(span.paths) > 1 or config.avg:
             logging.warning(
                 "`--use-averaged-model` needs `model_avg` in %d checkpoints (those averaged and the one before them), "
@@ -164,44 +184,50 @@ def load_averaged(exp_dir: Path, config: AveragingConfig) -> tuple[Weights, str]
         if not path.is_file():
             raise UserError(f"{path} does not exist; give a smaller `--avg`")
     logging.info("plain mean of %s", ", ".join(path.name for path in span.paths))
-    return mean_of_files(span.paths), span.suffix
+    return Averaged(mean_of_files(span.paths, reader), span.suffix, files)
 
 
-def _alone(path: Path, config: AveragingConfig) -> tuple[Weights, str]:
+def newest_weights(exp_dir: Path, reader: CheckpointReader) -> Averaged:
+    """Of what `averaged` gives without further flags the newest checkpoint alone: for names and shapes.
+
+    The values are mapped and not looked at; the suffix is that of the average. Raises `UserError` as `averaged`.
+    """
+    config = AveragingConfig()
+    kind, end = _kind_and_end(exp_dir, config, reader) if exp_dir.is_dir() else ("single", 0)
+    if kind == "single":
+        path = single_file(exp_dir) if exp_dir.is_dir() else exp_dir
+        return Averaged(model_weights(reader.look(path), str(path)), path.stem, [path])
+    span = _span(exp_dir, kind, end, config.avg, reader)
+    subtracts = config.use_averaged_model and _can_subtract(span, reader) and _holds_a_snapshot(span, reader)
+    suffix = span.suffix + "-use-averaged-model" * subtracts
+    return Averaged(model_weights(reader.look(span.paths[0]), str(span.paths[0])), suffix, span.paths[:1])
+
+
+def _alone(path: Path, config: AveragingConfig, reader: CheckpointReader) -> Averaged:
     given = [f"`--{name} {getattr(config, name)}`" for name in ("epoch", "iter") if getattr(config, name)]
     given += [f"`--avg {config.avg}`"] if config.avg > 1 else []
     if given:
         logging.warning("%s: no effect, %s is the only checkpoint", ", ".join(given), path)
-    return model_weights(load_checkpoint(path), str(path)), path.stem
+    return Averaged(model_weights(reader.read(path), str(path)), path.stem, [path])
 
 
-def averaged_files(exp_dir: Path, config: AveragingConfig) -> list[Path]:
-    """The checkpoints that `load_averaged` takes its weights from. Raises as it does."""
-    if exp_dir.is_file():
-        return [exp_dir]
-    kind, end = _kind_and_end(exp_dir, config)
-    if kind == "single":
-        return [single_file(exp_dir)]
-    span = _span(exp_dir, kind, end, config.avg)
-    return [path for path in (*span.paths, span.start) if path and path.is_file()]
+def _can_subtract(span: _Span, reader: CheckpointReader) -> bool:
+    ends = (span.start, span.paths[0])
+    return all(path is not None and path.is_file() and _has_average(path, reader) for path in ends)
 
 
-def _can_subtract(span: _Span) -> bool:
-    return span.start is not None and span.start.is_file() and _has_average(span.start) and _has_average(span.paths[0])
-
-
-def _holds_a_snapshot(span: _Span) -> bool:
+def _holds_a_snapshot(span: _Span, reader: CheckpointReader) -> bool:
     assert span.start is not None
-    seen = _averaged_batches(*((path, load_checkpoint(path, mmap=True)) for path in (span.start, span.paths[0])))
+    seen = _averaged_batches(*((path, reader.look(path)) for path in (span.start, span.paths[0])))
     return seen[1] > seen[0]
 
 
-def _has_average(path: Path) -> bool:
-    average = load_checkpoint(path, mmap=True).get("model_avg")
+def _has_average(path: Path, reader: CheckpointReader) -> bool:
+    average = reader.look(path).get("model_avg")
     return isinstance(average, Mapping) and len(average) > 0
 
 
-def _kind_and_end(exp_dir: Path, config: AveragingConfig) -> tuple[str, int]:
+def _kind_and_end(exp_dir: Path, config: AveragingConfig, reader: CheckpointReader) -> tuple[str, int]:
     if config.epoch > 0:
         return "epoch", config.epoch
     batches, epochs = numbered(exp_dir, "checkpoint"), numbered(exp_dir, "epoch")
@@ -212,28 +238,28 @@ def _kind_and_end(exp_dir: Path, config: AveragingConfig) -> tuple[str, int]:
     if batches and epochs:
         # The name of an epoch's file does not tell how far it is.
         newest = epoch_path(exp_dir, epochs[0])
-        seen = number(load_checkpoint(newest, mmap=True), "batch_idx_train", newest, 0)
+        seen = number(reader.look(newest), "batch_idx_train", newest, 0)
         return ("epoch", epochs[0]) if seen >= batches[0] else ("iter", batches[0])
     return ("epoch", epochs[0]) if epochs else ("iter", batches[0])
 
 
-def _automatic_start(exp_dir: Path, kind: str, numbers: Sequence[int]) -> int:
+def _automatic_start(exp_dir: Path, kind: str, numbers: Sequence[int], reader: CheckpointReader) -> int:
     """Position in ``numbers``, newest first, of the checkpoint after which an average begins that nobody has sized."""
     newest = (epoch_path if kind == "epoch" else batch_path)(exp_dir, numbers[0])
-    run = load_checkpoint(newest, mmap=True)
+    run = reader.look(newest)
     decays = run.get("max_steps") or run.get("time_budget_minutes")
     part = number(run, "final_decay", newest, 0.0) / 2 if decays else 0.0
     wanted = (1.0 - (part or AUTOMATIC_PART)) * numbers[0]
     return min(range(len(numbers)), key=lambda i: abs(numbers[i] - wanted))
 
 
-def _span(exp_dir: Path, kind: str, end: int, avg: int) -> _Span:
+def _span(exp_dir: Path, kind: str, end: int, avg: int, reader: CheckpointReader) -> _Span:
     existing = numbered(exp_dir, "epoch" if kind == "epoch" else "checkpoint")
     numbers = [n for n in existing if n <= end]
     if not numbers or (kind == "epoch" and numbers[0] != end):
         have = ", ".join(map(str, reversed(existing))) or "none"
         raise UserError(f"{exp_dir} holds no checkpoint for `--{kind} {end}`; there are: {have}")
-    nearest = 0 if avg else _automatic_start(exp_dir, kind, numbers)
+    nearest = 0 if avg else _automatic_start(exp_dir, kind, numbers, reader)
     if kind == "epoch":
         avg = avg or max(1, end - numbers[nearest])
         wanted, start = range(end, max(0, end - avg), -1), end - avg

@@ -17,15 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from couloir.checkpoint import load_checkpoint, model_weights, number, verify_checkpoint
+from couloir.checkpoint import CheckpointReader, load_checkpoint, model_weights, number, verify_checkpoint
 from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
 from couloir.locks import BEAT_S, SILENCE_S, Lock, holder, locked
 from couloir.texts import split_lines
-from couloir.weight_files import likeliest, weight_files
+from couloir.weight_files import CONFIG_FILE, likeliest, weight_files
 
-CONFIG_FILE = "config.yaml"
 LAST = "last.pt"
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
@@ -79,20 +78,21 @@ def run_lock(exp_dir: Path) -> Iterator[Lock]:
         yield lock
 
 
-def saved_values(source: Path) -> dict[str, Any]:
-    """The configuration that was saved with weights, as plain values by section; empty for a foreign checkpoint.
+def saved_mapping(source: Path, reader: CheckpointReader) -> dict[str, Any]:
+    """The configuration that lies with weights, as plain values; empty where there is none. Whose it is, is not said.
 
     Args:
         source: a file, which may hold its own, or a folder: a run directory, or that of a single file.
+        reader: of the program's checkpoints.
     """
     folder = source if source.is_dir() else source.parent
     kept, file = folder / CONFIG_FILE, source
     if source.is_dir() and not kept.is_file() and not numbered(folder, "epoch") + numbered(folder, "checkpoint"):
         file = likeliest(weight_files(folder)) or source
-    values = load_checkpoint(file, mmap=True).get("config") if file.is_file() else None
+    values = reader.look(file).get("config") if file.is_file() else None
     if not isinstance(values, Mapping):
         values = read_yaml(kept) if kept.is_file() else {}
-    return dict(values) if "zipformer" in values and "heads" in values else {}
+    return dict(values)
 
 
 def find_checkpoints(exp_dir: Path, iteration: int = 0) -> list[Path]:

@@ -26,9 +26,7 @@ from couloir.errors import UserError
 from couloir.files import writing_to
 from couloir.models.common.schedule import set_batch_count
 from couloir.optim.config import OptimConfig
-from couloir.optim.eden import Eden, Eden2
-from couloir.optim.param_groups import parameter_groups
-from couloir.optim.scaled_adam import ScaledAdam
+from couloir.optim.default import scaled_adam_under_eden
 from couloir.training.averaging import RunningAverage
 from couloir.training.config import TrainerConfig
 from couloir.training.diagnostics import DIAGNOSTIC_BATCHES, Diagnostics, InfCheck
@@ -78,7 +76,7 @@ class Trainer:
         data: batches (see `TrainingData`).
         run_config: the resolved configuration of the whole run, a dataclass of sections with a field ``recipe``;
             written to EXP_DIR/config.yaml and into every checkpoint.
-        optimizer, scheduler: in place of ScaledAdam under Eden.
+        optimizer: from the model, when it is on its device, and ``optim``, the optimizer and its schedule.
         keep: writes what else belongs into the run directory; called once it is certain that the run goes on there.
 
     Raises:
@@ -92,8 +90,7 @@ class Trainer:
         objective: Objective,
         data: TrainingData,
         run_config: Any = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
+        optimizer: Callable[[nn.Module, Any], tuple[torch.optim.Optimizer, Any]] = scaled_adam_under_eden,
         keep: Callable[[], None] | None = None,
     ) -> None:
         assert isinstance(objective, nn.Module)
@@ -105,8 +102,7 @@ class Trainer:
             self.reporter = Reporter(self.exp_dir, self.group.rank, self.group.world_size)
         self.objective: Any = objective.to(self.group.device)
         self.model = objective.model
-        self.optimizer = optimizer or default_optimizer(self.model, optim)
-        self.scheduler = scheduler or default_scheduler(self.optimizer, optim)
+        self.optimizer, self.scheduler = optimizer(self.model, optim)
         self.precision = Precision(config, self.group.device)
         self.recovery = Recovery(config)
         self.length = RunLength(config)
@@ -465,21 +461,6 @@ class Trainer:
             self.metrics.close()
         self.reporter.close()
         self.group.close(failed)
-
-
-def default_optimizer(model: nn.Module, config: OptimConfig) -> ScaledAdam:
-    """ScaledAdam over the trainable parameters of ``model``."""
-    frozen = [prefix.strip() for prefix in config.freeze_modules.split(",") if prefix.strip()]
-    groups = parameter_groups(model, config.base_lr, frozen)
-    return ScaledAdam(groups, lr=config.base_lr, clipping_scale=config.clipping_scale)
-
-
-def default_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig) -> Eden:
-    """Eden or Eden2."""
-    warmup = (config.warmup_batches, config.warmup_start)
-    if config.lr_schedule == "eden2":
-        return Eden2(optimizer, config.lr_batches, *warmup)
-    return Eden(optimizer, config.lr_batches, config.lr_epochs, *warmup)
 
 
 def _device(config: TrainerConfig) -> torch.device:

@@ -13,8 +13,8 @@ import soundfile
 from couloir.data.config import DataConfig
 from couloir.data.module import DataModule
 from couloir.data.shar import SharUtterance, make_cut
-from couloir.recipes.run import output_frames
-from couloir.recipes.run_config import RunConfig
+from couloir.families.zipformer import FAMILY
+from couloir.families.zipformer_spec import ZipformerRunConfig
 
 
 def noise(num_samples, seed=0):
@@ -49,7 +49,7 @@ def raw_shard(folder: Path, entries, number=0):
                 tar.addfile(info, io.BytesIO(data))
 
 
-num_output_frames = functools.partial(output_frames, RunConfig())
+num_output_frames = functools.partial(FAMILY.output_frames, ZipformerRunConfig())
 
 
 def module(folder, tokenizer=None, seed=7, **options):

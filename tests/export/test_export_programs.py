@@ -18,6 +18,7 @@ from couloir.errors import UserError
 from couloir.export import weights as weight_export
 from couloir.export.weights import save_weights
 from couloir.families.zipformer_export import prepared
+from couloir.families.zipformer_spec import ZipformerRunConfig
 from couloir.features.config import FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.inference.info import describe
@@ -29,7 +30,6 @@ from couloir.inference.vocabulary import Vocabulary
 from couloir.models.zipformer.config import PRESETS
 from couloir.recipes.export import check_full_context
 from couloir.recipes.run import LoadedRun
-from couloir.recipes.run_config import RunConfig
 
 CTC, TRANSDUCER = "zipformer_crctc", "zipformer_transducer"
 EXPORT = f"{CTC}/export.py"
@@ -286,7 +286,7 @@ def as_run(config, kind, **given):
     """What the export programs have loaded, and their flags."""
     model = make_model(kind, causal=config["causal"])
     zipformer = dataclasses.replace(model.zipformer_config, **(config | given))
-    run = LoadedRun(None, RunConfig(zipformer=zipformer), model, None, None, "", torch.device("cpu"))
+    run = LoadedRun(None, ZipformerRunConfig(zipformer=zipformer), model, None, None, "", torch.device("cpu"))
     return run, argparse.Namespace(**{name: ",".join(map(str, values)) for name, values in given.items()})
 
 

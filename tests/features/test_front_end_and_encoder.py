@@ -9,7 +9,8 @@ from couloir.errors import UserError
 from couloir.features.config import AugmentConfig, FbankConfig
 from couloir.features.fbank import Fbank
 from couloir.features.kaldi import fbank_numpy, mel_filterbank
-from couloir.inference.checkpoints import open_checkpoint
+from couloir.inference.loading import open_backend
+from couloir.inference.source import Source
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.model import build_model
@@ -109,7 +110,7 @@ def test_weights_of_40_bins_from_elsewhere_get_their_features(tmp_path):
     model = build_model(TINY, HeadsConfig(use_transducer=False, use_ctc=True, vocab_size=5))
     torch.save({"model": model.state_dict()}, tmp_path / "epoch-1.pt")
     (tmp_path / "tokens.txt").write_text("<blk> 0\n<sos/eos> 1\n<unk> 2\na 3\nb 4\n")
-    backend = open_checkpoint(tmp_path / "epoch-1.pt")
+    backend = open_backend(Source(tmp_path / "epoch-1.pt"))
     (frames,) = backend.encode([np.zeros(16000, np.float32)])
     assert frames.shape[0] == 23
 

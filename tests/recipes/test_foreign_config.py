@@ -12,13 +12,15 @@ from real_speech import prepare
 from couloir.config import as_plain
 from couloir.errors import UserError
 from couloir.files import may_be_read
-from couloir.inference.checkpoints import find_tokenizer
+from couloir.inference.loading import open_source
+from couloir.inference.source import Source
+from couloir.inference.tokenizers import find_tokenizer
 from couloir.recipes.run import load_run
-from couloir.recipes.run_config import RECIPES, RunConfig, known_recipe, saved_config
+from couloir.recipes.run_config import saved_config
 from couloir.training.config import AveragingConfig
-from couloir.training.run_dir import saved_values
 
 CTC = "--use-transducer False --use-ctc True"
+RECIPE, RECIPES = "zipformer_crctc", ("zipformer_crctc", "zipformer_transducer")
 MODULES = ["os", "evil", "zipformer_crctc.train", "../evil", "", "zipformer_crctc\n", "couloir.training.launch", "-m"]
 
 
@@ -52,23 +54,24 @@ def write_config(prepared, home, **changes):
 
 
 def load(home, **flags):
-    return load_run(argparse.Namespace(exp_dir=str(home / "exp"), **flags), AveragingConfig(), RECIPES[0], {}, "cpu")
+    return load_run(argparse.Namespace(exp_dir=str(home / "exp"), **flags), AveragingConfig(), RECIPE, {}, "cpu")
 
 
-@pytest.mark.parametrize("recipe", MODULES)
-def test_a_recipe_is_a_name_of_a_table(recipe, tmp_path, monkeypatch):
-    (tmp_path / "evil").mkdir()
-    (tmp_path / "evil/train.py").write_text("raise SystemExit('code ran')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="must be a run of zipformer_crctc or zipformer_transducer"):
-        known_recipe(RunConfig(recipe=recipe), tmp_path)
+def saved_values(folder):
+    return open_source(Source(folder)).values
+
+
+@pytest.mark.parametrize("name", [*MODULES, "zipformer_crctc", "couloir.families.zipformer:FAMILY", "zipformer "])
+def test_a_family_is_a_name_of_a_table(prepared, home, name, monkeypatch):
+    (home / "evil").mkdir()
+    (home / "evil/train.py").write_text("raise SystemExit('code ran')")
+    (home / "evil.py").write_text("raise SystemExit('code ran')")
+    monkeypatch.syspath_prepend(home)
+    values = {**as_plain(saved_config(prepared / "exp")), "family": name}
+    (home / "exp/config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match="must be of a known family .zipformer: second-generation Zipformer"):
+        load(home)
     assert "evil" not in sys.modules and "evil.train" not in sys.modules
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_known_recipes_are_there(recipe, tmp_path):
-    assert known_recipe(RunConfig(recipe=recipe), tmp_path) == recipe
-    assert (ROOT / recipe / "train.py").is_file()
 
 
 def test_the_benchmarks_import_nothing_that_a_run_names(prepared, home, monkeypatch):
@@ -79,8 +82,7 @@ def test_the_benchmarks_import_nothing_that_a_run_names(prepared, home, monkeypa
     (home / "exp/config.yaml").write_text(yaml.safe_dump(values))
     from benchmarks.decoding_methods import trained_run
 
-    with pytest.raises(UserError, match="exp, of `evil`"):
-        trained_run(home / "exp", "cpu")
+    assert trained_run(home / "exp", "cpu").config.recipe == "evil"
     assert not (home / "pwned").exists()
 
 
@@ -89,6 +91,7 @@ def test_no_program_takes_a_modules_name_from_a_file():
     allowed = {
         "couloir/losses/rnnt_backend.py": "refused unless of RNNT_BACKENDS",
         "couloir/decoding/extras.py": "constants of its callers",
+        "couloir/families/registry.py": "of its own table",
         "benchmarks/rnnt_loss.py": "a flag",
         "benchmarks/train_step.py": "constants",
     }

@@ -6,7 +6,7 @@ import pytest
 
 from couloir.config import as_plain, write_yaml
 from couloir.errors import UserError
-from couloir.recipes.foreign_flags import FOREIGN_FLAGS, is_foreign
+from couloir.families.foreign_flags import FOREIGN_FLAGS, is_foreign
 from couloir.recipes.run_config import (
     CONFIG_FILE,
     SECTIONS,

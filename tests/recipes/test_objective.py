@@ -15,10 +15,10 @@ from couloir.features.fbank import Fbank
 from couloir.losses import rnnt
 from couloir.losses.config import LossConfig, check
 from couloir.losses.ctc import ctc_loss
+from couloir.losses.objective import AsrObjective
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.model import build_model
-from couloir.recipes.objective import AsrObjective
 
 SIZES = ZipformerConfig(
     num_encoder_layers=(1,), downsampling_factor=(1, 2), feedforward_dim=(32,), num_heads=(2,), encoder_dim=(24, 32),

@@ -9,6 +9,7 @@ from torch import nn
 
 from couloir.errors import UserError
 from couloir.optim.config import OptimConfig
+from couloir.optim.default import default_scheduler
 from couloir.training.precision import new_scaler
 from couloir.training.run_dir import numbered
 from couloir.training.trainer import Trainer
@@ -34,7 +35,8 @@ def weights_after(exp_dir, batch_size, base_lr, steps, num_utterances=104, **val
     optimizer.register_step_post_hook(lambda *_: taken.append(1))
     config = fake_config(exp_dir, {"num_epochs": 1, **values}).trainer
     optim = OptimConfig(base_lr=base_lr, warmup_batches=0, lr_batches=1e9, lr_epochs=1e9)
-    Trainer(config, optim, objective, FakeData(num_utterances, batch_size=batch_size), optimizer=optimizer).fit()
+    data = FakeData(num_utterances, batch_size=batch_size)
+    Trainer(config, optim, objective, data, optimizer=lambda *_: (optimizer, default_scheduler(optimizer, optim))).fit()
     assert len(taken) == steps
     return torch.cat([parameter.detach().flatten() for parameter in objective.model.parameters()])
 

@@ -6,11 +6,11 @@ import pytest
 
 from couloir.errors import UserError
 from couloir.optim.config import OptimConfig
+from couloir.optim.default import default_optimizer, default_scheduler
 from couloir.training import pace
 from couloir.training.config import TrainerConfig
 from couloir.training.pace import Pace
 from couloir.training.run_length import RunLength
-from couloir.training.trainer import default_optimizer, default_scheduler
 
 
 def length(**flags):

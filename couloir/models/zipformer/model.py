@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from couloir.models.common.init import scale_parameters
 from couloir.models.common.schedule import set_batch_count
 from couloir.models.common.state import get_training_state, set_training_state
-from couloir.models.heads.attention_decoder import AttentionDecoder
 from couloir.models.heads.config import HeadsConfig
-from couloir.models.heads.transducer import Decoder, Joiner
+from couloir.models.heads.model import Padding, SpeechModel
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.encoder import Zipformer2
 from couloir.models.zipformer.frontend import Conv2dSubsampling
@@ -27,16 +23,13 @@ __all__ = [
     "set_training_state",
 ]
 
-Padding = Literal["exact", "reference"]
-CTC_DROPOUT = 0.1
-
 
 def num_subsampled_frames(feat_lens: Tensor, config: ZipformerConfig) -> Tensor:
     """Encoder output lengths (B,) of ``feat_lens`` (B,) feature frames."""
     return config.geometry.output_frames(feat_lens)
 
 
-class AsrModel(nn.Module):
+class AsrModel(SpeechModel):
     """Zipformer with the configured heads.
 
     Args:
@@ -46,22 +39,11 @@ class AsrModel(nn.Module):
     def __init__(self, zipformer: ZipformerConfig, heads: HeadsConfig) -> None:
         super().__init__()
         self.zipformer_config = zipformer
-        self.heads_config = heads
         self.encoder_embed = Conv2dSubsampling(
             zipformer.feature_dim, zipformer.encoder_dim[0], zipformer.frontend_channels
         )
         self.encoder = Zipformer2(zipformer)
-        width, vocab = zipformer.output_dim, heads.vocab_size
-        # Registered in the order of icefall's state dict.
-        if heads.use_transducer:
-            self.decoder = Decoder(vocab, heads.decoder_dim, heads.blank_id, heads.context_size)
-            self.joiner = Joiner(width, heads.decoder_dim, heads.joiner_dim, vocab)
-            self.simple_am_proj = scale_parameters(nn.Linear(width, vocab), 0.25)
-            self.simple_lm_proj = scale_parameters(nn.Linear(heads.decoder_dim, vocab), 0.25)
-        if heads.use_ctc:
-            self.ctc_output = nn.Sequential(nn.Dropout(CTC_DROPOUT), nn.Linear(width, vocab), nn.LogSoftmax(dim=-1))
-        if heads.use_attention_decoder:
-            self.attention_decoder = AttentionDecoder(heads, width)
+        self.add_heads(heads, zipformer.output_dim)
 
     def forward_encoder(
         self, feats: Tensor, feat_lens: Tensor, padding: Padding | None = None
@@ -101,10 +83,6 @@ class AsrModel(nn.Module):
         lens = torch.full_like(processed, frames)
         x, _, layer_states = self.encoder.streaming_forward(x.transpose(0, 1), lens, layer_states, mask, left_context)
         return x.transpose(0, 1), [*layer_states, embed_state, processed + frames]
-
-    def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
-        """(B, S, D) -> CTC log-probabilities (B, S, V)."""
-        return self.ctc_output(encoder_out)
 
 
 def build_model(zipformer: ZipformerConfig, heads: HeadsConfig) -> AsrModel:

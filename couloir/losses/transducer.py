@@ -8,7 +8,7 @@ from torch import Tensor
 from couloir.losses.config import LossConfig
 from couloir.losses.ctc import pad_targets
 from couloir.losses.rnnt_backend import rnnt_backend
-from couloir.models.zipformer.model import AsrModel
+from couloir.models.heads.model import SpeechModel
 
 
 class TransducerLoss:
@@ -35,7 +35,7 @@ class TransducerLoss:
         return 1.0 - progress * (1.0 - final), 0.1 + 0.9 * progress
 
     def __call__(
-        self, model: AsrModel, encoded: Tensor, lens: Tensor, tokens: list[list[int]]
+        self, model: SpeechModel, encoded: Tensor, lens: Tensor, tokens: list[list[int]]
     ) -> tuple[Tensor, Tensor]:
         """Both losses, summed over the batch.
 
@@ -60,7 +60,7 @@ class TransducerLoss:
         return simple, pruned
 
     def _simple(
-        self, model: AsrModel, encoded: Tensor, predicted: Tensor, symbols: Tensor, boundary: Tensor
+        self, model: SpeechModel, encoded: Tensor, predicted: Tensor, symbols: Tensor, boundary: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The simple loss, and the rows (B, S, R) of the lattice that its occupations tell to keep."""
         am, lm = model.simple_am_proj(encoded), model.simple_lm_proj(predicted)

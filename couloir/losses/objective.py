@@ -1,4 +1,4 @@
-"""From a batch of audio to the loss of a Zipformer with any of its heads."""
+"""From a batch of audio to the loss of an encoder with any of its heads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from couloir.losses.config import LossConfig, ctc_scale
 from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
 from couloir.losses.ctc import ctc_loss, feasible
 from couloir.losses.rnnt import reason_without_path
-from couloir.models.zipformer.model import AsrModel
-from couloir.recipes.transducer_loss import TransducerLoss
+from couloir.losses.transducer import TransducerLoss
+from couloir.models.heads.model import SpeechModel
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Encoded:
 
 
 class AsrObjective(nn.Module):
-    """The training loss of a Zipformer: the weighted sum of its heads' losses.
+    """The training loss of an encoder with heads: the weighted sum of its heads' losses.
 
     The waveform and feature steps are those of decoding and inference. CR-CTC gives every head two masked views of
     each utterance, and every term is then their mean. In eval mode nothing is augmented; the views would be equal and
@@ -51,7 +51,7 @@ class AsrObjective(nn.Module):
         UserError: a ``--rnnt-backend`` that is not installed.
     """
 
-    def __init__(self, model: AsrModel, fbank: FrontEnd, augment: AugmentConfig, loss: LossConfig) -> None:
+    def __init__(self, model: SpeechModel, fbank: FrontEnd, augment: AugmentConfig, loss: LossConfig) -> None:
         super().__init__()
         self.model = model
         self.fbank = fbank

@@ -1,0 +1,61 @@
+"""What encoders with heads share: the heads in the order of icefall's state dict, and how they are called.
+
+Shapes: B batch, T feature frames, F feature bins, S encoder frames, D model dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from couloir.models.common.init import scale_parameters
+from couloir.models.heads.attention_decoder import AttentionDecoder
+from couloir.models.heads.config import HeadsConfig
+from couloir.models.heads.transducer import Decoder, Joiner
+
+Padding = Literal["exact", "reference"]
+CTC_DROPOUT = 0.1
+
+
+class SpeechModel(nn.Module):
+    """An encoder with CTC, transducer and attention heads, of which it has those of ``heads_config``."""
+
+    heads_config: HeadsConfig
+    decoder: Decoder
+    joiner: Joiner
+    simple_am_proj: nn.Linear
+    simple_lm_proj: nn.Linear
+    ctc_output: nn.Sequential
+    attention_decoder: AttentionDecoder
+
+    def add_heads(self, heads: HeadsConfig, width: int) -> None:
+        """The heads on an encoder's output of so many channels, registered in the order of icefall's state dict."""
+        self.heads_config = heads
+        vocab = heads.vocab_size
+        if heads.use_transducer:
+            self.decoder = Decoder(vocab, heads.decoder_dim, heads.blank_id, heads.context_size)
+            self.joiner = Joiner(width, heads.decoder_dim, heads.joiner_dim, vocab)
+            self.simple_am_proj = scale_parameters(nn.Linear(width, vocab), 0.25)
+            self.simple_lm_proj = scale_parameters(nn.Linear(heads.decoder_dim, vocab), 0.25)
+        if heads.use_ctc:
+            self.ctc_output = nn.Sequential(nn.Dropout(CTC_DROPOUT), nn.Linear(width, vocab), nn.LogSoftmax(dim=-1))
+        if heads.use_attention_decoder:
+            self.attention_decoder = AttentionDecoder(heads, width)
+
+    def forward_encoder(
+        self, feats: Tensor, feat_lens: Tensor, padding: Padding | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, T, F) with lengths (B,) -> (B, S, D) and lengths (B,).
+
+        Args:
+            feats, feat_lens: the features.
+            padding: "exact" gives every item what it would get alone, whatever the batch; "reference" lets an
+                item's last frames depend on the padding behind it, as icefall does. None: exact in eval mode, and
+                the cheaper reference in training.
+        """
+        raise NotImplementedError
+
+    def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
+        """(B, S, D) -> CTC log-probabilities (B, S, V)."""
+        return self.ctc_output(encoder_out)
