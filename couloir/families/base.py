@@ -75,6 +75,10 @@ def with_sections(config: C, **sections: Any) -> C:
     return dataclasses.replace(config, **sections)  # type: ignore[type-var]
 
 
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
 @dataclasses.dataclass(frozen=True)
 class FamilySpec:
     """What is known of a family without its code.
@@ -105,7 +109,7 @@ class FamilySpec:
     @functools.cached_property
     def sections(self) -> dict[str, type]:
         """Section -> its class, in the order of ``--help`` and config.yaml."""
-        return {name: kind for name, kind in hints(self.config).items() if dataclasses.is_dataclass(kind)}
+        return {name: kind for name, kind in hints(self.config).items() if _is_section(kind)}
 
     @property
     def model_sections(self) -> dict[str, type]:

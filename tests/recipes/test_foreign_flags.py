@@ -7,9 +7,8 @@ import pytest
 from couloir.config import as_plain, write_yaml
 from couloir.errors import UserError
 from couloir.families.foreign_flags import FOREIGN_FLAGS, is_foreign
+from couloir.families.registry import DEFAULT, spec_of
 from couloir.recipes.run_config import (
-    CONFIG_FILE,
-    SECTIONS,
     build_config,
     config_from_plain,
     lay_over_saved,
@@ -17,6 +16,7 @@ from couloir.recipes.run_config import (
     save_config,
     saved_config,
 )
+from couloir.weight_files import CONFIG_FILE
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
 # Which values icefall's and ZIPA's programs have where nobody gives the flag.
@@ -38,7 +38,7 @@ def config(flags):
 
 def test_the_table_is_of_fifteen_flags_that_no_section_has():
     assert set(FOREIGN_FLAGS) == set(DEFAULTS_THERE)
-    fields = {field.name for cls in SECTIONS.values() for field in dataclasses.fields(cls)}
+    fields = {field.name for cls in spec_of(DEFAULT).sections.values() for field in dataclasses.fields(cls)}
     assert not fields & set(FOREIGN_FLAGS)
     assert all(flag.why and flag.whose in ("icefall", "ZIPA") for flag in FOREIGN_FLAGS.values())
     assert is_foreign("data", "gap") and not is_foreign("loss", "gap") and not is_foreign("data", "num_workers")
