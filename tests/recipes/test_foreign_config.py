@@ -92,6 +92,7 @@ def test_no_program_takes_a_modules_name_from_a_file():
         "couloir/losses/rnnt_backend.py": "refused unless of RNNT_BACKENDS",
         "couloir/decoding/extras.py": "constants of its callers",
         "couloir/families/registry.py": "of its own table",
+        "couloir/features/front_end.py": "of its own table",
         "couloir/commands.py": "a program of a recipe that lies here",
         "benchmarks/rnnt_loss.py": "a flag",
         "benchmarks/train_step.py": "constants",
