@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from couloir.config import Floats, from_mapping, option
 from couloir.errors import UserError, must_be, unknown_name
 from couloir.features.framing import FRONT_END_KEY, Count, KaldiFraming, prefixed, unusual_fields
-from couloir.files import atomic_write
 from couloir.texts import read_text
 
 METADATA_PREFIX = "lfr_"
@@ -219,13 +218,3 @@ def _numbers_behind(text: str, marker: str, path: Path) -> Floats:
         return tuple(map(float, inside.split()))
     except ValueError:
         raise must_be(str(path), f"an am.mvn file, with numbers in [ ] behind {marker}", "none") from None
-
-
-def write_statistics(path: Path, shift: Sequence[float], scale: Sequence[float]) -> None:
-    """An am.mvn of a shift and a scale for each bin, which FunASR reads."""
-    size = len(shift)
-    lines = ["<Nnet>", f"<Splice> {size} {size}", "[ 0 ]"]
-    for marker, values in zip(MARKERS, (shift, scale)):
-        lines += [f"{marker} {size} {size}", f"<LearnRateCoef> 0 [ {' '.join(map(repr, values))} ]"]
-    with atomic_write(path, "w") as out:
-        out.write("\n".join([*lines, "</Nnet>", ""]))
