@@ -29,9 +29,9 @@ def frame_times(geometry: FrameGeometry, features: FrontEndConfig) -> FrameTimes
     """The times of a model with these features."""
     return FrameTimes(
         shift=geometry.factor * features.frame_step_s,
-        first=geometry.first_frame * features.frame_step_s,
+        first=features.first_frame_s + geometry.first_frame * features.frame_step_s,
         min_samples=features.min_samples(geometry.shortest),
-        step_samples=features.num_samples(geometry.window_step),
+        step_samples=geometry.window_step * features.step_samples,
     )
 
 

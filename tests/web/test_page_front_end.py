@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 CONFIGS = [
     FbankConfig(), FbankConfig(frame_shift_ms=12.5, feature_dim=40), LfrConfig(), LfrConfig(lfr_m=1, lfr_n=1),
     LfrConfig(frame_shift_ms=8.0, frame_length_ms=20.0, lfr_m=3, lfr_n=2), LogMelConfig(),
-    LogMelConfig(feature_dim=128),
+    LogMelConfig(feature_dim=128), LfrConfig(snip_edges=False, lfr_m=4, lfr_n=3),
+    FbankConfig(frame_length_ms=20.0, frame_shift_ms=9.9375),
 ]  # fmt: skip
 
 

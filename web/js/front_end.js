@@ -3,37 +3,53 @@
 
 import { SAMPLE_RATE } from "./constants.js";
 
-/** By name: what a file's settings begin with, and {stepS, samples, fewest} of settings that are read by a function. */
+/** Kaldi's windows by a file's settings: see `KaldiFraming` of couloir/features/framing.py. */
+function windowsOf(setting, within) {
+  const [ms, lengthMs] = [setting("frame_shift_ms", 10), setting("frame_length_ms", 25)];
+  const [shift, size] = [ms, lengthMs].map((one) => Math.trunc((one * SAMPLE_RATE) / 1000));
+  const margin = within ? 0 : Math.floor((size - shift) / 2);
+  const fewest = (count) => (within ? (count - 1) * shift + size : count * shift - Math.floor(shift / 2));
+  return { shift, stepS: ms / 1000, firstS: ((size - shift) / 2 - margin) / SAMPLE_RATE, fewest };
+}
+
+/** By name: what a file's settings begin with, and the geometry that they give. */
 const FRONT_ENDS = {
   fbank: {
     prefix: "fbank_",
     geometry(setting) {
-      const ms = setting("frame_shift_ms", 10);
-      const shift = Math.trunc((ms * SAMPLE_RATE) / 1000);
-      const fewest = (frames) => frames * shift - Math.floor(shift / 2);
-      return { stepS: ms / 1000, samples: (frames) => frames * shift, fewest };
+      const { shift, ...windows } = windowsOf(setting, false);
+      return { ...windows, stepSamples: shift, samples: (frames) => frames * shift };
     },
   },
   lfr: {
     prefix: "lfr_",
-    geometry(setting) {
-      const [ms, lengthMs, every] = [setting("frame_shift_ms", 10), setting("frame_length_ms", 25), setting("window_shift", 6)];
-      const [shift, window] = [ms, lengthMs].map((one) => Math.trunc((one * SAMPLE_RATE) / 1000));
-      const ofWindows = (count) => (count - 1) * shift + window;
-      const fewest = (frames) => ofWindows((frames - 1) * every + 1);
-      return { stepS: (ms * every) / 1000, samples: (frames) => ofWindows(frames * every), fewest };
+    geometry(setting, metadata) {
+      const { shift, stepS, firstS, fewest } = windowsOf(setting, metadata.lfr_snip_edges !== "False");
+      const [stacked, every] = [setting("window_size", 7), setting("window_shift", 6)];
+      const middle = stacked % 2 ? 0 : 0.5;
+      return {
+        stepS: stepS * every,
+        stepSamples: shift * every,
+        firstS: firstS + (middle + 0.5 - every / 2) * stepS,
+        samples: (frames) => fewest(frames * every),
+        fewest: (frames) => fewest((frames - 1) * every + 1),
+      };
     },
   },
   log_mel: {
     prefix: "log_mel_",
-    geometry: () => ({ stepS: 0.01, samples: (frames) => frames * 160, fewest: (frames) => frames * 160 }),
+    geometry() {
+      const samples = (frames) => frames * 160;
+      return { stepS: 0.01, stepSamples: 160, firstS: -0.005, samples, fewest: samples };
+    },
   },
 };
 
 /**
  * @param {Object<string, string>} metadata of the model's file
- * @returns {{name: string, stepS: number, samples: (frames: number) => number, fewest: (frames: number) => number}}
- *   distance of its frames in s, the samples that so many stand for, and the fewest that have so many
+ * @returns {{name: string, stepS: number, stepSamples: number, firstS: number, samples: (frames: number) => number,
+ *   fewest: (frames: number) => number}} distance of its frames in s and in samples, where the first one begins in s, the
+ *   samples that so many stand for, and the fewest that have so many
  * @throws {Error} one that the page does not know, or with audio of another rate
  */
 export function frontEndOf(metadata) {
@@ -52,5 +68,5 @@ export function frontEndOf(metadata) {
     const rate = number(key, SAMPLE_RATE);
     if (rate !== SAMPLE_RATE) throw new Error(`the model must be for audio at ${SAMPLE_RATE} Hz, but is for ${rate} Hz`);
   }
-  return { name, ...geometry((key, usual) => number(prefix + key, usual)) };
+  return { name, ...geometry((key, usual) => number(prefix + key, usual), metadata) };
 }

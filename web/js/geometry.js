@@ -7,7 +7,7 @@ const PREFIX = "geometry_";
 
 /**
  * @param {Object<string, string>} metadata of the model's file
- * @param {{stepS: number, samples: (frames: number) => number, fewest: (frames: number) => number}} frontEnd
+ * @param {{stepS: number, stepSamples: number, firstS: number, fewest: (frames: number) => number}} frontEnd
  * @returns {{factor: number, first: number, minSamples: number, stepSamples: number,
  *   framesOf: (embedded: number) => number}} feature frames from one frame of the embedding to the next; where the first
  *   output frame begins in s; the fewest samples that give one; what windows begin at multiples of; the feature frames
@@ -29,9 +29,9 @@ export function geometryOf(metadata, frontEnd) {
   const { embedding_factor: factor, embedding_margin: margin, window_step: step } = said;
   return {
     factor,
-    first: (margin / 2) * frontEnd.stepS,
+    first: frontEnd.firstS + (margin / 2) * frontEnd.stepS,
     minSamples: frontEnd.fewest(margin + factor),
-    stepSamples: frontEnd.samples(step),
+    stepSamples: step * frontEnd.stepSamples,
     framesOf: (embedded) => margin + embedded * factor,
   };
 }
