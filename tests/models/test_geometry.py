@@ -8,6 +8,8 @@ import torch
 
 from couloir.errors import UserError
 from couloir.features.config import FbankConfig
+from couloir.features.lfr_config import LfrConfig
+from couloir.features.log_mel_config import LogMelConfig
 from couloir.inference.frame_times import USUAL, frame_times
 from couloir.models.geometry import FrameGeometry
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
@@ -78,7 +80,7 @@ def test_the_fewest_samples_are_enough_and_one_less_is_not(geometry, shift):
     times = frame_times(geometry, features)
     enough = next(n for n in range(100_000) if geometry.output_frames(features.num_frames(n)) >= 1)
     assert times.min_samples == enough
-    assert times.step_samples == geometry.window_step * features.shift_samples
+    assert times.step_samples == geometry.window_step * shift * 16
     assert times.first == pytest.approx(geometry.embedding_margin / 2 * shift / 1000)
 
 
@@ -102,3 +104,20 @@ def test_metadata_give_back_what_was_written(geometry):
 def test_geometry_that_says_nothing_sensible(metadata, reason):
     with pytest.raises(UserError, match=reason):
         FrameGeometry.from_metadata(metadata, "m")
+
+
+@pytest.mark.parametrize(
+    ("features", "middle", "step"),
+    [
+        (FbankConfig(), 0.005, 0.01),  # windows of 25 ms around the middles of 10 ms
+        (LogMelConfig(), 0.0, 0.01),  # windows around every 160th sample
+        (LfrConfig(), 0.0125, 0.06),  # the first of seven joined windows stands in their middle, and is 0 to 25 ms
+        (LfrConfig(lfr_m=1, lfr_n=1), 0.0125, 0.01),
+    ],
+)
+def test_frames_lie_around_the_middle_of_what_they_see(features, middle, step):
+    """A model that looks at one feature frame at a time begins half a step before that one's middle."""
+    times = frame_times(FrameGeometry(1, 0, 1), features)
+    assert (times.first, times.shift) == pytest.approx((middle - step / 2, step))
+    nine = frame_times(FrameGeometry(), features)
+    assert nine.first == pytest.approx(middle + 4 * step - step)  # frames 0 to 8, and two of them
