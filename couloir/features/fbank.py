@@ -43,6 +43,7 @@ class Fbank(nn.Module):
         self._constant("window", window)
         self._constant("window_before", before)
         self._constant("mel", mel)
+        self.eval()  # noise is for those who train
 
     def _constant(self, name: str, value: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)

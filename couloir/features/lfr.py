@@ -33,6 +33,7 @@ class Lfr(nn.Module):
         self.fbank = ExportableFbank(self.config) if exportable else Fbank(self.config)
         for name, values in zip(("neg_mean", "inv_stddev"), self.config.statistics()):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+        self.eval()  # noise is for those who train
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of ``num_samples`` samples."""

@@ -163,7 +163,11 @@ def test_noise_is_added_in_training_alone():
     expected, _ = module.eval()(wave + 3.0 * noise / 32768, lens)
     assert (noisy - expected).abs().max() < TOLERANCE
     state = torch.get_rng_state()
-    quiet, _ = module.eval()(wave, lens)
+    quiet, _ = Lfr(LfrConfig(dither=3.0))(wave, lens)
+    assert torch.equal(module.eval()(wave, lens)[0], quiet)
+    assert torch.equal(
+        Lfr(LfrConfig(dither=3.0)).exportable()(wave, lens)[0], Lfr(LfrConfig()).exportable()(wave, lens)[0]
+    )
     assert torch.equal(torch.get_rng_state(), state) and (quiet - noisy).abs().max() > 0.1
 
 
