@@ -45,6 +45,7 @@ __all__ = [
 
 # A logger of its own: logging's functions would set up the log, which is for the program to do.
 log = logging.getLogger(__name__)
+VOCAB_SIZE = ("vocab_size", "vocab-size")
 
 
 def make_parser(
@@ -81,6 +82,7 @@ def build_config(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     layers = [defaults, *_given_layers(namespace, spec)]
     config = overlay(None, layers, spec, recipe)
     _warn_ignored(layers)
+    _warn_vocab_size(config, layers)
     return config
 
 
@@ -108,6 +110,19 @@ def _given_names(layers: Sequence[Overrides], section: str) -> set[str]:
 def _warn_ignored(layers: Sequence[Overrides]) -> None:
     for line in without_effect(layers):
         log.warning(line)
+
+
+def _warn_vocab_size(config: RunConfig, layers: Sequence[Overrides]) -> None:
+    """Name a size of the vocabulary that was given and is not the tokenizer's, which is what counts."""
+    place = Path(config.text.bpe_model)
+    given = [layer["heads"][key] for layer in layers for key in layer.get("heads", {}) if key in VOCAB_SIZE]
+    if not given or not place.exists():
+        return
+    from couloir.text.tokenizer import load_tokenizer
+
+    tokens = load_tokenizer(place).vocab_size
+    if str(tokens) != str(given[-1]):
+        log.warning("`--vocab-size %s` has no effect: %s has %d tokens", given[-1], place, tokens)
 
 
 def preset_values(name: str, spec: FamilySpec = FAMILIES[DEFAULT]) -> Overrides:

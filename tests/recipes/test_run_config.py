@@ -189,6 +189,22 @@ def test_a_flag_without_effect_is_named(flag, caplog):
     assert caplog.messages == [line] * 2
 
 
+@pytest.mark.parametrize("size", ["500", "2", "4"])
+def test_a_size_of_the_vocabulary_that_is_not_the_tokenizers_is_named(tmp_path, caplog, size):
+    TokenTable(["<blk>", "a", "b", "c"]).save_tokens(tmp_path / "tokens.txt")
+    (tmp_path / "run.yaml").write_text(f"heads: {{vocab-size: {size}}}\n")
+    tokens = f"--bpe-model {tmp_path / 'tokens.txt'}"
+    wanted = [f"`--vocab-size {size}` has no effect: {tmp_path / 'tokens.txt'} has 4 tokens"] * (size != "4")
+    for flags in (f"--vocab-size {size}", f"--config {tmp_path / 'run.yaml'}"):
+        caplog.clear()
+        config(f"{tokens} {flags}")
+        assert caplog.messages == wanted
+    caplog.clear()
+    config(tokens)
+    config("--vocab-size 9 --bpe-model nowhere")
+    assert not caplog.messages
+
+
 def test_flags_are_read_without_torch():
     import subprocess
 
