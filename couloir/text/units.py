@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from couloir.errors import must_be
-from couloir.text.ipa import are_phones, segment
 from couloir.text.spelling import as_characters, as_words, characters_of
 from couloir.texts import read_lines
 
@@ -49,12 +48,18 @@ class Unit:
     is_ipa: bool = False
 
 
+def _phones_of(text: str) -> list[str]:
+    from couloir.text.ipa import segment  # its table takes longer than all of this, which the flags' parsers import
+
+    return segment(text)
+
+
 def _as_phones(text: str, language: str = "", lower_case: bool = True) -> str:
-    return "".join(segment(text))
+    return "".join(_phones_of(text))
 
 
 PHONE = Unit(
-    "phone", "phones", "PER", _as_phones, segment, 3.0, 20.0, ("phones", "unigram", "bpe", "chars"), is_ipa=True
+    "phone", "phones", "PER", _as_phones, _phones_of, 3.0, 20.0, ("phones", "unigram", "bpe", "chars"), is_ipa=True
 )
 WORD = Unit("word", "words", "WER", as_words, str.split, 0.3, 8.0, ("unigram", "bpe", "chars"), 500)
 CHAR = Unit("char", "chars", "CER", as_characters, characters_of, 0.5, 30.0, ("chars", "unigram", "bpe"))
@@ -77,6 +82,8 @@ def unit_of(pieces: Sequence[str]) -> Unit:
 
     Phones where they are IPA or ARPABET, characters where each is one and none a space, else words.
     """
+    from couloir.text.ipa import are_phones
+
     plain = list(dict.fromkeys(piece.strip("▁") for piece in pieces))
     plain = [piece for piece in plain if piece]
     if are_phones([piece for piece in plain if piece.strip(_SUPRASEGMENTALS)]):
