@@ -16,10 +16,9 @@ from couloir.data.corpora.manifest import fingerprint, is_done, mark_done
 from couloir.data.corpora.registry import unit_of_data
 from couloir.data.corpora.statistics import read_cuts
 from couloir.errors import one_line_errors
-from couloir.files import atomic_write
 from couloir.progress import log
 from couloir.text.ipa import remove_diacritics
-from couloir.text.units import UNIT_FILE
+from couloir.text.units import save_unit
 
 
 def make_lang(data_dir: Path, config: TokenizerConfig) -> None:
@@ -37,8 +36,7 @@ def make_lang(data_dir: Path, config: TokenizerConfig) -> None:
         texts = [remove_diacritics(text) for text in texts]
     usual = unit.vocab_size if kind in ("unigram", "bpe") else None
     tokenizer = train_tokenizer(texts, lang, config.vocab_size or usual, kind, at_most=config.vocab_size is None)
-    with atomic_write(lang / UNIT_FILE, "w") as out:
-        out.write(f"{unit.name}\n")
+    save_unit(lang, unit)
     mark_done(made, inputs)
     log(f"{lang}: {tokenizer.vocab_size} pieces ({kind})")
 

@@ -32,7 +32,7 @@ from couloir.evaluation.files import write_decoding_files
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
-from couloir.recipes.run import LoadedRun, load_run, scored_in
+from couloir.recipes.run import LoadedRun, load_run, own_unit, refuse_other_transcripts, scored_in
 from couloir.recipes.run_config import Overrides
 from couloir.text.units import Unit
 from couloir.training.config import AveragingConfig
@@ -229,6 +229,8 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
     rates: Counter[str] = Counter()
     sets, failures = dict[str, DecodedSet](), list[str]()
     unit = scored_in(run.config, run.tokenizer)
+    if not config.skip_scoring:
+        refuse_other_transcripts(run.config, own_unit(run.tokenizer))
     for name in _chosen_sets(config.test_sets, data):
         try:
             done = decode_set(run, config, search, data, name)

@@ -40,20 +40,39 @@ def with_unit(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """The configuration with the unit of the transcripts, as it is saved with the run.
 
     Raises:
-        UserError: the tokenizer is of another unit than was asked for.
+        UserError: the tokenizer is of another unit than was asked for, or than the data.
     """
     origin, asked = Path(config.text.bpe_model), config.text.unit
     said = unit_beside(origin) or (PHONE if tokenizer.is_ipa else None)
     if said and asked not in (AUTO, said.name):
         raise must_be("--unit", f"{said.name} or {AUTO}", asked, f"the texts of {origin} are {said.plural}")
-    unit = said or unit_of(tokenizer.spelling())
+    unit = said or own_unit(tokenizer)
+    refuse_other_transcripts(config, unit)
     text = dataclasses.replace(config.text, unit=unit.name if asked == AUTO else asked)
     return dataclasses.replace(config, text=text)
 
 
+def own_unit(tokenizer: Tokenizer) -> Unit:
+    """The unit of a tokenizer's texts."""
+    return PHONE if tokenizer.is_ipa else unit_of(tokenizer.spelling())
+
+
+def refuse_other_transcripts(config: RunConfig, unit: Unit) -> None:
+    """Refuse data whose transcripts are words where phones are recognised, or the other way round.
+
+    Raises:
+        UserError: naming the folder that says so.
+    """
+    for folder in config.data.folders:
+        said = unit_beside(folder)
+        if said and (said is PHONE) != (unit.name == PHONE.name):
+            remedy = f"prepare it with --transcripts {unit.plural}, or give another --bpe-model"
+            raise must_be(f"transcripts of {folder}", f"{unit.plural}, as the vocabulary's", said.plural, remedy)
+
+
 def scored_in(config: RunConfig, tokenizer: Tokenizer) -> Unit:
     """The unit in which a run's errors are counted: what a flag says, or the run, or its tokenizer."""
-    own = PHONE if tokenizer.is_ipa else unit_of(tokenizer.spelling())
+    own = own_unit(tokenizer)
     asked = config.text.unit
     return own if asked in (AUTO, own.name) else unit_named(asked)
 

@@ -140,7 +140,7 @@ class Tokenizer(ABC):
 class SentencePieceTokenizer(Tokenizer):
     """A sentencepiece model, read as it is: icefall's ``bpe.model``, ZIPA's ``unigram_127.model``, or one made here."""
 
-    def __init__(self, model: bytes, origin: str = "the sentencepiece model") -> None:
+    def __init__(self, model: bytes, origin: str = "the sentencepiece model", is_ipa: bool | None = None) -> None:
         """Take a serialized model. Raises `UserError` when it is not one or has no ``<blk>`` at 0."""
         import sentencepiece  # a tokens.txt is read without it
 
@@ -150,8 +150,9 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(f"{origin} is not a sentencepiece model; give a bpe.model or a tokens.txt") from None
         self.model = model
         super().__init__([self.processor.id_to_piece(i) for i in range(len(self.processor))], origin)
-        # Without a boundary it was made by `train_tokenizer`, whatever its letters.
-        self.is_ipa = not self.has_boundary and all(normalize(piece) == piece for piece in self._written)
+        # Without a boundary it was made by `train_tokenizer` for phones, whatever its letters, unless it is said.
+        without = not self.has_boundary and all(normalize(piece) == piece for piece in self._written)
+        self.is_ipa = without if is_ipa is None else is_ipa
         self.unk_id = self.processor.unk_id()
 
     def save_model(self, path: str | Path) -> None:
@@ -375,10 +376,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         path = found
     if not path.is_file():
         raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or fix the path")
+    unit = unit_beside(path)
+    is_ipa = False if unit and not unit.is_ipa else None
     if path.suffix == ".txt":
-        unit = unit_beside(path)
-        return TokenTable(read_tokens(path), str(path), False if unit and not unit.is_ipa else None)
-    return SentencePieceTokenizer(path.read_bytes(), str(path))
+        return TokenTable(read_tokens(path), str(path), is_ipa)
+    return SentencePieceTokenizer(path.read_bytes(), str(path), is_ipa)
 
 
 def train_tokenizer(

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from couloir.errors import must_be
+from couloir.files import atomic_write
 from couloir.text.spelling import as_characters, as_words, characters_of
 from couloir.texts import read_lines
 
 UNIT_FILE = "unit.txt"
-"""Beside a tokenizer: the name of the unit whose texts it was made from."""
+"""Beside a tokenizer, and in a folder of Shar splits: the name of the unit that its texts are made of."""
 AUTO = "auto"
 _SUPRASEGMENTALS = "ˈˌ˥˦˧˨˩.|"
 
@@ -95,13 +96,19 @@ def unit_of(pieces: Sequence[str]) -> Unit:
     return WORD if has_spaces or any(len(piece) > 1 for piece in plain) else CHAR
 
 
-def unit_beside(tokenizer: str | Path) -> Unit | None:
-    """The unit that was written down beside a tokenizer, a file or its folder; None where none was.
+def save_unit(folder: Path, unit: Unit) -> None:
+    """Write down what the texts in a folder are made of."""
+    with atomic_write(folder / UNIT_FILE, "w") as out:
+        out.write(f"{unit.name}\n")
+
+
+def unit_beside(place: str | Path) -> Unit | None:
+    """The unit that was written down in a folder, or beside a file; None where none was.
 
     Raises:
         UserError: it is no unit.
     """
-    path = Path(tokenizer)
+    path = Path(place)
     path = (path if path.is_dir() else path.parent) / UNIT_FILE
     if not path.is_file():
         return None

@@ -33,7 +33,8 @@ from couloir.data.corpora.statistics import collect, shar_splits
 from couloir.data.corpora.validation import validate
 from couloir.data.folder import find_splits
 from couloir.errors import UserError
-from couloir.text.units import CHAR, PHONE, WORD
+from couloir.text.tokenizer import train_tokenizer
+from couloir.text.units import CHAR, PHONE, WORD, save_unit, unit_beside
 
 STAGES = ("fetch_corpora", "make_manifests", "make_phones", "make_shar", "train_tokenizer", "validate_data")
 
@@ -185,7 +186,7 @@ def test_words_from_a_folder_to_a_report(corpus, tmp_path):
     texts = {s["split"]: s["text"] for s in found.values()}
     assert texts["train"] == "it's number a sir" and texts["test-other"] == "it's number e sir"
     assert all(s["custom"]["orthography"].endswith(", SIR.") for s in found.values())
-    assert (tmp_path / "data/lang/unit.txt").read_text() == "word\n"
+    assert (tmp_path / "data/lang/unit.txt").read_text() == "word\n" and unit_beside(tmp_path / "data/shar") is WORD
     numbers = json.loads((tmp_path / "data/statistics.json").read_text())
     assert numbers["splits"]["dev-clean"]["words"] == 4 and numbers["words"]["it's"] == 5
     assert shar_splits(tmp_path / "data") == ["train", "dev-clean", "dev-other", "test-clean", "test-other"]
@@ -338,9 +339,28 @@ def test_a_recogniser_by_commands_alone(tmp_path, transcripts):
     assert "CER %" in done.stdout
     done = run_program(tmp_path, "couloir/cli.py", "transcribe exp speech/test-other/en_0930.wav")
     assert "en_0930" in done.stdout
-    done = run_program(tmp_path, "zipformer_crctc/train.py", f"{flags_of_train(data)} --unit phone", check=False)
-    assert_one_line(done, "--unit", f"must be {unit} or auto", "but is phone")
 
 
-def flags_of_train(data: Path) -> str:
-    return f"--preset tiny --manifest-dir {data}/shar --bpe-model {data}/lang --exp-dir other"
+TRAIN = "zipformer_crctc/train.py"
+
+
+def test_another_unit_than_the_vocabularys_is_refused(tmp_path):
+    train_tokenizer(["it's a cat"], tmp_path / "words", kind="chars")
+    save_unit(tmp_path / "words", WORD)
+    train_tokenizer(["pa ta ʃa"], tmp_path / "phones")
+    for unit, lang, own in (("phone", "words", "word"), ("char", "words", "word"), ("word", "phones", "phone")):
+        flags = f"--preset tiny --bpe-model {lang} --unit {unit} --exp-dir exp"
+        done = run_program(tmp_path, TRAIN, flags, check=False)
+        assert_one_line(done, f"`--unit` must be {own} or auto, but is {unit}", f"texts of {lang} are {own}s")
+    assert_one_line(run_program(tmp_path, TRAIN, "--unit letter", check=False), "`--unit` must be one of auto, phone")
+
+
+def test_transcripts_of_another_unit_are_refused(tmp_path):
+    train_tokenizer(["pa ta ʃa"], tmp_path / "phones")
+    train_tokenizer(["это как-то так"], tmp_path / "words", 50, "unigram", at_most=True)
+    for lang, others in (("phones", WORD), ("words", PHONE)):
+        (tmp_path / "shar").mkdir(exist_ok=True)
+        save_unit(tmp_path / "shar", others)
+        flags = f"--preset tiny --bpe-model {lang} --manifest-dir shar --exp-dir exp"
+        done = run_program(tmp_path, TRAIN, flags, check=False)
+        assert_one_line(done, f"`transcripts of shar` must be {lang}, as the vocabulary's, but is {others.plural}")

@@ -43,7 +43,7 @@ from couloir.progress import log, track
 from couloir.text.g2p import phonemize
 from couloir.text.ipa import segment
 from couloir.text.languages import in_small_letters
-from couloir.text.units import PHONE, Unit
+from couloir.text.units import PHONE, Unit, save_unit
 
 _MOST_UNREADABLE = 0.5
 
@@ -229,6 +229,7 @@ def make_shar(
     for split in pending:
         _write_split(split, by_split[split.final.name], data_dir, shar.shard_size, nj)
     forget_parts(root)
+    save_unit(root, unit)
     mark_done(root, inputs)
 
 
