@@ -40,13 +40,16 @@ def with_unit(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """The configuration with the unit of the transcripts, as it is saved with the run.
 
     Raises:
-        UserError: the tokenizer is of another unit than was asked for, or than the data.
+        UserError: the tokenizer is of another unit than was asked for, than the family has, or than the data.
     """
     origin, asked = Path(config.text.bpe_model), config.text.unit
     said = unit_beside(origin) or (PHONE if tokenizer.is_ipa else None)
     if said and asked not in (AUTO, said.name):
         raise must_be("--unit", f"{said.name} or {AUTO}", asked, f"the texts of {origin} are {said.plural}")
     unit = said or own_unit(tokenizer)
+    known = spec_of(config.family).units
+    if unit.name not in known:
+        raise must_be("--bpe-model", f"a vocabulary of {' or '.join(known)} for {config.family}", f"of {unit.plural}")
     refuse_other_transcripts(config, unit)
     text = dataclasses.replace(config.text, unit=unit.name if asked == AUTO else asked)
     return dataclasses.replace(config, text=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -33,6 +34,7 @@ from couloir.data.corpora.statistics import collect, shar_splits
 from couloir.data.corpora.validation import validate
 from couloir.data.folder import find_splits
 from couloir.errors import UserError
+from couloir.families.registry import spec_of
 from couloir.text.tokenizer import train_tokenizer
 from couloir.text.units import CHAR, PHONE, WORD, save_unit, unit_beside
 
@@ -353,6 +355,15 @@ def test_another_unit_than_the_vocabularys_is_refused(tmp_path):
         done = run_program(tmp_path, TRAIN, flags, check=False)
         assert_one_line(done, f"`--unit` must be {own} or auto, but is {unit}", f"texts of {lang} are {own}s")
     assert_one_line(run_program(tmp_path, TRAIN, "--unit letter", check=False), "`--unit` must be one of auto, phone")
+
+
+def test_a_unit_that_a_family_does_not_have_is_refused(tmp_path, monkeypatch):
+    train_tokenizer(["это как-то так"], tmp_path / "words", 50, "unigram", at_most=True)
+    alone = dataclasses.replace(spec_of("zipformer"), units=("phone",))
+    monkeypatch.setattr("couloir.recipes.run.spec_of", lambda name: alone)
+    flags = "--preset tiny --bpe-model words --exp-dir exp"
+    done = run_program(tmp_path, TRAIN, flags, check=False)
+    assert_one_line(done, "`--bpe-model` must be a vocabulary of phone for zipformer, but is of words")
 
 
 def test_transcripts_of_another_unit_are_refused(tmp_path):
