@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from couloir.features.front_end import FrontEnd
     from couloir.inference.backend import Backend
     from couloir.inference.vocabulary import Vocabulary
     from couloir.training.objective import Objective
@@ -157,7 +158,7 @@ class Trained:
     config: Any
     saved: Any
     model: nn.Module
-    front_end: Any
+    front_end: FrontEnd
     device: torch.device
     origin: str
     average: str
@@ -228,10 +229,10 @@ class ModelFamily(Protocol):
     def check_tokenizer(self, config: Any, pieces: list[str]) -> None:
         """Refuse to train with a vocabulary that the model cannot be trained with. Raises `UserError`."""
 
-    def front_end(self, config: Any) -> Any:
+    def front_end(self, config: Any) -> FrontEnd:
         """Its features, the same in training, decoding and inference."""
 
-    def objective(self, model: nn.Module, front_end: Any, config: Any) -> Objective:
+    def objective(self, model: nn.Module, front_end: FrontEnd, config: Any) -> Objective:
         """The training loss."""
 
     def optimizer(self, model: nn.Module, config: Any) -> tuple[torch.optim.Optimizer, Scheduler]:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from couloir.audio import load_audio
 from couloir.features.front_end import make_front_end, numpy_front_end
+from couloir.features.funasr import lfr_numpy
 from couloir.features.kaldi import fbank_numpy
 from couloir.features.lfr_config import LfrConfig
 from couloir.features.log_mel_config import LogMelConfig
@@ -44,6 +46,55 @@ def test_funasrs_filterbank_and_low_frame_rate():
     for frames in forms(LfrConfig(), of_funasr()):
         assert frames.shape == (17, 560)
         assert frames.sum(dtype=np.float64) == pytest.approx(138808.8845, abs=0.3)
+
+
+def test_sherpa_makes_them_of_the_metadata(tmp_path):
+    """A Paraformer whose tokens are a product with its features: what sherpa-onnx 2.0.1 reads off our entries gives it
+    the same, in every frame, at the ends too."""
+    sherpa, onnx = pytest.importorskip("sherpa_onnx"), pytest.importorskip("onnx")
+    rng, size = np.random.default_rng(0), 40
+    means, scales = rng.normal(-12, 1, 80).tolist(), rng.uniform(0.2, 0.5, 80).tolist()
+    config = LfrConfig(neg_mean=tuple(means), inv_stddev=tuple(scales))
+    product = (rng.normal(size=(config.feature_dim, size)) / 20).astype(np.float32)
+    bias = np.where(np.arange(size) < 3, -1000, 0).astype(np.float32)
+    write_paraformer(tmp_path, product, bias, {**config.as_metadata(), "vocab_size": str(size)}, onnx)
+    recognizer = sherpa.OfflineRecognizer.from_paraformer(
+        paraformer=str(tmp_path / "model.onnx"), tokens=str(tmp_path / "tokens.txt"), num_threads=1
+    )
+    for path in sorted((DATA.parents[1] / "data").glob("ru_*.flac")):
+        for length in (None, 16000, 5000, 33000):
+            wave = load_audio(path)[:length]
+            stream = recognizer.create_stream()
+            stream.accept_waveform(16000, wave)
+            recognizer.decode_stream(stream)
+            found = [ord(token) - FIRST_SYMBOL + 3 for token in stream.result.tokens]
+            assert found == (lfr_numpy(wave, config) @ product + bias).argmax(1).tolist()
+
+
+FIRST_SYMBOL = 0x4E00
+
+
+def write_paraformer(folder, product, bias, metadata, onnx):
+    """speech, speech_lengths -> logits, token_num: a product, and the number of frames."""
+    helper, (width, size) = onnx.helper, product.shape
+    nodes = [
+        helper.make_node("MatMul", ["speech", "product"], ["products"]),
+        helper.make_node("Add", ["products", "bias"], ["logits"]),
+        helper.make_node("Identity", ["speech_lengths"], ["token_num"]),
+    ]
+    shapes = {"speech": ["N", "T", width], "speech_lengths": ["N"], "logits": ["N", "T", size], "token_num": ["N"]}
+    values = {
+        name: helper.make_tensor_value_info(name, onnx.TensorProto.INT32 if len(shape) == 1 else 1, shape)
+        for name, shape in shapes.items()
+    }
+    arrays = [onnx.numpy_helper.from_array(product, "product"), onnx.numpy_helper.from_array(bias, "bias")]
+    ends = [values["speech"], values["speech_lengths"]], [values["logits"], values["token_num"]]
+    graph = helper.make_graph(nodes, "g", *ends, arrays)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    helper.set_model_props(model, {**metadata, "model_type": "paraformer"})
+    onnx.save(model, folder / "model.onnx")
+    symbols = ["<blank>", "<s>", "</s>", *(chr(FIRST_SYMBOL + i) for i in range(size - 3))]
+    (folder / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)), encoding="utf-8")
 
 
 def noise(name: str, size: int) -> np.ndarray:
