@@ -8,6 +8,7 @@ every container; bounds on what a file may claim are in `couloir.limits`.
 In memory at a time are, at most: the encoded file, its decoded samples (4 bytes each, of every channel), one copy of
 those where channels are joined, and two of one channel where it is resampled.
 """
+# Shapes: C channels, N samples.
 
 from __future__ import annotations
 

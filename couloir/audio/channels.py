@@ -1,4 +1,5 @@
 """Samples of any type and number of channels -> mono float."""
+# Shapes: C channels, N samples.
 
 from __future__ import annotations
 

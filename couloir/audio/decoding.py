@@ -1,4 +1,5 @@
 """Encoded recordings -> samples of each of the files that they are joined of, checked against their headers."""
+# Shapes: N samples.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """A batch of utterances: what the loader hands to an objective or a decoder."""
+# Shapes: B batch, N samples.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """The audio of one utterance, from a tar at its offset or from a file."""
+# Shapes: N samples.
 
 from __future__ import annotations
 

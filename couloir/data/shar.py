@@ -3,6 +3,7 @@
 The layout is lhotse's (and IPAPack++'s), so a folder written here is read by ``CutSet.from_shar`` and the other way
 round. Equal input gives equal bytes, whatever the number of processes.
 """
+# Shapes: N samples.
 
 from __future__ import annotations
 

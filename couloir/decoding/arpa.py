@@ -1,4 +1,5 @@
 """ARPA files: every field is checked, and what they hold becomes an acceptor with back-off arcs."""
+# Shapes: A arcs, G states.
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ Every token that continues a phrase earns the phrase's score; a phrase that is c
 again; what was earned on a phrase that breaks off is taken back. The automaton is made deterministic when it is
 built, so that a step is one look-up for all hypotheses at once.
 """
+# Shapes: N hypotheses.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """What adds to a hypothesis' score as its tokens are emitted: language models and hotwords."""
+# Shapes: M tokens of each, N hypotheses.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Decoding graphs from a lexicon and an ARPA language model, composed with kaldifst."""
+# Shapes: M labels of each, N arcs.
 
 from __future__ import annotations
 

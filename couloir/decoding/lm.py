@@ -1,4 +1,5 @@
 """Neural language models over tokens: shallow fusion, and rescoring of n-best lists."""
+# Shapes: L tokens, N sequences, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """n-gram language models: scored for many hypotheses at once, and estimated."""
+# Shapes: G states, N hypotheses.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """From decoded utterances to tables: error rates with intervals, PFER, per language and per split, and confusions."""
+# Shapes: N utterances.
 
 from __future__ import annotations
 

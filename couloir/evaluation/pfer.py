@@ -7,6 +7,7 @@ all divided by 24. Published numbers called PFER divide that distance by differe
 Importing panphon takes a second, and its distance does about 80 pairs a second. So the table is read from its data
 file, and the dynamic program runs over many pairs at once, in whole numbers (units of 1/48), hence exactly.
 """
+# Shapes: K segments, N utterances, P pairs.
 
 from __future__ import annotations
 

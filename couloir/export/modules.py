@@ -2,6 +2,7 @@
 
 Each is put into eval mode: torch's exporter restores the outer module's mode, and with it everyone's, when it is done.
 """
+# Shapes: B batch, D model dimension, F feature bins, N samples, S output frames, T frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Exported files get their names when all that belong together were written, run and found to agree with PyTorch."""
+# Shapes: D model dimension.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 A probe runs a file so and gives pairs of what PyTorch gives and what came out.
 """
+# Shapes: F feature bins, T frames.
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 A set of pieces is not enough where a phone is spelt with several: with ``tʰ`` as ``t`` and ``ʰ``, a set would let a
 lone ``t`` through, and ``aʰ``.
 """
+# Shapes: Q states, V vocabulary.
 
 from __future__ import annotations
 

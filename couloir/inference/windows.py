@@ -1,4 +1,5 @@
 """Long recordings in overlapping windows, and their output frames joined again."""
+# Shapes: D model dimension, O frames of an overlap, S output frames.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """From a batch of audio to the loss of an encoder with any of its heads."""
+# Shapes: B batch, D model dimension, F feature bins, S output frames, T frames, V views (1 or 2).
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ V 500, R 5 in float32 that is 166 MB beside the 150 MB of logits. `rnnt_loss` is
 
 Legend: B batch, T frames, S symbols, R rows of the band, V vocabulary.
 """
+# Shapes: B batch, R symbols of the band, S symbols, T frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ kernels do the same sums.
 
 Legend: B batch, T frames, S symbols, N steps.
 """
+# Shapes: B batch, N rows, S symbols, T frames.
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ if they are given that), whatever autocast says.
 
 Legend: B batch, T frames, S symbols, R rows of the band, V vocabulary.
 """
+# Shapes: B batch, N rows, R symbols of the band, S symbols, T frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ simple joiner, moved so that a path can follow them. Names and arguments are k2'
 
 Legend: B batch, T frames, S symbols, R rows of the band, J joiner dimension.
 """
+# Shapes: B batch, J joiner dimension, R symbols of the band, S symbols, T frames.
 
 from __future__ import annotations
 

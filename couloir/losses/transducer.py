@@ -1,4 +1,5 @@
 """The pruned transducer loss of a model (Kuang et al. 2022, arXiv:2206.13236), with icefall's warm-up."""
+# Shapes: B batch, D model dimension, R symbols of the band, S output frames.
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 espeak-ng keeps one global state and aborts the process on a few voices (Burmese), so callers use a process per
 voice: `phonemize` does that by running this module as a program. espeak-ng is GPL-3 and an optional dependency.
 """
+# Shapes: N samples.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """A decoding graph as flat tensors."""
+# Shapes: A arcs, E epsilon moves, G states, M output labels of an arc, M' output labels of a move.
 
 from __future__ import annotations
 

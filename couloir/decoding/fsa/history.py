@@ -1,4 +1,5 @@
 """Back-pointers of a frame-synchronous search."""
+# Shapes: H hypotheses of a step, N hypotheses.
 
 from __future__ import annotations
 

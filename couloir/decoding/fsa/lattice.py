@@ -1,4 +1,5 @@
 """Lattices of a graph search: totals, deterministic path samples, and scores of given word sequences."""
+# Shapes: A arcs, B batch, M output labels of an arc, N rows, P paths, U labels.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Operations on ragged rows held as flat tensors. All are vectorised and work on any device."""
+# Shapes: K distinct values, M entries, N chosen rows, R rows.
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 The semantics are those of k2's ``RnntDecodingStreams``. A row of the table is a pair of one utterance, with its
 best (Viterbi) score; rows are in ascending order of (utterance, history, graph state).
 """
+# Shapes: A arcs, B batch, G states, K indices, M arcs taken, N rows, R rows of scores, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Modified beam search: at most one token per frame, hypotheses with equal tokens merged. Batched."""
+# Shapes: B batch, D model dimension, K hypotheses of an utterance, S output frames.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """What a transducer says to the graph search."""
+# Shapes: J joiner dimension, N hypotheses.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Greedy search with a transducer, batched."""
+# Shapes: B batch, D model dimension, S output frames.
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ nowhere, and its score is that of its history without it or less: until an utter
 and with at least twice as many states as histories allowed, it takes no other's place. What is left is a table of the
 best histories of each utterance. The last frame, where the ends compete with the rest, is a step of the general search.
 """
+# Shapes: B' utterances that still have frames, K hypotheses of each.
 
 from __future__ import annotations
 

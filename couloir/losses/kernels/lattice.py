@@ -8,6 +8,7 @@ x -> enter + x * share.
 In the modified lattice a symbol takes a frame, so row s cannot start before frame s: lane j of row s holds frame
 j + s, and what a lane hands to the next row is again its own. Rows and frames count from the item's begin.
 """
+# Shapes: B batch.
 
 from __future__ import annotations
 

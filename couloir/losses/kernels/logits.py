@@ -4,6 +4,7 @@ One program reads one row of the logits once for the log-probabilities and once 
 (float64 for float64 logits) whatever the logits' dtype. HAT: the blank is a sigmoid of its own logit, and the
 normalizer is that of the other symbols.
 """
+# Shapes: N rows, V vocabulary.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Source: Yao et al. 2024, arXiv:2310.11230, "Activation constrainer".
 """
+# Shapes: C channels.
 
 from __future__ import annotations
 

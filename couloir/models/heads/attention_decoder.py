@@ -1,4 +1,5 @@
 """Attention decoder head: a Transformer decoder over the encoder output (Watanabe et al. 2017)."""
+# Shapes: B batch, D model dimension, M encoder's dimension, N hypotheses, S output frames, U labels, V vocabulary.
 
 from __future__ import annotations
 

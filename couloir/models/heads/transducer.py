@@ -3,6 +3,7 @@
 Source: Graves 2012 (arXiv:1211.3711), section 2; the predictor without state is that of Ghodsi et al. 2020,
 "Rnn-transducer with stateless prediction network", ICASSP.
 """
+# Shapes: B batch, U labels, V vocabulary.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Source: Yao et al. 2024, arXiv:2310.11230, "SwooshR and SwooshL activation functions".
 """
+# Shapes: C channels, T frames.
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ Source: Yao et al. 2024, arXiv:2310.11230, "Zipformer block" (the sharing) and "
 by relative position follow Dai et al. 2019 (Transformer-XL, arXiv:1901.02860), section 3.3, with a query of their own
 in place of the biases.
 """
+# Shapes: B batch, D model dimension, H heads, L frames of left context, T frames.
 
 from __future__ import annotations
 

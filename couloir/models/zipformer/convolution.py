@@ -3,6 +3,7 @@
 Source: the convolution module of Gulati et al. 2020 (Conformer, arXiv:2005.08100), section 2.2, with the activation of
 Yao et al. 2024 (arXiv:2310.11230), "SwooshR and SwooshL activation functions"; the chunk-causal form is icefall's.
 """
+# Shapes: B batch, C channels, D model dimension, T frames.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Source: Yao et al. 2024, arXiv:2310.11230, "Downsampled encoder structure".
 """
+# Shapes: B batch, D model dimension, L frames of left context, T frames.
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 Source: Gulati et al. 2020 (Conformer, arXiv:2005.08100), section 2.3, as Yao et al. 2024 (arXiv:2310.11230) have it in
 "Zipformer block", with SwooshL.
 """
+# Shapes: B batch, D model dimension, T frames.
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Source: the "Conv-Embed" of Yao et al. 2024 (arXiv:2310.11230), "Downsampled encoder structure"; its last block is a
 ConvNeXt layer (Liu et al. 2022, arXiv:2201.03545).
 """
+# Shapes: B batch, C channels, C' channels of the output, D model dimension, F feature bins, F' bins of the output,
+# T frames, T' frames of the output.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Source: Yao et al. 2024, arXiv:2310.11230, "Zipformer block" and "Bypass".
 """
+# Shapes: B batch, D model dimension, H heads, L frames of left context, T frames.
 
 from __future__ import annotations
 

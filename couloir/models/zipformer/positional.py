@@ -1,4 +1,5 @@
 """Compact relative positional encoding."""
+# Shapes: B batch, D model dimension, T frames.
 
 from __future__ import annotations
 
