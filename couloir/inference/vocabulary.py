@@ -16,7 +16,7 @@ from couloir.text.tokenizer import (
     SPACE,
     UNK,
     UNK_SURFACE,
-    has_names,
+    joining,
     load_tokenizer,
 )
 from couloir.text.units import Unit, unit_of
@@ -43,7 +43,7 @@ class Vocabulary:
         if SPACE in self._ids:
             self._ids[" "] = self._ids[SPACE]
         self._longest = max(map(len, self._ids), default=1)
-        self._between = " " if has_names(self.pieces) else ""
+        self._joined = joining(self.pieces)
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -75,7 +75,7 @@ class Vocabulary:
 
     def text(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""
-        return self._between.join(filter(None, self.surfaces(list(tokens)))).strip()
+        return self._joined(self.surfaces(list(tokens)))
 
     def spell(self, text: str) -> list[int]:
         """Token ids of a text, the longest piece that fits first; empty where a part of it has no piece.

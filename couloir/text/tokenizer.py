@@ -12,11 +12,12 @@ two tokens of a text.
 from __future__ import annotations
 
 import io
+import json
 import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from couloir.errors import UserError, must_be
@@ -24,13 +25,14 @@ from couloir.files import atomic_write
 from couloir.text.byte_pieces import byte_of, with_bytes_joined
 from couloir.text.ipa import TIE, are_phones, normalize, segment
 from couloir.text.units import unit_beside
-from couloir.texts import read_lines
+from couloir.texts import read_lines, read_text
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 BLANKS = (BLANK, "<eps>", "<blank>")
 """What programs call the blank of a token table, or a graph's silent label."""
 BOUNDARY = "▁"
 UNK_SURFACE = "⁇"
+CONTINUED = "@@"
 SENTENCE_MARKS = (SOS_EOS, "<sos>", "<eos>", "<s>", "</s>")
 KINDS = ("phones", "unigram", "bpe", "chars")
 MODEL_NAME, TABLE_NAME = "bpe.model", "tokens.txt"
@@ -192,6 +194,7 @@ class TokenTable(Tokenizer):
         self._has_spaces = self.has_boundary or self._separator == " "
         self._has_names = not self.is_ipa and has_names(pieces)
         self._separator = " " if self._has_names else self._separator
+        self._joined = _run_together if self.is_ipa else joining(pieces)
 
     def _form(self, text: str) -> str:
         """What pieces and texts are compared in."""
@@ -265,7 +268,35 @@ class TokenTable(Tokenizer):
         surfaces = [UNK_SURFACE if i == self.unk_id else self.pieces[i].replace(BOUNDARY, " ") for i in ids]
         surfaces = [" " if surface == SPACE else surface for surface in surfaces]
         surfaces = with_bytes_joined(surfaces, [self._values.get(i) for i in ids])
-        return " ".join(filter(None, surfaces)) if self._has_names else "".join(surfaces).strip()
+        return self._joined(surfaces)
+
+
+def joining(pieces: Sequence[str]) -> Callable[[Sequence[str]], str]:
+    """How the text of pieces is made of what each adds to it, by the vocabulary that they are of."""
+    if any(piece.endswith(CONTINUED) for piece in pieces):
+        return _with_words_joined
+    return _with_blanks if has_names(pieces) else _run_together
+
+
+def _run_together(surfaces: Sequence[str]) -> str:
+    return "".join(surfaces).strip()
+
+
+def _with_blanks(surfaces: Sequence[str]) -> str:
+    return " ".join(filter(None, surfaces)).strip()
+
+
+def _with_words_joined(surfaces: Sequence[str]) -> str:
+    """Latin words among Chinese characters: a piece with ``@@`` goes on in the next, two words have a blank between.
+
+    ``你 he@@ llo world`` is ``你hello world`` (subword-nmt's convention, as Paraformer has it).
+    """
+    text, goes_on = "", True
+    for surface in filter(None, surfaces):
+        text += " " * (not goes_on and text[-1].isascii() and surface[0].isascii())
+        goes_on = surface.endswith(CONTINUED)
+        text += surface.removesuffix(CONTINUED)
+    return text.strip()
 
 
 def _forms(text: str) -> Iterator[str]:
@@ -304,9 +335,12 @@ def _is_hangul_end(character: str) -> bool:
 def read_tokens(path: str | Path) -> list[str]:
     """Pieces of a ``tokens.txt`` in the order of their ids; disambiguation symbols (``#0``) are left out.
 
-    Lines are ``piece id``, or all of them ``id piece``; an id alone is that of the space, as sherpa writes it. Raises
-    `UserError` naming the file and line when it is not a table of ids 0, 1, 2...
+    Lines are ``piece id``, or all of them ``id piece``; an id alone is that of the space, as sherpa writes it. FunASR's
+    lists of characters have no ids: a piece on each line, the blank first, or a ``tokens.json``. Raises `UserError`
+    naming the file and line when it is not a table of ids 0, 1, 2...
     """
+    if listed := _listed_tokens(Path(path)):
+        return listed
     by_id: dict[int, str] = {}
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip(" \t")]
     rows = [(number, line, _PIECE_ID.fullmatch(line)) for number, line in lines]
@@ -324,6 +358,20 @@ def read_tokens(path: str | Path) -> list[str]:
     if missing is not None:
         raise must_be(str(path), "a table of ids 0, 1, 2, ...", f"without id {missing}")
     return [by_id[i] for i in range(len(by_id))]
+
+
+def _listed_tokens(path: Path) -> list[str]:
+    """The pieces of a list without ids; [] where it is no such list."""
+    if path.suffix.lower() == ".json":
+        try:
+            pieces = json.loads(read_text(path))
+        except (ValueError, RecursionError):
+            pieces = None
+        if not isinstance(pieces, list) or not all(isinstance(piece, str) and piece for piece in pieces):
+            raise must_be(str(path), "a list of tokens", "another JSON, or none")
+        return pieces
+    lines = [line.strip(" \t") for line in read_lines(path)]
+    return [line for line in lines if line] if lines[:1] and lines[0] in BLANKS else []
 
 
 def first_other(theirs: Sequence[str], ours: Sequence[str]) -> int | None:
@@ -363,14 +411,14 @@ def check_sentence_mark(pieces: Sequence[str], token: int, use: str) -> None:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a sentencepiece ``.model``, a ``tokens.txt``, or a folder that holds one (the model is preferred).
+    """Read a sentencepiece ``.model``, a ``tokens.txt`` or ``.json``, or a folder that holds one, the first of these.
 
     Raises `UserError` naming the path when there is none. Nothing in these files can execute code.
     """
     path = Path(path)
     if path.is_dir():
         models = [path / MODEL_NAME, *sorted(path.glob("*.model"))]
-        found = next((p for p in [*models, path / TABLE_NAME] if p.is_file()), None)
+        found = next((p for p in [*models, path / TABLE_NAME, path / "tokens.json"] if p.is_file()), None)
         if found is None:
             raise UserError(f"{path} holds neither a *.model nor a {TABLE_NAME}; run prepare.sh's tokenizer stage")
         path = found
@@ -378,7 +426,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or fix the path")
     unit = unit_beside(path)
     is_ipa = False if unit and not unit.is_ipa else None
-    if path.suffix == ".txt":
+    if path.suffix in (".txt", ".json"):
         return TokenTable(read_tokens(path), str(path), is_ipa)
     return SentencePieceTokenizer(path.read_bytes(), str(path), is_ipa)
 

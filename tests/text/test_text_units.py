@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import unicodedata
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import kaldialign
 import pytest
 
 from couloir.errors import UserError
+from couloir.inference.vocabulary import Vocabulary
 from couloir.text.spelling import as_characters, as_words, has_digits
-from couloir.text.tokenizer import SPACE, load_tokenizer, train_tokenizer
+from couloir.text.tokenizer import SPACE, TokenTable, load_tokenizer, train_tokenizer
 from couloir.text.units import CHAR, NAMED_PHONE, PHONE, UNITS, WORD, unit_beside, unit_named, unit_of
 
 LATIN = "abcdefghijklmnopqrstuvwxyz"
@@ -167,3 +170,53 @@ def test_what_is_written_beside_a_table_decides(tmp_path: Path) -> None:
     (tmp_path / "unit.txt").write_text("letters\n")
     with pytest.raises(UserError, match=r"the unit in .*unit\.txt. must be one of phone, word, char, but is 'letters'"):
         unit_beside(tmp_path)
+
+
+CHINESE = ["<blank>", "<s>", "</s>", "<OOV>", "你", "好", "he@@", "llo", "wor@@", "ld", "中", "文", "1", "<unk>"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", ["tokens.txt", "tokens.json"])
+def test_lists_of_characters_without_ids(tmp_path: Path, name: str, end: str) -> None:
+    """As FunASR's Paraformer brings them; ids are places."""
+    text = json.dumps(CHINESE, ensure_ascii=False) if name.endswith("json") else "".join(c + end for c in CHINESE)
+    (tmp_path / name).write_bytes(text.encode())
+    for place in (tmp_path, tmp_path / name):
+        table = load_tokenizer(place)
+        assert table.pieces == CHINESE and table.unk_id == 13 and not table.is_ipa
+        assert table.encode("你好 1") == [4, 5, 12] and table.decode([1, 4, 5, 2, 12]) == "你好1"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "right"),
+    [
+        ("你 好 he@@ llo wor@@ ld 中 文", "你好hello world中文"),
+        ("he@@ llo wor@@ ld", "hello world"),
+        ("llo ld 你", "llo ld你"),
+        ("你 he@@", "你he"),
+        ("he@@ 你", "he你"),
+        ("你 好", "你好"),
+        ("", ""),
+    ],
+)
+def test_words_among_characters(pieces: str, right: str) -> None:
+    """The first two are FunASR's own results."""
+    ids = [CHINESE.index(piece) for piece in pieces.split()]
+    assert TokenTable(CHINESE).decode(ids) == right == Vocabulary(CHINESE).text(ids)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '["a", ""]', "", "no", "[" * 5000])
+def test_another_json_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokens.json").write_text(content)
+    with pytest.raises(UserError, match=r"tokens\.json. must be a list of tokens"):
+        load_tokenizer(tmp_path)
+
+
+def test_tokenizers_travel_to_other_processes(tmp_path: Path) -> None:
+    for table in (
+        TokenTable(CHINESE),
+        TokenTable(["<blk>", "aa", "sh"]),
+        train_tokenizer(["a b"], tmp_path, kind="chars"),
+    ):
+        again = pickle.loads(pickle.dumps(table))
+        assert again.decode(range(table.vocab_size)) == table.decode(range(table.vocab_size))
