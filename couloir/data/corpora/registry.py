@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from couloir.config import from_mapping, read_yaml, write_yaml
+from couloir.data.corpora.amazon_queen import AmazonQueen
 from couloir.data.corpora.asterisk import Asterisk
 from couloir.data.corpora.base import Corpus
 from couloir.data.corpora.config import CorporaConfig
@@ -33,6 +34,7 @@ def builders(config: CorporaConfig) -> Mapping[str, Callable[[], Corpus]]:
         "fillets-nl": partial(Fillets, "nl", False, "Dutch, 2 speakers, 1.5 h of a game (103 MB)"),
         **{f"asterisk-{language}": partial(Asterisk, language, accent) for language, accent in ASTERISK.items()},
         "tuxpaint": TuxPaint,
+        "amazon-queen": AmazonQueen,
         "user": partial(UserData, config.user_data, config.user_language, config.unit is PHONE),
         "synthetic": partial(Synthetic, config.hours, config.synthetic_languages),
     }
