@@ -49,7 +49,7 @@ def test_files_and_their_readers(tmp_path, config, with_frontend):
     model, front_end = Linear(config.feature_dim), make_front_end(config).eval()
     scores = {"output": "log_probs", "output_lens": "log_probs_len", "scores": True}
     part = OfflinePart("model", model, model, config.feature_dim, EACH_FRAME, **scores)
-    flags = CtcOnnxConfig(with_frontend=with_frontend, enable_int8_quantization=False)
+    flags = CtcOnnxConfig(with_frontend=with_frontend, fp16=True)
     export_offline([part], config, flags, tmp_path, check_waves(""))
     (tmp_path / "tokens.txt").write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(SYMBOLS)))
     backend = OnnxBackend(tmp_path, threads=1)
