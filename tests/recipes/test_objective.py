@@ -12,6 +12,9 @@ from couloir.data.batch import Batch
 from couloir.errors import UserError
 from couloir.features.config import AugmentConfig, FbankConfig
 from couloir.features.fbank import Fbank
+from couloir.features.front_end import make_front_end
+from couloir.features.lfr_config import LfrConfig
+from couloir.features.log_mel_config import LogMelConfig
 from couloir.losses import rnnt
 from couloir.losses.config import LossConfig, check
 from couloir.losses.ctc import ctc_loss
@@ -46,6 +49,28 @@ def objective(heads, **loss):
     torch.manual_seed(1)
     model = build_model(SIZES, HeadsConfig(**{f"use_{k}": v for k, v in heads.items()}, **SMALL))
     return AsrObjective(model, Fbank(FbankConfig()), PLAIN, LossConfig(**loss))
+
+
+NORMALISED = LfrConfig(lfr_m=1, lfr_n=1, neg_mean=(-9.0,) * 80, inv_stddev=(0.2,) * 80)
+
+
+@pytest.mark.parametrize(("config", "written"), [(NORMALISED, 0.0), (LogMelConfig(), None)])
+def test_any_front_end_is_trained_with(config, written):
+    """Masks have its value, and noise is added where it has some; in eval mode nothing is drawn."""
+    torch.manual_seed(1)
+    model = build_model(SIZES, HeadsConfig(use_ctc=True, use_transducer=False, **SMALL))
+    augment = AugmentConfig(spec_aug_prob=1.0, spec_aug_time_warp_factor=0)
+    ours, data = AsrObjective(model, make_front_end(config), augment, LossConfig()), batch()
+    feats, lens = ours.train().features(data)
+    masked = feats[0, : lens[0]] == (feats[0].mode().values[0] if written is None else written)
+    assert masked.any() and lens.tolist() == [config.num_frames(n) for n in data.audio_lens.tolist()]
+    loss, _ = ours(data, 500)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.encoder_embed.parameters() if p.grad is not None)
+    state = torch.get_rng_state()
+    plain, _ = ours.eval().features(data)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(plain, ours.features(data)[0])
+    assert torch.equal(plain, make_front_end(config)(data.audio, data.audio_lens)[0])
 
 
 def by_hand(model, feats, feat_lens, tokens, prune_range):
