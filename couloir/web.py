@@ -1,7 +1,7 @@
 """Serve the page that turns speech into IPA in the browser.
 
     python -m couloir.web --fetch-runtime          # once: ONNX Runtime for browsers, through npm
-    python zipformer_crctc/export_onnx.py --exp-dir exp/tiny --with-frontend True
+    python RECIPE/export_onnx.py --exp-dir exp/tiny --with-frontend True
     python -m couloir.web --model exp/tiny --open
 
 Nothing is computed here: any file server will do for web/, with the runtime in web/vendor/ and in web/model/ the
@@ -35,6 +35,7 @@ from urllib.parse import unquote, urlsplit
 from couloir.config import TeachingParser
 from couloir.errors import UserError, must_be, one_line_errors
 from couloir.files import atomic_write
+from couloir.inference.tokenizers import tokens_beside
 
 _INSTALLED = Path(__file__).resolve().with_name("web_page")
 """What the package carries of web/ (setup.py)."""
@@ -165,16 +166,15 @@ def model_files(source: Path) -> tuple[Path, Path]:
     if source.is_dir():
         model = next((path for name in MODEL_NAMES for path in sorted(source.glob(name))), None)
         if model is None:
-            make_one = f"python zipformer_crctc/export_onnx.py --exp-dir {source} --with-frontend True"
-            raise UserError(f"{source} holds no {MODEL_NAMES[1]}; make one: {make_one}")
+            make_one = f"by its recipe's export_onnx.py --exp-dir {source} --with-frontend True"
+            raise UserError(f"{source} holds no {MODEL_NAMES[1]}; make one {make_one}")
     assert model is not None
     if source.is_dir():
         _refuse_outside(model, source)
     if model.suffix != ".onnx" or not model.is_file():
         raise must_be("--model", "an .onnx file or the folder of one", source)
-    places = [place / "tokens.txt" for place in (model.parent, model.parent / "lang", model.parent.parent)]
-    tokens = next((place for place in places if place.is_file()), None)
-    if tokens is None:
+    tokens = tokens_beside(model)
+    if not tokens.is_file():
         raise UserError(f"there is no tokens.txt beside {model}")
     _refuse_outside(tokens, tokens.parent)
     return model, tokens

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,14 +23,14 @@ class Preparation:
 
     Attributes:
         tokenizer: encodes the texts; text_transform: is applied to a text before.
-        num_output_frames: samples -> frames of the CTC output; an utterance with more tokens than these can align
-            is left out. None: nothing is left out for its text (tests).
+        reason_to_skip: tokens and samples -> why the model cannot be trained on them, None where it can; such an
+            utterance is left out. None: nothing is left out for its text (tests).
         skip_unknown: leave out texts with symbols outside the vocabulary, instead of encoding them as unknown.
     """
 
     tokenizer: Tokenizer | None = None
     text_transform: Callable[[str], str] | None = None
-    num_output_frames: Callable[[int], int] | None = None
+    reason_to_skip: Callable[[list[int], int], str | None] | None = None
     skip_unknown: bool = False
 
     def text(self, utterance: Utterance) -> Utterance:
@@ -43,22 +42,15 @@ class Preparation:
         if self.tokenizer is None:
             return []
         tokens = self.tokenizer.encode(text)
-        if self.num_output_frames is None:
+        if self.reason_to_skip is None:
             return tokens
         if not tokens:
             raise UserError("has no transcript")
         if self.skip_unknown and (unknown := self.tokenizer.unknown_symbols(text)):
             raise UserError("has symbols outside the vocabulary: " + " ".join(sorted(unknown)))
-        frames, needed = self.num_output_frames(num_samples), _frames_needed(tokens)
-        if frames < needed:
-            raise UserError(f"is too short for its {len(tokens)} tokens: {frames} frames, {needed} needed")
+        if reason := self.reason_to_skip(tokens, num_samples):
+            raise UserError(reason)
         return tokens
-
-
-def _frames_needed(tokens: list[int]) -> int:
-    """CTC needs a blank between equal neighbours; icefall's rule wants two frames to spare."""
-    repeats = sum(a == b for a, b in pairwise(tokens))
-    return max(len(tokens) + 2, len(tokens) + repeats)
 
 
 class BatchDataset(Dataset):

@@ -52,7 +52,7 @@ class DataModule:
     Args:
         tokenizer: encodes the texts; without it `Batch.tokens` are empty lists.
         seed: of the data order.
-        num_output_frames: samples -> frames of the CTC output, for leaving out texts too long for their audio.
+        reason_to_skip: tokens and samples -> why the model cannot be trained on them, if so.
         text_transform: applied to every text before it is encoded. Both functions are defined at a module's top
             level, so that loader processes can be started with them.
     """
@@ -63,7 +63,7 @@ class DataModule:
         tokenizer: Tokenizer | None = None,
         seed: int = 42,
         *,
-        num_output_frames: Callable[[int], int],
+        reason_to_skip: Callable[[list[int], int], str | None],
         text_transform: Callable[[str], str] | None = None,
     ) -> None:
         self.config = config
@@ -72,7 +72,7 @@ class DataModule:
         self._for_tests = Preparation(tokenizer, text_transform)
         self._for_training = replace(
             self._for_tests,
-            num_output_frames=num_output_frames,
+            reason_to_skip=reason_to_skip,
             skip_unknown=config.unknown_symbols == "skip",
         )
         self._splits = find_splits(config.folders)

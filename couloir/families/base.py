@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from couloir.export.parts import ExportPart, ScriptedPart
     from couloir.features.front_end import FrontEnd
     from couloir.inference.backend import Backend
     from couloir.inference.vocabulary import Vocabulary
@@ -241,11 +242,39 @@ class ModelFamily(Protocol):
     def output_frames(self, config: Any, num_samples: int) -> int:
         """Frames of the encoder's output for so many samples; below 1 where they are too few for its front end."""
 
+    def reason_to_skip(self, config: Any, tokens: list[int], num_samples: int) -> str | None:
+        """Why an utterance cannot be trained on; None where it can."""
+
     def with_context(self, config: Any, chunk_size: int | None, left_context_frames: int | None) -> Any:
         """The model with one context of streaming. Raises `UserError` where it cannot have that."""
 
     def backend(self, trained: Trained, vocabulary: Vocabulary, kind: str | None) -> Backend:
         """What the Recognizer asks."""
+
+    def export_parts(self, model: nn.Module, kind: str = "", streaming: bool = False) -> list[ExportPart]:
+        """The files of a model.
+
+        Args:
+            model: to export. kind: one of `kinds`; "" leaves it to the family. streaming: in chunks.
+
+        Raises:
+            UserError: there are none of that kind.
+        """
+        ...
+
+    def scripted_part(self, model: nn.Module) -> ScriptedPart:
+        """A whole model as one TorchScript file. Raises `UserError` where there is none."""
+        ...
+
+    def check_full_context(self, config: Any, given: Collection[str], remedy: str) -> None:
+        """Refuse a context that was asked for where files take whole recordings.
+
+        Args:
+            config: with the flags. given: names of the fields that were typed. remedy: what to do instead.
+
+        Raises:
+            UserError: a model of limited context was asked for.
+        """
 
     def facts(self, config: Any, saved: Any | None) -> dict[str, str]:
         """What ``couloir info`` says of a model: its heads, size, rate and context.

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from couloir.export.parts import ExportPart, ScriptedPart
+from couloir.families import zipformer_export
 from couloir.families.base import Scheduler, Trained
 from couloir.families.zipformer_spec import ZIPFORMER, ZipformerRunConfig
 from couloir.features.config import FbankConfig
 from couloir.features.front_end import FrontEnd, make_front_end
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import Vocabulary
+from couloir.losses.ctc import reason_too_short
 from couloir.losses.objective import AsrObjective
 from couloir.models.heads.attention_decoder import SOS_EOS
 from couloir.models.heads.config import HeadsConfig
@@ -161,6 +164,10 @@ class ZipformerFamily:
         feature_frames = torch.tensor(config.fbank.num_frames(num_samples))
         return int(num_subsampled_frames(feature_frames, config.zipformer))
 
+    def reason_to_skip(self, config: ZipformerRunConfig, tokens: list[int], num_samples: int) -> str | None:
+        """As of the protocol, by icefall's rule whatever the heads are."""
+        return reason_too_short(tokens, self.output_frames(config, num_samples))
+
     def with_context(
         self, config: ZipformerRunConfig, chunk_size: int | None, left_context_frames: int | None
     ) -> ZipformerRunConfig:
@@ -180,6 +187,20 @@ class ZipformerFamily:
             trained.files,
             trained.average,
         )
+
+    def export_parts(self, model: nn.Module, kind: str = "", streaming: bool = False) -> list[ExportPart]:
+        """As of the protocol."""
+        assert isinstance(model, AsrModel)
+        return zipformer_export.export_parts(model, kind, streaming)
+
+    def scripted_part(self, model: nn.Module) -> ScriptedPart:
+        """As of the protocol."""
+        assert isinstance(model, AsrModel)
+        return zipformer_export.scripted_part(model)
+
+    def check_full_context(self, config: ZipformerRunConfig, given: Collection[str], remedy: str) -> None:
+        """As of the protocol."""
+        zipformer_export.check_full_context(config.zipformer, given, remedy)
 
     def facts(self, config: ZipformerRunConfig, saved: ZipformerRunConfig | None) -> dict[str, str]:
         """As of the protocol."""

@@ -23,6 +23,7 @@ from couloir.inference.onnx_files import external_data
 from couloir.inference.onnx_session import Names, integer_outputs, load_session, run_session
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
+from couloir.inference.tokenizers import tokens_beside
 from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 from couloir.machine import usable_cores
@@ -281,10 +282,3 @@ def _only(files: list[Path]) -> Path:
 def _present(folder: Path) -> str:
     names = sorted(f.name for f in folder.glob("*.onnx"))
     return f"there is {', '.join(names[:4])} (see --suffix)" if names else "it has no ONNX file at all"
-
-
-def tokens_beside(path: Path) -> Path:
-    """The tokens.txt of a model file or folder; where there is none, the first place at which it may be."""
-    folder = path if path.is_dir() else path.parent
-    places = [place / "tokens.txt" for place in (folder, folder / "lang", folder.parent)]
-    return next((place for place in places if place.is_file()), places[0])

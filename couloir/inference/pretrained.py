@@ -8,6 +8,7 @@ from couloir.errors import UserError, must_be
 from couloir.inference.backend import Backend
 from couloir.inference.registry import HUB_MODELS, TOKENIZER_DATASET
 from couloir.inference.source import Source, is_onnx, locate
+from couloir.inference.tokenizers import tokens_beside
 from couloir.training.config import AveragingConfig
 
 RUNTIMES = ("auto", "torch", "onnx")
@@ -81,7 +82,7 @@ def _open_onnx(
     hub_id: str, path: Path, tokens: Path | None, model_type: str | None, suffix: str, threads: int
 ) -> Backend:
     """Exported files; for those of a published model the tokenizer and the kind are known."""
-    from couloir.inference.onnx_backend import OnnxBackend, tokens_beside
+    from couloir.inference.onnx_backend import OnnxBackend
 
     known = HUB_MODELS.get(hub_id)
     if known and tokens is None and not tokens_beside(path).is_file():

@@ -58,3 +58,10 @@ def _candidates(folder: Path, saved: Mapping[str, Any], fallback: str) -> Iterat
     yield from (folder / place for place in PLACES)
     if fallback:
         yield Path(fallback)
+
+
+def tokens_beside(path: Path) -> Path:
+    """The tokens.txt of a model file or folder; where there is none, the first place at which it may be."""
+    folder = path if path.is_dir() else path.parent
+    places = [place / "tokens.txt" for place in (folder, folder / "lang", folder.parent)]
+    return next((place for place in places if place.is_file()), places[0])

@@ -8,6 +8,7 @@ Shapes: B batch, S subsampled frames, U labels, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -54,6 +55,15 @@ def feasible(targets: Targets, frame_lens: Tensor, target_lens: Tensor | None = 
     neighbours = padded[:, 1:] == padded[:, :-1]
     within = torch.arange(1, max(1, padded.shape[1])) < lens[:, None]
     return frame_lens.cpu() >= lens + (neighbours & within).sum(dim=1)
+
+
+def reason_too_short(tokens: Sequence[int], frames: int) -> str | None:
+    """Why a text is too long for an output of so many frames; None where it fits.
+
+    CTC needs a blank between equal neighbours; icefall's rule wants two frames to spare.
+    """
+    needed = max(len(tokens) + 2, len(tokens) + sum(a == b for a, b in pairwise(tokens)))
+    return f"is too short for its {len(tokens)} tokens: {frames} frames, {needed} needed" if frames < needed else None
 
 
 def ctc_loss(

@@ -15,7 +15,6 @@ from couloir.export.onnx import export_offline, export_streaming
 from couloir.export.selfcheck import check_waves
 from couloir.export.torchscript import export_script, export_trace
 from couloir.export.weights import save_weights
-from couloir.families import zipformer_export
 from couloir.inference.hub import parse_hub_id
 from couloir.progress import log_to_screen
 from couloir.recipes.run import LoadedRun, load_run
@@ -50,7 +49,7 @@ def check_full_context(run: LoadedRun, namespace: argparse.Namespace, remedy: st
 
     Several chunk sizes, among the flags of a training, ask for nothing. Raises `UserError`.
     """
-    zipformer_export.check_full_context(run.config.zipformer, vars(namespace).keys(), remedy)
+    run.family.check_full_context(run.config, vars(namespace).keys(), remedy)
 
 
 def save_tokens(tokenizer: Tokenizer, folder: Path) -> None:
@@ -73,9 +72,9 @@ def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     save_weights(run.model, as_plain(run.as_trained()), folder)
     save_tokens(run.tokenizer, folder)
     if config.jit:
-        export_script(zipformer_export.scripted_part(run.model), run.config.fbank, folder, waves)
+        export_script(run.family.scripted_part(run.model), run.config.fbank, folder, waves)
     if config.jit_trace:
-        export_trace(zipformer_export.export_parts(run.model), run.config.fbank, folder, waves)
+        export_trace(run.family.export_parts(run.model), run.config.fbank, folder, waves)
 
 
 def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
@@ -88,7 +87,7 @@ def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Ov
     config = from_mapping(OFFLINE_ONNX[kind], given_flags(namespace, OFFLINE_ONNX[kind]))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
     check_full_context(run, namespace, "leave it out, or use export_onnx_streaming.py")
-    parts = zipformer_export.export_parts(run.model, getattr(config, "head", kind))
+    parts = run.family.export_parts(run.model, getattr(config, "head", kind))
     export_offline(parts, run.config.fbank, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)
 
@@ -97,6 +96,6 @@ def export_streaming_onnx(namespace: argparse.Namespace, recipe: str, defaults: 
     """ONNX files that take chunk after chunk. Arguments as of `export_offline_onnx`."""
     config = from_mapping(STREAMING_ONNX[kind], given_flags(namespace, STREAMING_ONNX[kind]))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
-    parts = zipformer_export.export_parts(run.model, getattr(config, "head", kind), streaming=True)
+    parts = run.family.export_parts(run.model, getattr(config, "head", kind), streaming=True)
     export_streaming(parts, run.config.fbank, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)

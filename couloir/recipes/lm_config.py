@@ -27,7 +27,7 @@ class LmTrainConfig(LmTextConfig):
 
     valid_share: float = option(0.05, "part of the sentences, spread evenly, that is kept for validation")
     lm_type: str = option("rnn", "kind of the LM", choices=("rnn", "transformer"))
-    lm_exp_dir: str = option("zipformer_transducer/exp_lm", "where epoch-N.pt go")
+    lm_exp_dir: str = option("exp_lm", "where epoch-N.pt go")
     num_epochs: int = option(7, "passes over the text", unit="epochs")
     lr: float = option(1e-3, "learning rate, halved when validation does not get better")
     max_tokens: int = option(4000, "tokens of a batch, padding counted")

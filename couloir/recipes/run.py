@@ -52,7 +52,7 @@ def with_unit(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
         raise must_be("--bpe-model", f"a vocabulary of {' or '.join(known)} for {config.family}", f"of {unit.plural}")
     refuse_other_transcripts(config, unit)
     text = dataclasses.replace(config.text, unit=unit.name if asked == AUTO else asked)
-    return dataclasses.replace(config, text=text)
+    return with_sections(config, text=text)
 
 
 def own_unit(tokenizer: Tokenizer) -> Unit:
@@ -86,7 +86,7 @@ def build_data(config: RunConfig, tokenizer: Tokenizer | None) -> DataModule:
         config.data,
         tokenizer,
         config.trainer.seed,
-        num_output_frames=functools.partial(family(config.family).output_frames, config),
+        reason_to_skip=functools.partial(family(config.family).reason_to_skip, config),
         text_transform=remove_diacritics if config.text.remove_diacritics else None,
     )
 

@@ -49,13 +49,13 @@ def raw_shard(folder: Path, entries, number=0):
                 tar.addfile(info, io.BytesIO(data))
 
 
-num_output_frames = functools.partial(FAMILY.output_frames, ZipformerRunConfig())
+reason_to_skip = functools.partial(FAMILY.reason_to_skip, ZipformerRunConfig())
 
 
 def module(folder, tokenizer=None, seed=7, **options):
     defaults = {"num_workers": 0, "max_duration": 3.0, "num_buckets": 4, "min_utterance_duration": 0.0, "index_jobs": 1}
     config = DataConfig(manifest_dir=str(folder), **{**defaults, **options})
-    return DataModule(config, tokenizer, seed, num_output_frames=num_output_frames)
+    return DataModule(config, tokenizer, seed, reason_to_skip=reason_to_skip)
 
 
 def tar_of(path: Path, entries):

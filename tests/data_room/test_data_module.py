@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shar_tools import module, noise, num_output_frames, utterances
+from shar_tools import module, noise, reason_to_skip, utterances
 from torch.utils.data._utils import signal_handling
 
 from couloir.data import folder
@@ -150,7 +150,7 @@ def test_signals_that_reach_a_loader_process_while_it_starts_do_not_end_it(flat_
 
 def test_the_dataset_can_be_handed_to_a_spawned_process(flat_folder, tokenizer):
     corpus = folder_corpus([flat_folder])
-    dataset = BatchDataset(corpus, Preparation(tokenizer, num_output_frames=num_output_frames))
+    dataset = BatchDataset(corpus, Preparation(tokenizer, reason_to_skip=reason_to_skip))
     item = (0, np.array([3, 50]))
     before = dataset[item]
     text = pickle.dumps(dataset)
@@ -389,7 +389,7 @@ def test_utterances_too_short_for_their_text_are_named(tmp_path, tokenizer):
     items = [SharUtterance(name, noise(4000), text) for name, text in texts.items()]
     write_shar(items, tmp_path / "s")
     data = module(tmp_path / "s", tokenizer, valid_share=0.0, max_skipped_share=0.9)
-    assert num_output_frames(4000) == 5  # of 25
+    assert reason_to_skip([1] * 40, 4000) == "is too short for its 40 tokens: 5 frames, 79 needed"  # 5 of 25
     (batch,) = list(data.train_loader(1))
     reasons = dict(batch.skipped)
     assert set(batch.ids) == {"fits", "repeats"}

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from couloir.models.common.init import scale_parameters
+from couloir.models.geometry import FrameGeometry
 from couloir.models.heads.attention_decoder import AttentionDecoder
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.transducer import Decoder, Joiner
@@ -53,6 +54,18 @@ class SpeechModel(nn.Module):
             padding: "exact" gives every item what it would get alone, whatever the batch; "reference" lets an
                 item's last frames depend on the padding behind it, as icefall does. None: exact in eval mode, and
                 the cheaper reference in training.
+        """
+        raise NotImplementedError
+
+    def geometry(self) -> FrameGeometry:
+        """Where output frames lie on the feature frames."""
+        raise NotImplementedError
+
+    def context(self) -> tuple[int, int] | None:
+        """What a model that was trained to stream sees outside training; None for any other.
+
+        Returns:
+            Chunk size and left context in frames of 20 ms; -1 is all.
         """
         raise NotImplementedError
 

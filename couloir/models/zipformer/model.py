@@ -7,6 +7,7 @@ from torch import Tensor
 
 from couloir.models.common.schedule import set_batch_count
 from couloir.models.common.state import get_training_state, set_training_state
+from couloir.models.geometry import FrameGeometry
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.model import Padding, SpeechModel
 from couloir.models.zipformer.config import ZipformerConfig
@@ -64,6 +65,14 @@ class AsrModel(SpeechModel):
         embedded = self.encoder_embed(feats, lens if exact else None)
         encoded, lens = self.encoder(embedded.transpose(0, 1).contiguous(), lens, exact)
         return encoded.transpose(0, 1), lens
+
+    def geometry(self) -> FrameGeometry:
+        """As of `SpeechModel`."""
+        return self.zipformer_config.geometry
+
+    def context(self) -> tuple[int, int] | None:
+        """As of `SpeechModel`."""
+        return self.zipformer_config.fixed_context if self.zipformer_config.causal else None
 
     def streaming_forward(self, feats: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Encode the next chunk of every stream; eval mode only.
