@@ -1,9 +1,9 @@
 """Serve the page that turns speech into IPA in the browser.
 
     python -m couloir.web --fetch-runtime          # once: ONNX Runtime for browsers, through npm
-    python RECIPE/export_onnx.py --exp-dir exp/tiny --with-frontend True
     python -m couloir.web --model exp/tiny --open
 
+The model is one that a recipe's export_onnx.py has written by --with-frontend True.
 Nothing is computed here: any file server will do for web/, with the runtime in web/vendor/ and in web/model/ the
 audio-model.int8.onnx and tokens.txt. Only the page, the runtime and those two files are served, to this machine alone.
 """
