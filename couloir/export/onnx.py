@@ -27,7 +27,7 @@ AUDIO_PREFIX = "audio-"
 
 def export_offline(
     parts: Sequence[ExportPart],
-    fbank: FrontEndConfig,
+    front_end: FrontEndConfig,
     config: OnnxConfig,
     out_dir: Path,
     waves: list[Tensor],
@@ -36,7 +36,7 @@ def export_offline(
     """NAME.onnx of a model of one part, NAME-SUFFIX.onnx of one of several, in each wanted precision.
 
     Args:
-        parts: of a model that takes whole recordings. fbank: its features. config: flags; with `CtcOnnxConfig`'s
+        parts: of a model that takes whole recordings. front_end: its features. config: flags; with `CtcOnnxConfig`'s
             ``with_frontend`` the file is audio-NAME.onnx, which takes samples.
         out_dir: where to. waves: (N_i,) at least two recordings of different lengths, for the check.
         suffix: of the averaged model.
@@ -47,22 +47,22 @@ def export_offline(
     _warn(parts)
     suffix = config.suffix or (suffix if len(parts) > 1 else "")
     if isinstance(config, CtcOnnxConfig) and config.with_frontend:
-        graphs = {AUDIO_PREFIX + part.name: audio_graph(part, fbank, waves, config) for part in _offline(parts)}
+        graphs = {AUDIO_PREFIX + part.name: audio_graph(part, front_end, waves, config) for part in _offline(parts)}
         return _publish(graphs, config, out_dir, suffix)
-    warn_of_features(fbank)
-    items = features(waves, fbank)
-    graphs = {
-        part.name: offline_graph(part, items, fbank, config)
-        if isinstance(part, OfflinePart)
-        else _part_graph(part, items, fbank, config.dynamic_axes)
-        for part in parts
-    }
+    warn_of_features(front_end)
+    items = features(waves, front_end)
+    graphs = {}
+    for part in parts:
+        if isinstance(part, OfflinePart):
+            graphs[part.name] = offline_graph(part, items, front_end, config)
+        else:
+            graphs[part.name] = _part_graph(part, items, front_end, config.dynamic_axes)
     return _publish(graphs, config, out_dir, suffix)
 
 
 def export_streaming(
     parts: Sequence[ExportPart],
-    fbank: FrontEndConfig,
+    front_end: FrontEndConfig,
     config: StreamingOnnxConfig,
     out_dir: Path,
     waves: list[Tensor],
@@ -71,9 +71,9 @@ def export_streaming(
     """NAME-SUFFIX.onnx of a model that takes chunks; what tells its context is added to the suffix of the averaged
     model. Arguments as of `export_offline`."""
     _warn(parts)
-    warn_of_features(fbank)
-    items = features(waves, fbank)
-    graphs = {part.name: _part_graph(part, items, fbank, config.dynamic_batch) for part in parts}
+    warn_of_features(front_end)
+    items = features(waves, front_end)
+    graphs = {part.name: _part_graph(part, items, front_end, config.dynamic_batch) for part in parts}
     contexts = [part.streaming.context for part in parts if isinstance(part, StreamingPart)]
     words = [f"{name}-{value}" for name, value in contexts[0].items()]
     return _publish(graphs, config, out_dir, config.suffix or "-".join([suffix, *words]))
@@ -100,9 +100,9 @@ def _publish(graphs: dict[str, Graph], config: PrecisionConfig, out_dir: Path, s
     return publish([draft for name, graph in graphs.items() for draft in drafts(graph, name + end, config)], out_dir)
 
 
-def _part_graph(part: ExportPart, items: list[Tensor], fbank: FrontEndConfig, dynamic: bool) -> Graph:
+def _part_graph(part: ExportPart, items: list[Tensor], front_end: FrontEndConfig, dynamic: bool) -> Graph:
     if isinstance(part, StreamingPart):
-        return streaming_graph(part, items, fbank, dynamic)
+        return streaming_graph(part, items, front_end, dynamic)
     assert isinstance(part, RowsPart)
     return rows_graph(part, items[1], dynamic)
 
@@ -122,23 +122,23 @@ def _shape(config: OnnxConfig, traced_len: int) -> Shape:
     return Shape(max(config.max_len, 0) or traced_len, config.keep_x_lens != 0, alone=True)
 
 
-def audio_graph(part: OfflinePart, fbank: FrontEndConfig, waves: list[Tensor], config: OnnxConfig) -> Graph:
+def audio_graph(part: OfflinePart, front_end: FrontEndConfig, waves: list[Tensor], config: OnnxConfig) -> Graph:
     """The graph of an encoder on samples."""
-    samples = fbank.num_samples(TRACED_FRAMES)
+    samples = front_end.num_samples(TRACED_FRAMES)
     shape, inputs, outputs = _shape(config, samples), ["audio", "audio_lens"], [part.output, part.output_lens]
     return Graph(
-        AudioEncoder(part.module, fbank),
+        AudioEncoder(part.module, front_end),
         (torch.randn(1, samples), torch.tensor([samples])),
         inputs,
         outputs,
         offline_axes(inputs, outputs, shape),
-        audio_probe(part, waves, fbank, shape),
+        audio_probe(part, waves, front_end, shape),
         part.scores,
-        {**_metadata(part, part.geometry, fbank), "sample_rate": fbank.sample_rate, "input": "samples"},
+        {**_metadata(part, part.geometry, front_end), "sample_rate": front_end.sample_rate, "input": "samples"},
     )
 
 
-def offline_graph(part: OfflinePart, items: list[Tensor], fbank: FrontEndConfig, config: OnnxConfig) -> Graph:
+def offline_graph(part: OfflinePart, items: list[Tensor], front_end: FrontEndConfig, config: OnnxConfig) -> Graph:
     """The graph of an encoder on features, with the lengths and the input that --max-len and --keep-x-lens leave it.
 
     Raises:
@@ -155,8 +155,8 @@ def offline_graph(part: OfflinePart, items: list[Tensor], fbank: FrontEndConfig,
     example: tuple[Tensor, ...] = (x, torch.tensor([frames]))
     if not shape.lengths:
         module, example, inputs = WithoutLengths(module), example[:1], inputs[:1]
-    axes, probe = offline_axes(inputs, outputs, shape), feature_probe(part, items, fbank.padding_value, shape)
-    metadata = _metadata(part, part.geometry, fbank)
+    axes, probe = offline_axes(inputs, outputs, shape), feature_probe(part, items, front_end.padding_value, shape)
+    metadata = _metadata(part, part.geometry, front_end)
     return Graph(module, example, inputs, outputs, axes, probe, part.scores, metadata)
 
 
@@ -170,7 +170,7 @@ def rows_graph(part: RowsPart, item: Tensor, dynamic: bool) -> Graph:
     return Graph(part.module, example, list(part.inputs), [part.output], axes, probe, part.scores, metadata)
 
 
-def streaming_graph(part: StreamingPart, items: list[Tensor], fbank: FrontEndConfig, dynamic: bool) -> Graph:
+def streaming_graph(part: StreamingPart, items: list[Tensor], front_end: FrontEndConfig, dynamic: bool) -> Graph:
     """The graph of an encoder that takes a window and states; of any number of streams at once, or of one."""
     streaming = part.streaming
     module, names = StreamingEncoder(streaming, part.head), streaming.names
@@ -183,14 +183,14 @@ def streaming_graph(part: StreamingPart, items: list[Tensor], fbank: FrontEndCon
         ["x", *names],
         [part.output, *(f"new_{name}" for name in names)],
         axes if dynamic else {},
-        streaming_probe(module, streaming, items, fbank.padding_value, alone=not dynamic),
+        streaming_probe(module, streaming, items, front_end.padding_value, alone=not dynamic),
         part.scores,
-        {**_metadata(part, streaming.geometry, fbank), **streaming.metadata()},
+        {**_metadata(part, streaming.geometry, front_end), **streaming.metadata()},
     )
 
 
-def _metadata(part: ExportPart, geometry: FrameGeometry, fbank: FrontEndConfig) -> dict[str, str | int]:
-    return {**part.metadata, **geometry.as_metadata(), **fbank.as_metadata()}
+def _metadata(part: ExportPart, geometry: FrameGeometry, front_end: FrontEndConfig) -> dict[str, str | int]:
+    return {**part.metadata, **geometry.as_metadata(), **front_end.as_metadata()}
 
 
 def warn_of_features(config: FrontEndConfig) -> None:

@@ -51,8 +51,8 @@ def check_waves(recordings: str) -> list[Tensor]:
 
 def features(waves: Sequence[Tensor], config: FrontEndConfig) -> list[Tensor]:
     """Each wave's features (T_i, F)."""
-    fbank = make_front_end(config)
-    return [fbank(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
+    front_end = make_front_end(config)
+    return [front_end(wave[None], torch.tensor([len(wave)]))[0][0] for wave in waves]
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def feature_probe(part: OfflinePart, items: Sequence[Tensor], padding: float, sh
 
 def audio_probe(part: OfflinePart, waves: Sequence[Tensor], config: FrontEndConfig, shape: Shape = Shape()) -> Probe:
     """A file that takes samples, on waves (N_i,) and parts of them; the reference has the usual features."""
-    fbank = make_front_end(config)
+    front_end = make_front_end(config)
 
     def reference(audio: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        return part.reference(*fbank(audio, lens))
+        return part.reference(*front_end(audio, lens))
 
     return _offline_probe(reference, waves, 0.0, shape, config.min_samples(part.geometry.shortest))
 

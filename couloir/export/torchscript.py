@@ -99,31 +99,31 @@ def _without_balancers(module: nn.Module) -> nn.Module:
     return module
 
 
-def export_script(part: ScriptedPart, fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
+def export_script(part: ScriptedPart, front_end: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
     """jit_script.pt, or jit_script_chunk_C_left_L.pt for a model that takes chunks.
 
     Args:
-        part: to export. fbank: its features. out_dir: where to.
+        part: to export. front_end: its features. out_dir: where to.
         waves: (N_i,) at least three recordings of different lengths, for the check.
 
     Returns:
         File name -> how near it is to PyTorch.
     """
     warn_if_untested()
-    warn_of_features(fbank)
-    items, encoder = features(waves, fbank), part.encoder
+    warn_of_features(front_end)
+    items, encoder = features(waves, front_end), part.encoder
     shell: nn.Module
     if isinstance(encoder, StreamingPart):
         streaming = encoder.streaming
         module = StreamingEncoder(streaming, encoder.head)
         example = torch.randn(1, streaming.window_frames, streaming.feature_dim)
         shell = _StreamingEncoder(_traced(module, example, streaming.initial(1)), streaming)
-        probe = streaming_probe(module, streaming, items, fbank.padding_value)
+        probe = streaming_probe(module, streaming, items, front_end.padding_value)
         words = [f"_{name}_{value}" for name, value in streaming.context.items()]
     else:
         shell, probe, words = (
             _Encoder(_traced(encoder.module, *_example(encoder))),
-            feature_probe(encoder, items, fbank.padding_value),
+            feature_probe(encoder, items, front_end.padding_value),
             [],
         )
     scripted = torch.jit.script(_Model(shell, part.modules).eval())
@@ -154,17 +154,23 @@ def _traced(module: nn.Module, *example: Tensor | list[Tensor]) -> torch.jit.Scr
         return torch.jit.trace(module, example, check_trace=False, strict=False)
 
 
-def export_trace(parts: Sequence[ExportPart], fbank: FrontEndConfig, out_dir: Path, waves: list[Tensor]) -> Agreements:
+def export_trace(
+    parts: Sequence[ExportPart], front_end: FrontEndConfig, out_dir: Path, waves: list[Tensor]
+) -> Agreements:
     """jit_trace.pt of a model of one part, NAME_jit_trace.pt of the parts of others. See `export_script`."""
     warn_if_untested()
-    warn_of_features(fbank)
-    items = features(waves, fbank)
+    warn_of_features(front_end)
+    items = features(waves, front_end)
     made: list[Draft] = []
     for part in parts:
         name = "jit_trace.pt" if len(parts) == 1 else f"{part.name}_jit_trace.pt"
         example: tuple[Tensor, ...]
         if isinstance(part, OfflinePart):
-            module, example, probe = part.module, _example(part), feature_probe(part, items, fbank.padding_value)
+            module, example, probe = (
+                part.module,
+                _example(part),
+                feature_probe(part, items, front_end.padding_value),
+            )
         else:
             assert isinstance(part, RowsPart)
             rows = part.rows(items[1])
