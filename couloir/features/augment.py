@@ -37,7 +37,7 @@ class SpecAugment:
         return self.mask(time_warp(feats, feat_lens, self.config), feat_lens)
 
     def views(self, feats: Tensor, feat_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """CR-CTC's two views of a batch: one warp for both, so that frames stay aligned, and masks of its own for each.
+        """CR-CTC's two views of a batch: one warp for both, so that frames stay aligned, and separate masks for each.
 
         Time masks are ``time_mask_ratio`` times as many, and cover as many times more, as in plain SpecAugment.
 

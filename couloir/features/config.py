@@ -74,11 +74,11 @@ class FbankConfig(KaldiFraming):
         return self.num_windows(num_samples)
 
     def min_samples(self, frames: int) -> int:
-        """The fewest samples that have so many frames."""
+        """The fewest samples that have this number of frames."""
         return self.min_samples_of_windows(frames)
 
     def num_samples(self, frames: int) -> int:
-        """The samples that so many frames stand for."""
+        """The samples that this number of frames stands for."""
         return frames * self.shift_samples
 
     def unusual(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class FbankConfig(KaldiFraming):
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> FbankConfig:
-        """The features that a file's metadata tells. Raises `UserError` for what `as_metadata` does not write."""
+        """The features that a file's metadata describes. Raises `UserError` for what `as_metadata` does not write."""
         return from_mapping(cls, prefixed(metadata, METADATA_PREFIX), origin=f"the metadata of {origin}")
 
 

@@ -15,7 +15,7 @@ from couloir.features.config import FbankConfig
 from couloir.features.framing import KaldiFraming
 from couloir.features.windows import exportable_windows, mirrored, pad_behind, windows
 
-# On a CPU so many frames are taken at a time that the intermediate results stay in the second-level cache.
+# On a CPU frames are taken in blocks small enough that the intermediate results stay in the second-level cache.
 _FRAMES_AT_A_TIME = 512
 
 

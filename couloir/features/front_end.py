@@ -1,7 +1,7 @@
 """Front ends by name: what turns samples into the features that a model takes.
 
 A front end is a configuration, which alone knows where its frames lie on the samples, a module in torch, and a function
-in numpy for runtimes without torch. What it is is told to exported files as metadata, and read off them again here.
+in numpy for runtimes without torch. Exported files describe it in their metadata, from which it is made again here.
 Imports nothing heavy.
 
 Shapes: B batch, N samples, T frames, F feature bins.
@@ -75,10 +75,10 @@ class FrontEndConfig(Protocol):
         """Frames of ``num_samples`` samples (an int, or an integer array or tensor)."""
 
     def min_samples(self, frames: int) -> int:
-        """The fewest samples that have so many frames, at least one."""
+        """The fewest samples that have this number of frames, at least one."""
 
     def num_samples(self, frames: int) -> int:
-        """The samples that so many frames stand for."""
+        """The samples that this number of frames stands for."""
 
     def unusual(self) -> dict[str, Any]:
         """The fields that are not at their defaults, which other programs take for granted: name -> value."""
@@ -109,7 +109,7 @@ class FrontEnd(Protocol):
         """
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of so many samples."""
+        """Frames of ``num_samples`` samples."""
 
     def exportable(self) -> nn.Module:
         """The same of operations that TorchScript, ONNX and browsers have, for any batch size and length."""
@@ -172,7 +172,7 @@ def numpy_front_end(config: FrontEndConfig) -> Callable[[np.ndarray], np.ndarray
 
 
 def from_metadata(metadata: Mapping[str, str], origin: str) -> FrontEndConfig:
-    """The front end that the metadata of a file tells.
+    """The front end that the metadata of a file describes.
 
     Files from elsewhere do not name theirs: it is what `name_in` finds.
 

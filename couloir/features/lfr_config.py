@@ -61,9 +61,11 @@ class LfrConfig(KaldiFraming):
     lfr_m: int = option(7, "windows that are stacked in one frame", unit="windows")
     lfr_n: int = option(6, "distance of one frame from the next", unit="windows")
     neg_mean: Floats = option(
-        (), "what is added to each bin: one number for each mel filter, or for each bin of a frame; none for nothing"
+        (),
+        "what is added to each bin: one number for each mel filter, or for each bin of a frame; none for nothing",
+        hidden=True,
     )
-    inv_stddev: Floats = option((), "what each bin is then multiplied by, as many numbers")
+    inv_stddev: Floats = option((), "what each bin is then multiplied by, as many numbers", hidden=True)
 
     name: ClassVar[str] = "lfr"
     padding_value = 0.0
@@ -116,15 +118,15 @@ class LfrConfig(KaldiFraming):
         return self.stacked(self.num_windows(num_samples))
 
     def stacked(self, windows: Count) -> Count:
-        """Frames of so many windows: one for every ``lfr_n`` or less."""
+        """Frames of ``windows`` windows: one for every ``lfr_n`` or less."""
         return (windows + self.lfr_n - 1) // self.lfr_n  # type: ignore[operator, return-value]
 
     def min_samples(self, frames: int) -> int:
-        """The fewest samples that have so many frames."""
+        """The fewest samples that have this number of frames."""
         return self.min_samples_of_windows((frames - 1) * self.lfr_n + 1)
 
     def num_samples(self, frames: int) -> int:
-        """The samples that so many frames stand for."""
+        """The samples that this number of frames stands for."""
         return self.min_samples_of_windows(frames * self.lfr_n)
 
     def statistics(self) -> tuple[Floats, Floats]:
@@ -178,7 +180,7 @@ class LfrConfig(KaldiFraming):
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> LfrConfig:
-        """The features that a file's metadata tells. Raises `UserError` for what `as_metadata` does not write."""
+        """The features that a file's metadata describes. Raises `UserError` for what `as_metadata` does not write."""
         said = {SHERPA_KEYS.get(METADATA_PREFIX + k, k): v for k, v in prefixed(metadata, METADATA_PREFIX).items()}
         said |= {key: metadata[key] for key in SHERPA_STATISTICS if key in metadata}
         config = from_mapping(cls, said, origin=f"the metadata of {origin}")

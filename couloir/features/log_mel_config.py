@@ -65,11 +65,11 @@ class LogMelConfig:
         return num_samples // self.shift_samples  # type: ignore[operator, return-value]
 
     def min_samples(self, frames: int) -> int:
-        """The fewest samples that have so many frames."""
+        """The fewest samples that have this number of frames."""
         return frames * self.shift_samples
 
     def num_samples(self, frames: int) -> int:
-        """The samples that so many frames stand for."""
+        """The samples that this number of frames stands for."""
         return frames * self.shift_samples
 
     def unusual(self) -> dict[str, Any]:
@@ -83,5 +83,5 @@ class LogMelConfig:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> LogMelConfig:
-        """The features that a file's metadata tells. Raises `UserError` for what `as_metadata` does not write."""
+        """The features that a file's metadata describes. Raises `UserError` for what `as_metadata` does not write."""
         return from_mapping(cls, prefixed(metadata, METADATA_PREFIX), origin=f"the metadata of {origin}")

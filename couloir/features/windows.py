@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def mirrored(waves: Tensor, wave_lens: Tensor, before: int, after: int, total: int, edge_twice: bool) -> Tensor:
-    """Every utterance continued by its mirror image at both of its own ends: (B, N) -> (B, total).
+    """Every utterance continued by its mirror image at both of its ends: (B, N) -> (B, total).
 
     Args:
         waves: what stands behind a length is ignored as far as the margins go. wave_lens: (B,) samples.

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from couloir.audio import load_audio
+from couloir.config import from_mapping, read_yaml, write_yaml
 from couloir.errors import UserError
 from couloir.features.augment import SpecAugment
 from couloir.features.config import AugmentConfig, FbankConfig
@@ -165,6 +166,14 @@ def test_metadata_and_back(config):
     assert all(isinstance(value, str) for value in metadata.values())
     others = {"model_type": "zipformer2", "T": "45", "vocab_size": "500", "sample_rate": "16000"}
     assert from_metadata(metadata | others, "m") == config
+
+
+@ALL
+def test_a_run_keeps_it(config, tmp_path):
+    write_yaml(tmp_path / "config.yaml", {"features": config})
+    saved = read_yaml(tmp_path / "config.yaml")["features"]
+    assert from_mapping(type(config), saved) == config
+    assert config.unusual().items() <= saved.items()
 
 
 def test_files_from_elsewhere_do_not_name_theirs():

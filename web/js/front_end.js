@@ -49,7 +49,7 @@ const FRONT_ENDS = {
  * @param {Object<string, string>} metadata of the model's file
  * @returns {{name: string, stepS: number, stepSamples: number, firstS: number, samples: (frames: number) => number,
  *   fewest: (frames: number) => number}} distance of its frames in s and in samples, where the first one begins in s, the
- *   samples that so many stand for, and the fewest that have so many
+ *   samples that a number of frames stands for, and the fewest that have it
  * @throws {Error} one that the page does not know, or with audio of another rate
  */
 export function frontEndOf(metadata) {

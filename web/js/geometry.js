@@ -11,7 +11,7 @@ const PREFIX = "geometry_";
  * @returns {{factor: number, first: number, minSamples: number, stepSamples: number,
  *   framesOf: (embedded: number) => number}} feature frames from one frame of the embedding to the next; where the first
  *   output frame begins in s; the fewest samples that give one; what windows begin at multiples of; the feature frames
- *   that give so many frames of the embedding
+ *   that give a number of frames of the embedding
  * @throws {Error} an entry that means nothing
  */
 export function geometryOf(metadata, frontEnd) {

@@ -1,4 +1,4 @@
-// What an ONNX file says of itself, which ONNX Runtime does not tell a page: the entries of its protobuf message.
+// What an ONNX file says of itself, which ONNX Runtime does not give a page: the entries of its protobuf message.
 
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 const METADATA = 14;
