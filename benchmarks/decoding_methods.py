@@ -16,11 +16,12 @@ from couloir.audio import SAMPLE_RATE
 from couloir.data.batch import Batch
 from couloir.decoding.ctc_config import CTC_METHODS, FUSIONS
 from couloir.decoding.lm_config import NeuralLmConfig
+from couloir.decoding.search import Search
 from couloir.decoding.transducer.config import METHODS
 from couloir.errors import must_be
 from couloir.evaluation.evaluate import Result
 from couloir.files import atomic_write
-from couloir.recipes.decode import Search, ctc_search, encode_batch, search_batch, transducer_search
+from couloir.recipes.decode import ctc_search, encode_batch, results_of, search_batch, transducer_search
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.lm import prepare_graphs, train_neural_lm
 from couloir.recipes.lm_config import GraphConfig, LmTrainConfig
@@ -162,17 +163,17 @@ def measure(run: LoadedRun, methods: dict[str, Search], batches: Iterable[Batch]
         if number == 1 and run.device.type == "cuda":  # what is loaded and chosen at the first use is no method's
             encoded = encode_batch(run, config, batch)
             for search in methods.values():
-                search_batch(run, search, batch, encoded, name)
+                search_batch(search, batch, encoded)
         begin = _now(run.device)
         encoded = encode_batch(run, config, batch)
         seconds[ENCODER] += _now(run.device) - begin
         speech += float(batch.audio_lens.sum()) / SAMPLE_RATE
         for method, search in methods.items():
             begin = _now(run.device)
-            found = search_batch(run, search, batch, encoded, name)
+            found = search_batch(search, batch, encoded)
             seconds[method] += _now(run.device) - begin
-            for key, rows in found.items():
-                results[method].setdefault(key, []).extend(rows)
+            for key, best in found.items():
+                results[method].setdefault(key, []).extend(results_of(run, search, batch, best, name))
         logging.info("batch %d, %.0f s of speech", number, speech)
     return Measured(speech, seconds, results)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
+    from couloir.inference.methods import add_search_flags
     from couloir.inference.program import add_output_flags, output_place
 
     parser = TeachingParser(prog="couloir", description=__doc__)
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     transcribe.add_argument("inputs", nargs="+", metavar="[MODEL] FILE", help="model; then recordings, or folders")
     _add_model_flags(transcribe)
     add_output_flags(transcribe)
+    add_search_flags(transcribe)
     transcribe.set_defaults(run=_transcribe)
     align = commands.add_parser("align", help="when the phones and words of a transcript are spoken, as a TextGrid")
     align.add_argument("inputs", nargs="+", metavar="[MODEL] FILE TRANSCRIPT", help="transcript: IPA, or its file")
@@ -95,6 +97,7 @@ def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]
 
 def _transcribe(flags: argparse.Namespace) -> int:
     from couloir.inference.file_run import transcribe_files
+    from couloir.inference.methods import search_flags
     from couloir.inference.program import output_of_flags
     from couloir.inference.recordings import find_audio
 
@@ -105,6 +108,8 @@ def _transcribe(flags: argparse.Namespace) -> int:
         blank_penalty=flags.blank_penalty,
         passes=flags.passes,
         max_sym_per_frame=flags.max_sym_per_frame,
+        result=flags.result,
+        **search_flags(flags),
     )
     places, output = [Path(place) for place in inputs], output_of_flags(flags)
     root = places[0] if len(places) == 1 and places[0].is_dir() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,9 +42,14 @@ def ctc_greedy_search(log_probs: Tensor, lens: Tensor, blank: int = 0) -> list[H
     counts = starts.sum(1).tolist()
     scores = values.double().masked_fill(~valid, 0.0).sum(1).tolist()
     tokens, confidences = ids[starts].tolist(), strongest.gather(1, run)[starts].exp().tolist()
-    at = starts.nonzero()[:, 1].tolist()
-    ends = np.cumsum([0, *counts])
-    return [Hypothesis(tokens[a:b], at[a:b], score, confidences[a:b]) for a, b, score in zip(ends, ends[1:], scores)]
+    at = starts.nonzero()[:, 1]
+    length = torch.zeros_like(ids).scatter_add_(1, run, valid.long())
+    after = (at + length.gather(1, run)[starts]).tolist()
+    at, bounds = at.tolist(), np.cumsum([0, *counts])
+    return [
+        Hypothesis(tokens[a:b], at[a:b], after[a:b], confidences[a:b], score)
+        for a, b, score in zip(bounds, bounds[1:], scores)
+    ]
 
 
 def ctc_prefix_beam_search(
@@ -84,7 +89,7 @@ def ctc_nbest(
         aligned = ctc_align(log_probs, lens, [tokens for tokens, _ in chosen], blank)
         for hypotheses, strings, (tokens, score), where in zip(lists, found, chosen, aligned):
             if rank < len(strings):
-                hypotheses.append(Hypothesis(tokens, where.starts, score, where.confidences))
+                hypotheses.append(replace(where, tokens=tokens, score=score))
     return lists
 
 

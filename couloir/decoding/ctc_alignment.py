@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.hypothesis import Hypothesis
+
 NEVER = float("-inf")
-
-
-@dataclass
-class Alignment:
-    """Where the tokens of one utterance stand.
-
-    Attributes:
-        starts, ends: first frame of each token and the first one after it (blanks between tokens belong to none).
-        confidences: probability of each token at the strongest of its frames.
-        score: log-probability of the path; -inf, with empty lists, when the frames are too few for the tokens.
-    """
-
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
-    score: float = NEVER
+_FLOOR = -1e9
 
 
 @torch.no_grad()
-def ctc_align(log_probs: Tensor, lens: Tensor, labels: Sequence[Sequence[int]], blank: int = 0) -> list[Alignment]:
+def ctc_align(log_probs: Tensor, lens: Tensor, labels: Sequence[Sequence[int]], blank: int = 0) -> list[Hypothesis]:
     """Viterbi alignment of labels to frames under the CTC topology (Graves et al. 2006, best path).
 
     Args:
@@ -37,7 +23,8 @@ def ctc_align(log_probs: Tensor, lens: Tensor, labels: Sequence[Sequence[int]], 
         labels: token ids of each utterance, without blanks.
 
     Returns:
-        One `Alignment` for each utterance.
+        For each utterance the labels with their frames and the log-probability of the path; no tokens, and a score of
+        -inf, where the frames are too few for them.
     """
     states = _states(labels, blank).to(log_probs.device)
     lens = lens.to(log_probs.device)
@@ -49,7 +36,7 @@ def ctc_align(log_probs: Tensor, lens: Tensor, labels: Sequence[Sequence[int]], 
     on_path = states.gather(1, torch.from_numpy(path).to(states.device))
     emitted = log_probs.gather(2, on_path[:, :, None])[:, :, 0].exp().cpu().numpy()
     return [
-        _spans(path[b, :n], emitted[b, :n], len(tokens), score)
+        _placed(path[b, :n], emitted[b, :n], tokens, score)
         for b, (n, tokens, score) in enumerate(zip(lens.tolist(), labels, best.tolist()))
     ]
 
@@ -96,10 +83,58 @@ def _backtrace(back: Tensor, last: np.ndarray, lens: np.ndarray) -> np.ndarray:
     return path
 
 
-def _spans(path: np.ndarray, emitted: np.ndarray, num_tokens: int, score: float) -> Alignment:
+def _placed(path: np.ndarray, emitted: np.ndarray, tokens: Sequence[int], score: float) -> Hypothesis:
     if score == NEVER:
-        return Alignment()
-    states = 2 * np.arange(num_tokens) + 1
+        return Hypothesis(score=score)
+    states = 2 * np.arange(len(tokens)) + 1
     starts, ends = np.searchsorted(path, states), np.searchsorted(path, states, side="right")
     strongest = [float(emitted[a:b].max()) for a, b in zip(starts, ends)]
-    return Alignment(starts.tolist(), ends.tolist(), strongest, score)
+    return Hypothesis(list(tokens), starts.tolist(), ends.tolist(), strongest, score)
+
+
+def with_extents(
+    log_probs: Tensor, lens: Tensor, hypotheses: list[Hypothesis], owner: Sequence[int] | None = None
+) -> list[Hypothesis]:
+    """Give tokens of which a best path told the starts the frames that repeat them: ends, and confidences over all.
+
+    Between two starts the best path repeats the first token for as long as that is likelier, in sum, than blank.
+
+    Args:
+        log_probs: (B, S, V). lens: (B,) valid frames. hypotheses: changed in place, and returned.
+        owner: the utterance of each; None where there is one for each utterance.
+    """
+    counts = np.array([len(hypothesis.tokens) for hypothesis in hypotheses], np.int64)
+    if not counts.sum():
+        return hypotheses
+    tokens = np.array([token for hypothesis in hypotheses for token in hypothesis.tokens])
+    starts = np.array([frame for hypothesis in hypotheses for frame in hypothesis.starts])
+    utterance = np.arange(len(counts)).repeat(counts) if owner is None else np.array(owner).repeat(counts)
+    # Up to the next token's start, but for the blank that the same one needs before it; at last to the last frame.
+    stops = np.append(starts[1:] - (tokens[1:] == tokens[:-1]), 0)
+    last = counts.cumsum()[counts > 0] - 1
+    stops[last] = lens.cpu().numpy()[utterance[last]]
+    lengths = stops - starts
+    first = lengths.cumsum() - lengths
+    token, offset = np.arange(len(tokens)).repeat(lengths), np.arange(lengths.sum())
+    offset -= first[token]
+    repeats, blanks = _log_probs_at(log_probs, utterance[token], starts[token] + offset, tokens[token])
+    gain = (repeats - blanks).cumsum()
+    gain -= np.append(0.0, gain)[first][token]
+    best = np.where(gain == np.maximum.reduceat(gain, first)[token], offset, len(offset))
+    lengths = np.minimum.reduceat(best, first) + 1
+    strongest = np.exp(np.maximum.reduceat(np.where(offset < lengths[token], repeats, _FLOOR), first))
+    bounds = np.append(0, counts.cumsum())
+    for hypothesis, begin, end in zip(hypotheses, bounds, bounds[1:]):
+        hypothesis.ends = (starts + lengths)[begin:end].tolist()
+        hypothesis.confidences = strongest[begin:end].tolist()
+    return hypotheses
+
+
+def _log_probs_at(
+    log_probs: Tensor, utterance: np.ndarray, frame: np.ndarray, token: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finite float64 log-probabilities (N,) of the tokens at these frames, and of blank."""
+    at = [torch.from_numpy(part).to(log_probs.device) for part in (utterance, frame, token)]
+    both = torch.stack([log_probs[at[0], at[1], at[2]], log_probs[at[0], at[1], 0]])
+    repeats, blanks = np.maximum(both.double().cpu().numpy(), _FLOOR)
+    return repeats, blanks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,17 +21,26 @@ from couloir.decoding.fsa.rescoring import (
     whole_lattice_rescoring,
     word_scorer,
 )
-from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fusion import TokenScorer
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.ngram import NgramLm
 from couloir.decoding.resources import open_token_ngram, read_neural_lm, read_word_graph, read_word_ngram
+from couloir.decoding.search import Results
+from couloir.decoding.words import GraphWords
 from couloir.errors import UserError, must_be
-from couloir.models.zipformer.model import AsrModel
 from couloir.text.tokenizer import Tokenizer, check_sentence_mark
 
 RESCORED_BEAM = 8  # icefall's, for the n-best list of prefix beam search that the attention decoder rescores
-Results = dict[str, list[Hypothesis]]
+
+
+class CtcModel(Protocol):
+    """A model with a CTC head, and perhaps an attention decoder."""
+
+    heads_config: Any
+    attention_decoder: Any
+
+    def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, V)."""
 
 
 class CtcSearch:
@@ -39,13 +49,21 @@ class CtcSearch:
     Args:
         config: the method and its settings. model: its CTC head, and for some methods its attention decoder, are used.
         tokenizer: the model's. device: where language models and graphs go.
+        bias: (V,), added to every frame's log-probabilities; -inf for a token that may not come out.
 
     Raises:
         UserError: naming the file or flag, when the model lacks the head, or a graph, LM or hotword file is missing or
             does not fit the model.
     """
 
-    def __init__(self, config: CtcSearchConfig, model: AsrModel, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: CtcSearchConfig,
+        model: CtcModel,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        bias: Tensor | None = None,
+    ) -> None:
         heads = model.heads_config
         if not heads.use_ctc:
             raise must_be("--exp-dir", "a model with a CTC head", "one without", "train with --use-ctc True")
@@ -54,56 +72,66 @@ class CtcSearch:
         if tokenizer.vocab_size != heads.vocab_size:
             raise must_be("tokens of the tokenizer", f"as many as the model's {heads.vocab_size}", tokenizer.vocab_size)
         self.config, self.model, self.tokenizer = config, model, tokenizer
+        self.bias = _bias(config, bias, heads.vocab_size, device)
         self.sampling = (LIMITS, config.num_paths, config.nbest_scale)
         self.nbest = functools.partial(ctc_graph_nbest, with_best=config.nbest_with_best)
         self.scorers = self._read_scorers(device)
-        self.words: list[str] | None = None
+        self.words: GraphWords | None = None
         self.graph: Graph = trivial_graph(heads.vocab_size)
         if config.uses_words:
-            self.graph, self.words = read_word_graph(config.lang_dir, tokenizer, config.hlg_scale)
+            self.graph, words = read_word_graph(config.lang_dir, tokenizer, config.hlg_scale)
+            self.words = GraphWords(words, config.lang_dir, tokenizer)
         self.graph = self.graph.to(device)
         self.word_lm: NgramLm | None = None
         if config.decoding_method.endswith(("-with-ngram", "nbest-rescoring", "lattice-rescoring")):
-            self.word_lm = read_word_ngram(config.lm_dir, self.words or []).to(device)
+            self.word_lm = read_word_ngram(config.lm_dir, self.words.words if self.words else []).to(device)
+
+    @property
+    def name(self) -> str:
+        """As `Search.name`."""
+        return self.config.decoding_method
+
+    @property
+    def suffix(self) -> str:
+        """As `Search.suffix`."""
+        return self.config.suffix()
 
     def __call__(self, encoder_out: Tensor, lens: Tensor, references: Sequence[str] = ()) -> Results:
-        """Decode a batch.
-
-        Args:
-            encoder_out: (B, S, D). lens: (B,) valid frames. references: texts, for the oracle only.
-
-        Returns:
-            icefall's result key -> a hypothesis per utterance; rescoring has many keys.
-        """
-        method = self.config.decoding_method
+        """As `Search.__call__`."""
         log_probs = self.model.ctc_log_probs(encoder_out)
-        if self.config.blank_penalty:
-            log_probs[:, :, self.model.heads_config.blank_id] -= self.config.blank_penalty
-            log_probs = log_probs.log_softmax(-1)
         if self.config.uses_attention:
-            return self._by_attention(log_probs, encoder_out, lens)
+            return self._by_attention(self._biased(log_probs), encoder_out, lens)
+        return self.of_log_probs(log_probs, lens, references)
+
+    def of_log_probs(self, log_probs: Tensor, lens: Tensor, references: Sequence[str] = ()) -> Results:
+        """As `Search.__call__` of the CTC head's output (B, S, V), for methods without the attention decoder."""
+        method, log_probs = self.config.decoding_method, self._biased(log_probs)
         if self.word_lm is not None:
             return self._by_word_lm(log_probs, lens, self.word_lm)
-        found: Sequence[Hypothesis]
         if method == "ctc-greedy-search":
             found = ctc_greedy_search(log_probs, lens)
         elif "prefix" in method:
             found = ctc_prefix_beam_search(log_probs, lens, self.config.beam_size, scorers=self.scorers)
         else:
             found = self._on_graph(log_probs, lens, references)
-        return {self.config.result_key(): list(found)}
+        return {self.config.result_key(): found}
+
+    def _biased(self, log_probs: Tensor) -> Tensor:
+        return log_probs if self.bias is None else (log_probs + self.bias).log_softmax(-1)
 
     def text_words(self, hypothesis: Hypothesis) -> list[str] | None:
-        """The words of a hypothesis on a graph of words; None for the others, whose tokens are to be decoded."""
-        if self.words is None or not isinstance(hypothesis, WordHypothesis):
-            return None
-        return [self.words[word] for word in hypothesis.words]
+        """As `Search.text_words`."""
+        return self.words.texts(hypothesis) if self.words else None
 
-    def _on_graph(self, log_probs: Tensor, lens: Tensor, references: Sequence[str]) -> list[WordHypothesis]:
+    def word_lengths(self, hypothesis: Hypothesis) -> list[int]:
+        """As `Search.word_lengths`."""
+        return self.words.lengths(hypothesis) if self.words else []
+
+    def _on_graph(self, log_probs: Tensor, lens: Tensor, references: Sequence[str]) -> list[Hypothesis]:
         batch = (log_probs, lens, self.graph)
         if self.config.decoding_method == "nbest":
             best = self.nbest(*batch, *self.sampling)
-            return [hypotheses[0] if hypotheses else WordHypothesis(score=-torch.inf) for hypotheses in best]
+            return [hypotheses[0] if hypotheses else Hypothesis(score=-torch.inf) for hypotheses in best]
         if self.config.decoding_method == "nbest-oracle":
             numbers = [self._word_ids(text) for text in references]
             return ctc_graph_nbest_oracle(*batch, numbers, *self.sampling, with_best=self.config.nbest_with_best)
@@ -111,14 +139,11 @@ class CtcSearch:
 
     def _by_word_lm(self, log_probs: Tensor, lens: Tensor, lm: NgramLm) -> Results:
         batch = (log_probs, lens, self.graph)
-        found: dict[str, list[WordHypothesis]]
-        if self.config.decoding_method == "nbest-rescoring":
-            nbest = self.nbest(*batch, *self.sampling, graph_scores=False)
-            scales = [round(scale, 1) for scale in LM_SCALES]
-            found = rescore_nbest(nbest, [("lm_scale", word_scorer(lm), scales)], WordHypothesis(score=-torch.inf))
-        else:
-            found = whole_lattice_rescoring(*batch, lm)
-        return {key: list(hypotheses) for key, hypotheses in found.items()}
+        if self.config.decoding_method != "nbest-rescoring":
+            return whole_lattice_rescoring(*batch, lm)
+        nbest = self.nbest(*batch, *self.sampling, graph_scores=False)
+        scales = [round(scale, 1) for scale in LM_SCALES]
+        return rescore_nbest(nbest, [("lm_scale", word_scorer(lm), scales)], Hypothesis(score=-torch.inf))
 
     def _by_attention(self, log_probs: Tensor, encoder_out: Tensor, lens: Tensor) -> Results:
         decoder = self.model.attention_decoder
@@ -131,17 +156,15 @@ class CtcSearch:
             beam = max(RESCORED_BEAM, self.config.beam_size)
             return rescore_nbest(ctc_nbest(log_probs, lens, beam), [scored], Hypothesis())
         batch = (log_probs, lens, self.graph)
-        nothing = WordHypothesis(score=-torch.inf)
+        nothing = Hypothesis(score=-torch.inf)
         if self.word_lm is None:
-            found = rescore_nbest(self.nbest(*batch, *self.sampling), [scored], nothing)
-        else:
-            words = ("ngram_lm_scale", word_scorer(self.word_lm), ATTENTION_SCALES)
-            found = rescore_nbest(self.nbest(*batch, *self.sampling, graph_scores=False), [words, scored], nothing)
-        return {key: list(hypotheses) for key, hypotheses in found.items()}
+            return rescore_nbest(self.nbest(*batch, *self.sampling), [scored], nothing)
+        words = ("ngram_lm_scale", word_scorer(self.word_lm), ATTENTION_SCALES)
+        return rescore_nbest(self.nbest(*batch, *self.sampling, graph_scores=False), [words, scored], nothing)
 
     def _word_ids(self, text: str) -> list[int]:
         """Numbers of a text's words, -1 for one that the graph lacks; a word may also be spelt by the graph's words."""
-        number = {word: i for i, word in enumerate(self.words or [])}
+        number = {word: i for i, word in enumerate(self.words.words if self.words else [])}
         found: list[int] = []
         for word in text.split():
             pieces = [word] if word in number else [self.tokenizer.pieces[i] for i in self.tokenizer.encode(word)]
@@ -166,7 +189,16 @@ class CtcSearch:
         return scorers
 
 
-def _check_attention(config: CtcSearchConfig, model: AsrModel, tokenizer: Tokenizer) -> None:
+def _bias(config: CtcSearchConfig, bias: Tensor | None, vocab_size: int, device: torch.device) -> Tensor | None:
+    """(V,) with the blank penalty; None where nothing is added."""
+    if bias is None and not config.blank_penalty:
+        return None
+    total = torch.zeros(vocab_size, device=device) if bias is None else bias.to(device).clone()
+    total[0] -= config.blank_penalty
+    return total
+
+
+def _check_attention(config: CtcSearchConfig, model: CtcModel, tokenizer: Tokenizer) -> None:
     if not model.heads_config.use_attention_decoder:
         raise UserError(
             f"`--decoding-method {config.decoding_method}` needs a model with an attention decoder; train with "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import IO
@@ -14,6 +14,15 @@ from couloir.files import atomic_write, name_of_id
 Triple = tuple[str, Sequence[str], Sequence[str]]  # (utterance id, reference words, hypothesis words)
 
 _SECTIONS = "PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:, PER-WORD STATS:"
+
+
+def result_names(test_set: str, suffix: str, keys: Collection[str]) -> dict[str, str]:
+    """What the files of each result are called: key -> icefall's name, ``{test_set}-{suffix}``.
+
+    With several keys each goes before the suffix, since otherwise it would overwrite the one before it.
+    """
+    test_set = name_of_id(test_set)  # the name of somebody's folder
+    return {key: f"{test_set}-{suffix}" if len(keys) == 1 else f"{test_set}-{key}-{suffix}" for key in keys}
 
 
 def write_decoding_files(
@@ -28,13 +37,11 @@ def write_decoding_files(
         test_set: name of the test set, ``suffix``: what was decoded with what (``epoch-30_avg-9``).
         results: key of the settings (``ctc-greedy-search``) -> (id, reference words, hypothesis words) triples.
 
-    With one key the names are icefall's, ``recogs-{test_set}-{suffix}.txt``. With several the key goes before the
-    suffix, since otherwise each would overwrite the one before it.
+    The names are those of `result_names`.
     """
-    res_dir, test_set = Path(res_dir), name_of_id(test_set)  # the name of somebody's folder
-    rates = {}
-    for key, triples in results.items():
-        name = f"{test_set}-{suffix}" if len(results) == 1 else f"{test_set}-{key}-{suffix}"
+    res_dir, rates = Path(res_dir), dict[str, float]()
+    for key, name in result_names(test_set, suffix, results).items():
+        triples = results[key]
         ordered = sorted(triples, key=lambda triple: triple[0])
         with atomic_write(res_dir / f"recogs-{name}.txt", "w") as out:
             for utterance, ref, hyp in ordered:
@@ -46,7 +53,7 @@ def write_decoding_files(
     if not score:
         return {}
     rates = dict(sorted(rates.items(), key=lambda item: item[1]))
-    with atomic_write(res_dir / f"wer-summary-{test_set}-{suffix}.txt", "w") as out:
+    with atomic_write(res_dir / f"wer-summary-{name_of_id(test_set)}-{suffix}.txt", "w") as out:
         out.write("settings\tWER\n")
         out.writelines(f"{key}\t{rate}\n" for key, rate in rates.items())
     return rates

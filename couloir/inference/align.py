@@ -14,7 +14,7 @@ from couloir.evaluation.pfer import feature_edit_distances
 from couloir.inference.formats import Tiers
 from couloir.inference.known_text import Word
 from couloir.inference.recognizer import Recognizer, Source
-from couloir.inference.transcript import Spans, Token, timed_tokens
+from couloir.inference.transcript import Token, timed_tokens
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import segment
 from couloir.text.tokenizer import BOUNDARY, TokenTable
@@ -61,10 +61,9 @@ def align(recognizer: Recognizer, source: Source, words: Sequence[Word]) -> Alig
     if len(frames) * (2 * len(tokens) + 1) > LONGEST_CELLS:
         raise must_be("the recording", "shorter for an alignment", f"{transcript.duration:.0f} s; cut it into parts")
     path = ctc_align(frames[None], torch.tensor([len(frames)]), [tokens])[0]
-    if len(path.starts) != len(tokens):
+    if len(path.tokens) != len(tokens):
         raise UserError(f"the recording ({transcript.duration:.2f} s) is too short for {len(tokens)} symbols")
-    spans = Spans(tokens, path.starts, path.ends, path.confidences)
-    timed = timed_tokens(spans, backend.vocabulary, transcript.frame_shift, transcript.duration, backend.times.first)
+    timed = timed_tokens(path, backend.vocabulary, transcript.frame_shift, transcript.duration, backend.times.first)
     phones = _grouped(timed, [phone for _, phone in owners], [p for word in words for p in word.phones])
     of_word = _grouped(timed, [word for word, _ in owners], [word.label for word in words])
     return AlignedWords(of_word, phones, transcript.duration, path.score / max(len(frames), 1))

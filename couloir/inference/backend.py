@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.inference.frame_times import FrameTimes
 from couloir.inference.restriction import Restriction
-from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Backend(Protocol):
@@ -42,13 +45,16 @@ class Backend(Protocol):
         Log-probabilities of CTC, encoder output of a transducer. What a wave gives does not depend on the others.
         """
 
+    def searchable(self) -> tuple[Any, torch.device]:
+        """The model's heads as the searches of `couloir.decoding` ask for them, and where they are. Needs torch."""
+
     def search(
         self,
         frames: Sequence[np.ndarray],
         bias: np.ndarray | None,
         restriction: Restriction | None = None,
         max_sym_per_frame: int = 1,
-    ) -> list[Spans]:
+    ) -> list[Hypothesis]:
         """The symbols in frames (S_i, D).
 
         Args:

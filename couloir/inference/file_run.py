@@ -12,7 +12,7 @@ from typing import Any
 from couloir.audio import AudioError
 from couloir.errors import UserError, must_be, shown
 from couloir.files import ANY_NAME, FULL, place_in, remedy, writing_to
-from couloir.inference.formats import recordings_in, table, textgrid, tiers_of
+from couloir.inference.formats import ONE_EACH, one_file, recordings_in, table
 from couloir.inference.journal import GONE, KEPT, POSSIBLY, WRITTEN, Journal, left, state_of
 from couloir.inference.output import Output, output_of
 from couloir.inference.places import textgrid_places
@@ -24,6 +24,7 @@ from couloir.progress import ProgressBar
 _OF_ALL = (*FULL, errno.EROFS, errno.EIO)
 """Errors of a file system that the next file meets, too."""
 _MOST_NAMED = 20
+_SEVERAL = {"TextGrid": "TextGrids", "srt": "subtitles"}
 
 
 @dataclass
@@ -90,8 +91,8 @@ def transcribe_files(
     run.streamed = target is not None and target.is_stream
     bar = ProgressBar(len(names))
     if target is None or target.is_stream:
-        if target and target.kind == "TextGrid" and len(names) != 1:
-            raise must_be("--output", "a folder for TextGrids of several recordings", target.given)
+        if target and target.kind in ONE_EACH and len(names) != 1:
+            raise must_be("--output", f"a folder for {_SEVERAL[target.kind]} of several recordings", target.given)
         _tell(found, bar)
         _to_stream(recognizer, names, target, run, bar)
         return run
@@ -127,8 +128,8 @@ def _to_stream(
         bar.close()
         run.transcripts = {name: run.transcripts[name] for name in names if name in run.transcripts}
         done = list(run.transcripts.values())
-        if output and output.kind == "TextGrid":
-            output.write_into("".join(textgrid(tiers_of(one), one.duration) for one in done))
+        if output and output.kind in ONE_EACH:
+            output.write_into("".join(one_file(output.kind, one) for one in done))
         elif output:
             output.write_into(table(output.kind, done))
 
@@ -171,22 +172,23 @@ class _Keeper:
         ours = set(self.places.values())
         self.others = [place for place in journal.done if place not in ours]
         self.grids: dict[str, str] = {}
-        if output.kind == "TextGrid":
+        if output.kind in ONE_EACH:
             self._lay_out(root)
 
     def _lay_out(self, root: Path | None) -> None:
         """Give each recording of this run the place of its TextGrid in the folder, or "" for the one file."""
         known = {name: self.journal.grids[place] for name, place in self.places.items() if place in self.journal.grids}
         foreign = [self.journal.grids[place] for place in self.others if place in self.journal.grids]
-        if self.path.suffix.lower() == ".textgrid" and len(self.names) == 1 and not self.path.is_dir():
+        kind = self.output.kind
+        if self.path.suffix.lower() == f".{kind.lower()}" and len(self.names) == 1 and not self.path.is_dir():
             if self.others:
                 held = f"{self.output.given}, which has that of {self.journal.done[self.others[0]].name}"
-                raise must_be("--output", "a folder for the TextGrids of several recordings", held)
+                raise must_be("--output", f"a folder for the {_SEVERAL[kind]} of several recordings", held)
             self.grids = {self.names[0]: ""}
         elif self.path.exists() and not self.path.is_dir():
-            raise must_be("--output", "a folder for TextGrids", f"{self.output.given}, a file")
+            raise must_be("--output", f"a folder for {_SEVERAL[kind]}", f"{self.output.given}, a file")
         else:
-            places = textgrid_places(self.names, root, known, foreign)
+            places = textgrid_places(self.names, root, known, foreign, f".{kind}")
             self.grids = {name: str(place) for name, place in places.items()}
 
     def check(self) -> None:
@@ -199,7 +201,7 @@ class _Keeper:
             self.bar.say(f"{journal.path} has {journal.unread} damaged line(s), whose recordings are transcribed again")
         with writing_to(self.output.given):
             self._adopt()
-            if self.output.kind == "TextGrid":
+            if self.output.kind in ONE_EACH:
                 for name, grid in self.grids.items():
                     if self.places[name] not in journal.done:  # of those, what would be written is known
                         journal.state(grid)
@@ -209,11 +211,11 @@ class _Keeper:
     def _adopt(self) -> None:
         """Know what an earlier release has written, which kept the order of the command line."""
         done = self.journal.done
-        if self.output.kind == "TextGrid":
+        if self.output.kind in ONE_EACH:
             for name, grid in self.grids.items():
                 if found := done.get(self.places[name]):
                     with contextlib.suppress(OSError):  # which is that recording's failure
-                        self.journal.adopt(grid, textgrid(tiers_of(found), found.duration))
+                        self.journal.adopt(grid, one_file(self.output.kind, found))
         elif done:
             orders = {tuple(place for place in self.places.values() if place in done), tuple(done)}
             self.journal.adopt("", *(table(self.output.kind, [done[place] for place in order]) for order in orders))
@@ -225,9 +227,10 @@ class _Keeper:
             name: replace(done[place], name=name) for name, place in self.places.items() if place in done
         }
         others = [done[place] for place in self.others]
-        if self.output.kind == "TextGrid":
+        if self.output.kind in ONE_EACH:
             wanted = [(grid, run.transcripts[name]) for name, grid in self.grids.items() if name in run.transcripts]
-            wanted += [(self.journal.grids[place], done[place]) for place in self.others if self.lost]
+            others_here = [(self.journal.grids[place], done[place]) for place in self.others if self.lost]
+            wanted += [(grid, found) for grid, found in others_here if grid.endswith(f".{self.output.kind}")]
             for grid, transcript in wanted:
                 self._write_grid(grid, transcript, run)
             self._tell_left(run)
@@ -247,12 +250,12 @@ class _Keeper:
         return not recordings_in(self.output.kind, before) <= recordings_in(self.output.kind, text)
 
     def _write_grid(self, grid: str, transcript: Transcript, run: FilesRun) -> None:
-        """Write a TextGrid; what stands in its way is that recording's failure, but not a full disk."""
+        """Write one recording's file; what stands in its way is that recording's failure, but not a full disk."""
         path = self.path / grid
         try:
             if Path(grid).parent.parts:
                 place_in(self.path, str(Path(grid).parent))
-            state = self.journal.put(textgrid(tiers_of(transcript), transcript.duration), grid, self.lost)
+            state = self.journal.put(one_file(self.output.kind, transcript), grid, self.lost)
         except (OSError, ValueError, UserError) as error:
             why = f"{path} cannot be written ({getattr(error, 'strerror', None) or error})"
             if isinstance(error, OSError) and error.errno in _OF_ALL:
@@ -274,7 +277,8 @@ def made_with(recognizer: Recognizer, inventory: str | None) -> dict[str, Any]:
     """All that decides what comes out for a recording, as plain values by what a person calls them."""
     backend, restriction = recognizer.backend, recognizer.restriction
     digest = restriction.digest() if restriction else None
-    files = {f"file {file.name}": state_of(file) for file in backend.files}
+    searched = recognizer.method.files if recognizer.method else []
+    files = {f"file {file.name}": state_of(file) for file in (*backend.files, *searched)}
     names = f"{inventory} ({digest})" if digest else None
     model = {"model": place_of(backend.origin), "average": backend.average, "model type": backend.kind}
     return {**model, **files, "inventory": names, "phones": digest, **recognizer.choices}

@@ -1,4 +1,4 @@
-"""Transcripts as files: JSON lines, tab-separated lines, Praat TextGrids, NIST CTM."""
+"""Transcripts as files: JSON lines, tab-separated lines, NIST CTM, Praat TextGrids, subtitles."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from couloir.errors import must_be, unknown_name
+from couloir.inference.subtitles import srt
 from couloir.inference.transcript import Token, Transcript
 from couloir.texts import split_lines
 
-FORMATS = ("jsonl", "tsv", "ctm", "TextGrid")
+FORMATS = ("jsonl", "tsv", "ctm", "TextGrid", "srt")
+ONE_EACH = ("TextGrid", "srt")
+"""Formats with a file for each recording."""
 Tiers = dict[str, list[Token]]
 _HALVES = re.compile("[\ud800-\udfff]")
 _BLANKS = re.compile(r"\s+")
@@ -30,34 +33,42 @@ def format_of(path: Path, name: str | None = None) -> str:
     if found is None and name:
         raise unknown_name("--format", name, list(FORMATS))
     if found is None:
-        raise must_be("--output", "a .jsonl, .tsv, .ctm or .TextGrid file, or a folder for TextGrids", path)
+        raise must_be("--output", "a .jsonl, .tsv, .ctm, .TextGrid or .srt file, or a folder for TextGrids", path)
     return found
 
 
 def to_json(transcript: Transcript) -> dict[str, Any]:
-    """Plain values of all but the log-probabilities."""
+    """Plain values of all but the log-probabilities; words only where a graph found them."""
     values = asdict(replace(transcript, log_probs=None))
     del values["log_probs"]
-    return values
+    words = values.pop("said")
+    return values if words is None else values | {"words": words}
 
 
 def from_json(values: dict[str, Any]) -> Transcript:
     """The transcript that `to_json` was given. Raises KeyError, TypeError or OverflowError for other values."""
-    found = Transcript(**{**values, "tokens": [Token(**token) for token in values["tokens"]]})
+    plain = {**values, "tokens": _tokens(values["tokens"])}
+    words = plain.pop("words", None)
+    found = Transcript(**plain, said=None if words is None else _tokens(words))
+    timed = [*found.tokens, *(found.said or ())]
     numbers = [found.duration, found.confidence, found.frame_shift]
-    numbers += [number for token in found.tokens for number in (token.start, token.end, token.confidence)]
+    numbers += [number for token in timed for number in (token.start, token.end, token.confidence)]
     if not all(map(math.isfinite, numbers)) or found.log_probs is not None:
         raise TypeError("a number that is none")
-    if not all(isinstance(text, str) for text in (found.name, found.text, *(t.symbol for t in found.tokens))):
+    if not all(isinstance(text, str) for text in (found.name, found.text, *(t.symbol for t in timed))):
         raise TypeError("a text that is none")
     return found
+
+
+def _tokens(values: Sequence[dict[str, Any]]) -> list[Token]:
+    return [Token(**token) for token in values]
 
 
 def table(kind: str, transcripts: Sequence[Transcript]) -> str:
     """All transcripts as the text of one file. Whatever their names are, it is valid UTF-8, and one line stays one.
 
     Args:
-        kind: one of `FORMATS` but TextGrid. transcripts: what to write.
+        kind: one of `FORMATS` but not of `ONE_EACH`. transcripts: what to write.
     """
     if kind == "jsonl":
         return "".join(json_line(to_json(transcript)) for transcript in transcripts)
@@ -110,10 +121,15 @@ def ctm_ids(names: Sequence[str]) -> dict[str, str]:
 
 def _ctm(transcript: Transcript, name: str) -> str:
     return "".join(
-        f"{name} 1 {phone.start:.3f} {phone.end - phone.start:.3f} {_BLANKS.sub('_', cell(phone.symbol))} "
-        f"{phone.confidence:.4f}\n"
-        for phone in transcript.phones()
+        f"{name} 1 {part.start:.3f} {part.end - part.start:.3f} {_BLANKS.sub('_', cell(part.symbol))} "
+        f"{part.confidence:.4f}\n"
+        for part in (transcript.phones() if transcript.said is None else transcript.said)
     )
+
+
+def one_file(kind: str, transcript: Transcript) -> str:
+    """A transcript as the text of a file of its own, in one of `ONE_EACH`."""
+    return srt(transcript) if kind == "srt" else textgrid(tiers_of(transcript), transcript.duration)
 
 
 def tiers_of(transcript: Transcript) -> Tiers:

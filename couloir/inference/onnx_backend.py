@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.errors import UserError, must_be
 from couloir.features.front_end import FrontEndConfig, from_metadata, numpy_front_end
 from couloir.inference.frame_times import FrameTimes, frame_times
@@ -24,7 +25,6 @@ from couloir.inference.onnx_session import Names, integer_outputs, load_session,
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.tokenizers import tokens_beside
-from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import read_vocabulary, tokenizer_files
 from couloir.machine import usable_cores
 from couloir.models.geometry import FrameGeometry
@@ -133,13 +133,24 @@ class OnnxBackend:
             raise must_be(f"{self._gives} of {self._encoder_file}", f"(1, T, D), {self._counts} at most T", found)
         return rows
 
+    def searchable(self) -> tuple[Any, Any]:
+        """As `Backend.searchable`."""
+        import torch
+
+        from couloir.inference.onnx_searches import ctc_heads, transducer_heads
+
+        size = len(self.vocabulary)
+        if self.kind == "ctc":
+            return ctc_heads(size), torch.device("cpu")
+        return transducer_heads(self._predict, self._join, self._context, size), torch.device("cpu")
+
     def search(
         self,
         frames: Sequence[np.ndarray],
         bias: np.ndarray | None,
         restriction: Restriction | None = None,
         max_sym_per_frame: int = 1,
-    ) -> list[Spans]:
+    ) -> list[Hypothesis]:
         """As `Backend.search`."""
         if self.kind == "ctc":
             return [ctc_search(rows, bias, restriction) for rows in frames]

@@ -15,7 +15,7 @@ from typing import IO
 
 from couloir.errors import UserError, must_be, shown
 from couloir.files import ANY_NAME, writing_to
-from couloir.inference.formats import FORMATS, format_of
+from couloir.inference.formats import FORMATS, ONE_EACH, format_of
 from couloir.inference.journal import KEPT, WRITTEN, Journal, left
 
 _DESCRIPTOR = re.compile(r"/proc/(self|thread-self|\d+)/fd/(\d+)")
@@ -90,7 +90,7 @@ def output_of(given: Path, kind: str | None = None) -> Output:
     if folder and kind is None and given.suffix[1:].lower() not in _KNOWN:
         kind = "TextGrid"  # 2026.11 is a folder's name, too
     kind = format_of(given, kind)
-    if kind != "TextGrid" and folder:
+    if kind not in ONE_EACH and folder:
         raise must_be("--output", f"a file for {kind}", f"{given}, a folder")
     return Output(str(given), kind, path)
 

@@ -15,7 +15,11 @@ _LONGEST_NAME = 255  # bytes, on all file systems of Linux and macOS
 
 
 def textgrid_places(
-    names: Sequence[str], root: Path | None = None, known: Mapping[str, str] | None = None, others: Sequence[str] = ()
+    names: Sequence[str],
+    root: Path | None = None,
+    known: Mapping[str, str] | None = None,
+    others: Sequence[str] = (),
+    suffix: str = SUFFIX,
 ) -> dict[str, Path]:
     """Where each recording's TextGrid lies inside their folder: no two at one place.
 
@@ -25,8 +29,9 @@ def textgrid_places(
     Args:
         names: the recordings' paths. root: see above. known: places that recordings have from earlier runs, and keep.
         others: places of recordings that are not among ``names``: what would lie there gets its folder's name before.
+        suffix: of the files, where they are no TextGrids.
     """
-    known = known or {}
+    known = {name: place for name, place in (known or {}).items() if place.endswith(suffix)}
     inside = _inside(names, root)
     places = {name: Path(known[name]) for name in names if name in known}
     foreign = {_key(Path(place)) for place in others}
@@ -35,10 +40,10 @@ def textgrid_places(
         if name in places:
             continue
         path = inside[name]
-        if _key(_grid(path, path.stem)) in foreign:
+        if _key(_grid(path, path.stem, suffix)) in foreign:
             path = Path((root or Path(os.path.abspath(name)).parent).resolve().name) / path
         candidates = itertools.chain((path.stem, path.name), (f"{path.name}-{n}" for n in itertools.count(2)))
-        places[name] = next(grid for stem in candidates if _key(grid := _grid(path, stem)) not in taken)
+        places[name] = next(grid for stem in candidates if _key(grid := _grid(path, stem, suffix)) not in taken)
         taken.add(_key(places[name]))
     return {name: places[name] for name in names}
 
@@ -61,10 +66,10 @@ def _last(parts: tuple[str, ...], count: int) -> tuple[str, ...]:
     return parts[max(len(parts) - count, 0) :]
 
 
-def _grid(path: Path, stem: str) -> Path:
-    """The TextGrid ``stem`` beside ``path``; the name of a recording is one already, but may be too long for more."""
-    fits = len(os.fsencode(stem)) <= _LONGEST_NAME - len(SUFFIX)
-    return path.with_name((stem if fits else name_of_id(stem)) + SUFFIX)
+def _grid(path: Path, stem: str, suffix: str) -> Path:
+    """The file ``stem`` beside ``path``; the name of a recording is one already, but may be too long for more."""
+    fits = len(os.fsencode(stem)) <= _LONGEST_NAME - len(suffix)
+    return path.with_name((stem if fits else name_of_id(stem)) + suffix)
 
 
 def _key(path: Path) -> str:

@@ -33,7 +33,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         type=output_place,
-        help="file (.jsonl, .tsv, .ctm), folder for TextGrids (both resumable), or - for stdout",
+        help="file (.jsonl, .tsv, .ctm), folder for TextGrids or srt (all resumable), or - for stdout",
     )
     parser.add_argument(
         "--format", help="what to write: " + ", ".join(FORMATS) + " (default: by --output's suffix); alone: to stdout"

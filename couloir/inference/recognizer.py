@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE, AudioError, Source, load_audio
-from couloir.errors import must_be
+from couloir.decoding.hypothesis import Hypothesis
+from couloir.errors import UserError, must_be
 from couloir.inference.backend import Backend
 from couloir.inference.inventory import restriction_to
+from couloir.inference.methods import SETTINGS, MethodSearch, SearchConfig, is_greedy, kind_of, search_config
 from couloir.inference.restriction import Restriction
 from couloir.inference.search import token_bias
-from couloir.inference.transcript import Transcript, timed_tokens
+from couloir.inference.transcript import Transcript, transcript_of
 from couloir.inference.windows import Window, cut, join
 from couloir.machine import usable_cores
 
@@ -50,6 +52,8 @@ class Recognizer:
             published numbers; 3 is that of the example client that comes with ZIPA's ONNX files.
         window_s: recordings that are longer are cut; overlap_s: what two windows share at least. Both in s.
         batch_size: windows that are encoded at a time; None leaves it to the backend.
+        search: a method of decode.py or ctc_decode.py with its settings (see `methods.search_config`); None is greedy.
+        result: see `MethodSearch`.
     """
 
     def __init__(
@@ -63,7 +67,12 @@ class Recognizer:
         window_s: float = 30.0,
         overlap_s: float = 4.0,
         batch_size: int | None = None,
+        search: SearchConfig | None = None,
+        result: str = "",
     ) -> None:
+        if search is not None:
+            blank_penalty = blank_penalty or search.blank_penalty
+            max_sym_per_frame = max(max_sym_per_frame, getattr(search, "max_sym_per_frame", 1))
         if not 0 < overlap_s <= window_s / 2:
             raise must_be("overlap_s", f"above 0 and at most half of window_s ({window_s})", overlap_s)
         if backend and window_s * SAMPLE_RATE < backend.times.step_samples:
@@ -84,7 +93,19 @@ class Recognizer:
         allowed = restriction.allowed if restriction else None
         self.bias = token_bias(len(backend.vocabulary), allowed, blank_penalty) if backend else None
         self.window_s, self.overlap_s = window_s, overlap_s
+        self.method: MethodSearch | None = None
+        if search is not None and not is_greedy(search):
+            self._use(replace(search, blank_penalty=blank_penalty), result)
+        elif result:
+            raise must_be("--result", "left out of a greedy search, which has one", result)
         self.batch_size = batch_size or backend.batch_size
+
+    def _use(self, search: SearchConfig, result: str) -> None:
+        """Search by a method in place of the backend's greedy search. Raises `UserError` as `MethodSearch`."""
+        self.method = MethodSearch(search, self.backend, self.restriction, result)
+        self.choices |= self.method.choices
+        if self.passes > 1 and self.method.whole_only:
+            raise must_be("--passes", f"1 with --decoding-method {search.decoding_method}", self.passes)
 
     @classmethod
     def from_pretrained(
@@ -98,6 +119,7 @@ class Recognizer:
         max_sym_per_frame: int = 1,
         window_s: float = 30.0,
         overlap_s: float = 4.0,
+        result: str = "",
         **options: Any,
     ) -> Recognizer:
         """Open a model.
@@ -106,19 +128,25 @@ class Recognizer:
             source: a run directory, a checkpoint file, a folder of checkpoints or of exported ONNX files, or a hub id
                 such as ``anyspeech/zipa-small-crctc-300k``, with ``@REVISION`` where a certain one is wanted.
             inventory: phones that may be emitted: a file, or a language's code (see `inventory.restriction_to`).
-            batch_size, blank_penalty, passes, max_sym_per_frame, window_s, overlap_s: as of the class.
-            options: as of `pretrained.open_model`, chunk_size and left_context_frames among them.
+            batch_size, blank_penalty, passes, max_sym_per_frame, window_s, overlap_s, result: as of the class.
+            options: as of `pretrained.open_model`, chunk_size and left_context_frames among them; and those of
+                decode.py and ctc_decode.py that say how to search: decoding_method, beam_size, context_file, ...
 
         Raises:
-            UserError: there is no model, or it does not fit its tokens.
+            UserError: there is no model, or it does not fit its tokens or the method.
         """
         from couloir.inference.pretrained import open_model
 
-        backend = open_model(source, **options)
+        settings = {name: options.pop(name) for name in SETTINGS & options.keys()}
+        method = settings.get("decoding_method")
+        backend = _open_for(method, source, options) if kind_of(method) else open_model(source, **options)
         restriction = restriction_to(inventory, backend.vocabulary) if inventory else None
+        search = search_config(backend.kind, settings, backend.origin) if settings else None
         return cls(
             backend,
             restriction,
+            search=search,
+            result=result,
             batch_size=batch_size,
             blank_penalty=blank_penalty,
             passes=passes,
@@ -154,6 +182,8 @@ class Recognizer:
     ) -> Iterator[tuple[int, Transcript | AudioError]]:
         """As `transcribe`, but one at a time, each with the item's index, and an error in the place of a bad item."""
         _refuse_one(items)
+        if log_probs and self.method and self.method.whole_only:
+            raise must_be("log_probs", "False with an attention decoder", True)
         if log_probs and self.backend.kind != "ctc":
             raise must_be("log_probs", "False", f"True, and {self.backend.origin} is a transducer, which has none")
         return self._results(items, log_probs)
@@ -191,6 +221,9 @@ class Recognizer:
             return AudioError(f"{name or f'item {index}'} cannot be read ({type(error).__name__}: {error})")
         longest, overlap = int(self.window_s * SAMPLE_RATE), int(self.overlap_s * SAMPLE_RATE)
         windows = cut(len(samples), longest, overlap, self.backend.times.step_samples)
+        if len(windows) > 1 and self.method and self.method.whole_only:
+            why = f"is longer than {self.window_s:g} s, over which an attention decoder does not rescore; cut it"
+            return AudioError(f"{name or f'item {index}'} {why}")
         return _Recording(index, name, samples, windows, [])
 
     def _encode(self, recordings: list[_Recording]) -> None:
@@ -207,7 +240,7 @@ class Recognizer:
 
     def _frames(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """The output frames of waves: of one pass, or the mean of several."""
-        frames = self.backend.encode(waves)
+        frames = self.method.encode(waves) if self.method else self.backend.encode(waves)
         if self.passes == 1:
             return frames
         step = round(self.backend.frame_shift * SAMPLE_RATE)
@@ -218,27 +251,45 @@ class Recognizer:
         return [np.log(np.maximum(rows / self.passes, np.finfo(np.float32).tiny)) for rows in total]
 
     def _decode(self, recordings: list[_Recording], log_probs: bool) -> Iterator[tuple[int, Transcript]]:
-        ctc, shift = self.backend.kind == "ctc", self.backend.frame_shift
+        shift = self.backend.frame_shift
+        scored = self.backend.kind == "ctc" and not (self.method and self.method.whole_only)
         joined = [
-            join(r.parts, [round(w.start / SAMPLE_RATE / shift) for w in r.windows], shift, ctc) for r in recordings
+            join(r.parts, [round(w.start / SAMPLE_RATE / shift) for w in r.windows], shift, scored) for r in recordings
         ]
-        beyond_mask = self.restriction if self.restriction and not self.restriction.is_mask else None
-        found = self.backend.search(joined, self.bias, beyond_mask, self.max_sym_per_frame)
-        for recording, frames, spans in zip(recordings, joined, found):
-            duration = len(recording.samples) / SAMPLE_RATE
-            tokens = timed_tokens(spans, self.backend.vocabulary, shift, duration, self.backend.times.first)
-            yield (
-                recording.index,
-                Transcript(
-                    name=recording.name,
-                    text=self.backend.vocabulary.text(spans.tokens),
-                    tokens=tokens,
-                    duration=round(duration, 3),
-                    confidence=_confidence(spans.confidences, frames if ctc else None),
-                    frame_shift=shift,
-                    log_probs=frames if log_probs else None,
-                ),
+        for recording, frames, found in zip(recordings, joined, self._found(joined)):
+            transcript = transcript_of(
+                recording.name,
+                found,
+                self.backend.vocabulary,
+                self.backend.times,
+                len(recording.samples) / SAMPLE_RATE,
+                self.method.words(found) if self.method else None,
             )
+            if scored:
+                silence = float(np.exp(frames[:, 0]).mean())
+                transcript = replace(transcript, log_probs=frames if log_probs else None)
+                transcript = transcript if found.tokens else replace(transcript, confidence=round(silence, 4))
+            yield recording.index, transcript
+
+    def _found(self, joined: list[np.ndarray]) -> list[Hypothesis]:
+        """What the method finds in the frames of recordings."""
+        if self.method:
+            return self.method(joined)
+        beyond_mask = self.restriction if self.restriction and not self.restriction.is_mask else None
+        return self.backend.search(joined, self.bias, beyond_mask, self.max_sym_per_frame)
+
+
+def _open_for(method: str, source: str | Path, options: dict[str, Any]) -> Backend:
+    """The model, of a kind that a method is for where nobody said another. Raises `UserError`, naming the method."""
+    from couloir.inference.pretrained import open_model
+
+    if options.get("model_type"):
+        return open_model(source, **options)
+    kind = kind_of(method)
+    try:
+        return open_model(source, **{**options, "model_type": kind})
+    except UserError as error:
+        raise UserError(f"`--decoding-method {method}` needs a {kind} model: {error}") from None
 
 
 def _check_symbols(most: int, backend: Backend, restriction: Restriction | None) -> None:
@@ -287,9 +338,3 @@ def _wave(recording: _Recording, window: int, fewest: int) -> np.ndarray:
     part = recording.windows[window]
     samples = recording.samples[part.start : part.stop]
     return samples if len(samples) >= fewest else np.pad(samples, (0, fewest - len(samples)))
-
-
-def _confidence(confidences: list[float], log_probs: np.ndarray | None) -> float:
-    if confidences:
-        return round(float(np.mean(confidences)), 4)
-    return 1.0 if log_probs is None else round(float(np.exp(log_probs[:, 0]).mean()), 4)

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.inference.restriction import BLANK, Restriction
 from couloir.inference.search import Join, Predict, collapsed, ctc_greedy, transducer_greedy
-from couloir.inference.transcript import Spans
 
 _FLOOR = -1e9
 """Of a frame's log-probabilities. The path of blanks alone is permitted, so that it must have a finite score."""
 
 
-def ctc_search(log_probs: np.ndarray, bias: np.ndarray | None, restriction: Restriction | None) -> Spans:
+def ctc_search(log_probs: np.ndarray, bias: np.ndarray | None, restriction: Restriction | None) -> Hypothesis:
     """The likeliest path, of all or of those that are permitted. log_probs: (S, V)."""
     return ctc_greedy(log_probs, bias) if restriction is None else ctc_restricted(log_probs, restriction, bias)
 
@@ -30,14 +30,14 @@ def transducer_search(
     bias: np.ndarray | None,
     restriction: Restriction | None,
     max_sym_per_frame: int = 1,
-) -> list[Spans]:
+) -> list[Hypothesis]:
     """`search.transducer_greedy`, or `transducer_restricted` where there is a restriction."""
     if restriction is None:
         return transducer_greedy(frames, predict, join, context_size, bias, max_sym_per_frame)
     return transducer_restricted(frames, predict, join, context_size, restriction, bias)
 
 
-def ctc_restricted(log_probs: np.ndarray, restriction: Restriction, bias: np.ndarray | None = None) -> Spans:
+def ctc_restricted(log_probs: np.ndarray, restriction: Restriction, bias: np.ndarray | None = None) -> Hypothesis:
     """The likeliest of all paths through the frames whose symbols are permitted, as `search.ctc_greedy` gives it.
 
     Args:
@@ -118,7 +118,7 @@ def transducer_restricted(
     context_size: int,
     restriction: Restriction,
     bias: np.ndarray | None = None,
-) -> list[Spans]:
+) -> list[Hypothesis]:
     """As `search.transducer_greedy`, with one hypothesis for each of the restriction's states Q.
 
     A greedy search would have to stay with an unfinished phone that its model does not finish. Here the best
@@ -153,7 +153,7 @@ class _Hypotheses:
         self.histories = np.full((len(frames), states, context_size), -1, np.int64)
         self.histories[:, :, -1] = 0  # icefall's first history: no tokens, then blank
 
-    def search(self) -> list[Spans]:
+    def search(self) -> list[Hypothesis]:
         """One result per recording, in the order in which they were given."""
         if not self.frames:
             return []
@@ -188,7 +188,7 @@ class _Hypotheses:
             new = np.column_stack([self.histories[row, state, 1:], token[row, state]])
             self.histories[row, state], self.predicted[row, state] = new, self.predict(new)
 
-    def _trace(self, rank: int, steps: Sequence[tuple[np.ndarray, ...]]) -> Spans:
+    def _trace(self, rank: int, steps: Sequence[tuple[np.ndarray, ...]]) -> Hypothesis:
         state = int(np.where(self.final, self.scores[rank], -np.inf).argmax())
         path = []
         for frame in range(len(self.frames[rank]) - 1, -1, -1):
@@ -196,7 +196,7 @@ class _Hypotheses:
             if token != BLANK:
                 path.append((int(token), frame, frame + 1, float(confidence)))
             state = int(source)
-        return Spans(*(list(values) for values in zip(*path[::-1]))) if path else Spans()
+        return Hypothesis(*(list(values) for values in zip(*path[::-1]))) if path else Hypothesis()
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

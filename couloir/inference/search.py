@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from couloir.inference.transcript import Spans
+from couloir.decoding.hypothesis import Hypothesis
 
 
 def token_bias(size: int, allowed: np.ndarray | None, blank_penalty: float) -> np.ndarray | None:
@@ -23,7 +23,7 @@ def token_bias(size: int, allowed: np.ndarray | None, blank_penalty: float) -> n
     return bias
 
 
-def ctc_greedy(log_probs: np.ndarray, bias: np.ndarray | None = None, blank: int = 0) -> Spans:
+def ctc_greedy(log_probs: np.ndarray, bias: np.ndarray | None = None, blank: int = 0) -> Hypothesis:
     """The best token of each frame, repetitions collapsed, blanks dropped.
 
     Args:
@@ -33,12 +33,12 @@ def ctc_greedy(log_probs: np.ndarray, bias: np.ndarray | None = None, blank: int
         Each token with the frames of its run and its probability at the strongest of them.
     """
     if not len(log_probs):
-        return Spans()
+        return Hypothesis()
     scores = log_probs if bias is None else log_probs + bias
     return collapsed(scores.argmax(1), scores.max(1), blank)
 
 
-def collapsed(ids: np.ndarray, scores: np.ndarray, blank: int = 0) -> Spans:
+def collapsed(ids: np.ndarray, scores: np.ndarray, blank: int = 0) -> Hypothesis:
     """The tokens of a path: repetitions collapsed, blanks dropped.
 
     Args:
@@ -48,7 +48,7 @@ def collapsed(ids: np.ndarray, scores: np.ndarray, blank: int = 0) -> Spans:
     starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(ids)]])
     kept = ids[starts] != blank
     best = np.exp(np.maximum.reduceat(scores, starts)[kept]).astype(float)
-    return Spans(ids[starts][kept].tolist(), starts[kept].tolist(), ends[kept].tolist(), best.tolist())
+    return Hypothesis(ids[starts][kept].tolist(), starts[kept].tolist(), ends[kept].tolist(), best.tolist())
 
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -62,7 +62,7 @@ def transducer_greedy(
     context_size: int,
     bias: np.ndarray | None = None,
     max_sym_per_frame: int = 1,
-) -> list[Spans]:
+) -> list[Hypothesis]:
     """The best token of each frame given those before it, for several recordings at once.
 
     Args:
@@ -71,7 +71,7 @@ def transducer_greedy(
         max_sym_per_frame: 1 is icefall's search. With more, tokens are taken from a frame until blank wins or so many
             were, and the first history is blanks alone: the search of the client that comes with ZIPA's ONNX files.
     """
-    found = [Spans() for _ in frames]
+    found = [Hypothesis() for _ in frames]
     order = sorted(range(len(frames)), key=lambda i: -len(frames[i]))
     histories = np.zeros((len(frames), context_size), np.int64)
     if max_sym_per_frame == 1:
@@ -95,8 +95,8 @@ def transducer_greedy(
     return found
 
 
-def _emit(spans: Spans, token: int, frame: int, confidence: float) -> None:
-    spans.tokens.append(token)
-    spans.starts.append(frame)
-    spans.ends.append(frame + 1)
-    spans.confidences.append(confidence)
+def _emit(found: Hypothesis, token: int, frame: int, confidence: float) -> None:
+    found.tokens.append(token)
+    found.starts.append(frame)
+    found.ends.append(frame + 1)
+    found.confidences.append(confidence)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.frames import Scoring
 from couloir.decoding.transducer.greedy import greedy_search
 from couloir.features.front_end import FrontEnd
 from couloir.inference.frame_times import frame_times
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
-from couloir.inference.transcript import Spans
 from couloir.inference.vocabulary import Vocabulary
 from couloir.models.zipformer.model import AsrModel
 
@@ -59,20 +59,31 @@ class TorchBackend:
         self.frame_shift = self.times.shift
         self.batch_size = windows_that_fit(device) if device.type == "cuda" else 8
 
-    @torch.inference_mode()
     def encode(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `Backend.encode`."""
+        return self._encoded(waves, self.kind == "ctc")
+
+    def encode_hidden(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As `encode`, but the encoder's output of a CTC model, too: an attention decoder needs it."""
+        return self._encoded(waves, False)
+
+    @torch.inference_mode()
+    def _encoded(self, waves: Sequence[np.ndarray], log_probs: bool) -> list[np.ndarray]:
         lens = torch.tensor([len(wave) for wave in waves])
         audio = torch.zeros(len(waves), int(lens.max()))
         for row, wave in zip(audio, waves):
             row[: len(wave)] = torch.from_numpy(wave)
-        encoded, out_lens = self._forward(audio.to(self.device), lens.to(self.device))
+        encoded, out_lens = self._forward(audio.to(self.device), lens.to(self.device), log_probs)
         return [frames[:n] for frames, n in zip(encoded.float().cpu().numpy(), out_lens.tolist())]
 
-    def _forward(self, audio: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, audio: Tensor, lens: Tensor, log_probs: bool) -> tuple[Tensor, Tensor]:
         feats, feat_lens = self.fbank(audio, lens)
         encoded, out_lens = self.model.forward_encoder(feats, feat_lens, padding="exact")
-        return (self.model.ctc_log_probs(encoded) if self.kind == "ctc" else encoded), out_lens
+        return (self.model.ctc_log_probs(encoded) if log_probs else encoded), out_lens
+
+    def searchable(self) -> tuple[AsrModel, torch.device]:
+        """As `Backend.searchable`."""
+        return self.model, self.device
 
     @torch.inference_mode()
     def search(
@@ -81,7 +92,7 @@ class TorchBackend:
         bias: np.ndarray | None,
         restriction: Restriction | None = None,
         max_sym_per_frame: int = 1,
-    ) -> list[Spans]:
+    ) -> list[Hypothesis]:
         """As `Backend.search`."""
         if self.kind == "ctc":
             return [ctc_search(rows, bias, restriction) for rows in frames]
@@ -90,7 +101,7 @@ class TorchBackend:
         lens = torch.tensor([len(rows) for rows in frames])
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(rows) for rows in frames], batch_first=True)
         scoring = Scoring(bias=None if bias is None else torch.from_numpy(bias).to(self.device))
-        found = greedy_search(
+        return greedy_search(
             self.model,
             padded.to(self.device),
             lens.to(self.device),
@@ -99,11 +110,10 @@ class TorchBackend:
             max_symbols=None,  # a recording is searched whole
             first_history="none" if max_sym_per_frame == 1 else "blanks",
         )
-        return [Spans(h.tokens, h.frames, [f + 1 for f in h.frames], h.confidences) for h in found]
 
     def _search_restricted(
         self, frames: Sequence[np.ndarray], bias: np.ndarray | None, restriction: Restriction
-    ) -> list[Spans]:
+    ) -> list[Hypothesis]:
         decoder, joiner = self.model.decoder, self.model.joiner
 
         def there(array: np.ndarray) -> Tensor:

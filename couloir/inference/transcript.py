@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from couloir.inference.frame_times import USUAL
+from couloir.decoding.hypothesis import Hypothesis
+from couloir.inference.frame_times import USUAL, FrameTimes
 from couloir.inference.vocabulary import Vocabulary
 
 FRONT_END_DELAY_S = USUAL.first
@@ -21,16 +22,6 @@ BLANKS_OF_FIRST = 1 / 3
 """Share of the blank frames between two that touch which belongs to the first."""
 REACH_BEFORE_S, REACH_AFTER_S = 0.05, 0.1
 """How far a symbol beside silence reaches beyond its frames."""
-
-
-@dataclass
-class Spans:
-    """What a search found: token ids, their first frames and the first ones after them, confidences (0 to 1)."""
-
-    tokens: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,7 @@ class Transcript:
         confidence: mean over the tokens, 0 to 1; of an empty transcript, the mean probability of silence.
         frame_shift: distance of the model's output frames in s.
         log_probs: (S, V) log-probabilities of a CTC model where they were asked for.
+        said: the words, where a search over a graph of words found them.
     """
 
     name: str
@@ -69,6 +61,7 @@ class Transcript:
     confidence: float
     frame_shift: float
     log_probs: np.ndarray | None = None
+    said: list[Token] | None = None
 
     def phones(self) -> list[Token]:
         """The tokens with diacritics and length marks joined to the letter before them, and word boundaries dropped."""
@@ -84,7 +77,9 @@ class Transcript:
         return joined
 
     def words(self) -> list[Token]:
-        """The words of a model whose pieces mark where a word begins; otherwise none."""
+        """The words of a graph, or of a model whose pieces mark where a word begins; otherwise none."""
+        if self.said is not None:
+            return self.said
         if not any(token.symbol.startswith(" ") for token in self.tokens):
             return []
         groups: list[list[Token]] = []
@@ -107,9 +102,9 @@ def _merged(tokens: Sequence[Token], symbol: str) -> Token:
     return Token(symbol, tokens[0].start, tokens[-1].end, confidence)
 
 
-def _shared_frames(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
+def _shared_frames(found: Hypothesis) -> tuple[np.ndarray, np.ndarray]:
     """First frames and those after the last; tokens that a transducer emits in one frame share it evenly."""
-    starts, ends = np.array(spans.starts, float), np.array(spans.ends, float)
+    starts, ends = np.array(found.starts, float), np.array(found.ends, float)
     _, first, group, counts = np.unique(starts, return_index=True, return_inverse=True, return_counts=True)
     share = 1 / counts[group]
     starts = starts + (np.arange(len(starts)) - first[group]) * share
@@ -117,15 +112,15 @@ def _shared_frames(spans: Spans) -> tuple[np.ndarray, np.ndarray]:
 
 
 def timed_tokens(
-    spans: Spans, vocabulary: Vocabulary, frame_shift: float, duration: float, first: float = FRONT_END_DELAY_S
+    found: Hypothesis, vocabulary: Vocabulary, frame_shift: float, duration: float, first: float = FRONT_END_DELAY_S
 ) -> list[Token]:
     """Tokens with times from frames.
 
     Args:
-        spans: what was found. vocabulary: for the symbols. frame_shift: in s. duration: in s, the latest time.
+        found: by a search. vocabulary: for the symbols. frame_shift: in s. duration: in s, the latest time.
         first: where the first frame begins, in s.
     """
-    start, end = (first + frame_shift * frames for frames in _shared_frames(spans))
+    start, end = (first + frame_shift * frames for frames in _shared_frames(found))
     if len(start):
         gap = np.maximum(start[1:] - end[:-1], 0.0)
         touching = gap <= LONGEST_BRIDGE_S
@@ -136,5 +131,42 @@ def timed_tokens(
     start, end = (np.clip(times, 0.0, duration).round(3) for times in (start, end))
     return [
         Token(symbol, float(a), float(b), round(confidence, 4))
-        for symbol, a, b, confidence in zip(vocabulary.surfaces(spans.tokens), start, end, spans.confidences)
+        for symbol, a, b, confidence in zip(vocabulary.surfaces(found.tokens), start, end, found.confidences)
     ]
+
+
+def timed_words(tokens: Sequence[Token], words: Sequence[str], lengths: Sequence[int]) -> list[Token]:
+    """Words that a graph found, of so many tokens each; one without any stands between its neighbours."""
+    timed, at = list[Token](), 0
+    for word, length in zip(words, lengths):
+        group = tokens[at : at + length]
+        here = timed[-1].end if timed else 0.0
+        timed.append(_merged(group, word) if group else Token(word, here, here, 0.0))
+        at += length
+    return timed
+
+
+def transcript_of(
+    name: str,
+    found: Hypothesis,
+    vocabulary: Vocabulary,
+    times: FrameTimes,
+    duration: float,
+    words: tuple[Sequence[str], Sequence[int]] | None = None,
+) -> Transcript:
+    """What a search found in a recording of ``duration`` s.
+
+    Args:
+        vocabulary, times: of the model.
+        words: of a search over a graph of words: which, and how many tokens each has.
+    """
+    tokens = timed_tokens(found, vocabulary, times.shift, duration, times.first)
+    return Transcript(
+        name=name,
+        text=vocabulary.text(found.tokens) if words is None else " ".join(words[0]),
+        tokens=tokens,
+        duration=round(duration, 3),
+        confidence=round(float(np.mean(found.confidences)), 4) if found.tokens else 1.0,
+        frame_shift=times.shift,
+        said=None if words is None else timed_words(tokens, *words),
+    )

@@ -28,11 +28,11 @@ class Vocabulary:
     """The pieces of a model's output, by id; 0 is blank. Names of several letters (ARPABET) have blanks between them.
 
     Args:
-        pieces: a sentencepiece model's pieces or those of a tokens.txt.
+        pieces: a sentencepiece model's pieces or those of a tokens.txt. source: the tokenizer that they come from.
     """
 
-    def __init__(self, pieces: Sequence[str]) -> None:
-        self.pieces = list(pieces)
+    def __init__(self, pieces: Sequence[str], source: Path | None = None) -> None:
+        self.pieces, self.source = list(pieces), source
         self._bytes = [byte_of(piece) for piece in self.pieces]
         spelling = [
             i for i, piece in enumerate(self.pieces) if piece not in (*_SPECIAL, UNK) and self._bytes[i] is None
@@ -120,4 +120,4 @@ def read_vocabulary(path: Path, num_outputs: int, origin: str) -> Vocabulary:
     pieces = read_pieces(path)
     if len(pieces) != num_outputs:
         raise must_be(f"tokens of {path}", f"{num_outputs} (outputs of {origin})", len(pieces), "give the model's own")
-    return Vocabulary(pieces)
+    return Vocabulary(pieces, path)

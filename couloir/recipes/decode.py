@@ -9,7 +9,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,53 +24,33 @@ from couloir.data.module import DataModule
 from couloir.decoding.ctc_config import CtcSearchConfig
 from couloir.decoding.ctc_methods import CtcSearch
 from couloir.decoding.hypothesis import Hypothesis
+from couloir.decoding.search import Results, Search
 from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.decoding.transducer.methods import TransducerSearch
 from couloir.errors import UserError, must_be, shown, unknown_name
 from couloir.evaluation.evaluate import Result, evaluate
-from couloir.evaluation.files import write_decoding_files
+from couloir.evaluation.files import result_names, write_decoding_files
+from couloir.files import atomic_write
+from couloir.inference.formats import table
+from couloir.inference.frame_times import frame_times
+from couloir.inference.transcript import Transcript, transcript_of
+from couloir.inference.vocabulary import Vocabulary
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run import LoadedRun, load_run, own_unit, refuse_other_transcripts, scored_in
 from couloir.recipes.run_config import Overrides
-from couloir.text.units import Unit
+from couloir.text.units import WORD, Unit
 from couloir.training.config import AveragingConfig
 
 AVERAGED = "-use-averaged-model"
 TAIL_FRAMES = 30
 
 
-class Method(Protocol):
-    """A decoding method, ready to use."""
-
-    def __call__(self, encoder_out: Tensor, lens: Tensor, references: Any) -> dict[str, list[Hypothesis]]:
-        """Result key -> a hypothesis per utterance, of (B, S, D) with lengths (B,)."""
-
-    def text_words(self, hypothesis: Hypothesis) -> list[str] | None:
-        """The words that a graph found; None where the tokens are to be decoded."""
-
-
-@dataclasses.dataclass
-class Search:
-    """A decoding method and the names of its results.
-
-    Fields:
-        decode: the method. name: the folder of its results. suffix: what its settings add to their files' names.
-        reference: what the method is told of a batch's reference transcripts.
-    """
-
-    decode: Method
-    name: str
-    suffix: str
-    reference: Callable[[Batch], Any]
-
-
 def ctc_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
     """Search on the CTC head by the flags of `CtcSearchConfig`. Raises `UserError` as `CtcSearch`."""
     config = from_mapping(CtcSearchConfig, given_flags(namespace, CtcSearchConfig))
-    method = CtcSearch(config, run.model, run.tokenizer, run.device)
-    return Search(method, config.decoding_method, config.suffix(), lambda batch: batch.texts)
+    return CtcSearch(config, run.model, run.tokenizer, run.device)
 
 
 def transducer_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
@@ -79,12 +59,10 @@ def transducer_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
     Raises:
         UserError: a model without a transducer, or as `TransducerSearch`.
     """
-    heads = run.config.heads
-    if not heads.use_transducer:
+    if not run.config.heads.use_transducer:
         raise must_be("--exp-dir", "a model with a transducer", f"{run.exp_dir}", "train with --use-transducer True")
     config = from_mapping(TransducerSearchConfig, given_flags(namespace, TransducerSearchConfig))
-    method = TransducerSearch(config, run.model, run.tokenizer, run.device)
-    return Search(method, config.decoding_method, config.suffix(heads.context_size), lambda batch: batch.tokens)
+    return TransducerSearch(config, run.model, run.tokenizer, run.device)
 
 
 @torch.inference_mode()
@@ -97,15 +75,35 @@ def encode_batch(run: LoadedRun, config: DecodeConfig, batch: Batch) -> tuple[Te
 
 
 @torch.inference_mode()
-def search_batch(
-    run: LoadedRun, search: Search, batch: Batch, encoded: tuple[Tensor, Tensor], name: str
-) -> dict[str, list[Result]]:
-    """Result key -> the results of a batch of the test set ``name``, of what `encode_batch` gave."""
-    found = search.decode(*encoded, search.reference(batch))
-    return {
-        key: _results(run, batch, [text_of(run, search, best) for best in hypotheses], name)
-        for key, hypotheses in found.items()
-    }
+def search_batch(search: Search, batch: Batch, encoded: tuple[Tensor, Tensor]) -> Results:
+    """What a method finds in a batch, of what `encode_batch` gave."""
+    return search(*encoded, batch.texts)
+
+
+def results_of(run: LoadedRun, search: Search, batch: Batch, found: list[Hypothesis], name: str) -> list[Result]:
+    """What was found in a batch of the test set ``name``, as texts to be scored."""
+    return _results(run, batch, [text_of(run, search, best) for best in found], name)
+
+
+def timed_batch(run: LoadedRun, search: Search, batch: Batch, found: list[Hypothesis]) -> list[Transcript]:
+    """What was found in a batch, with times."""
+    vocabulary = Vocabulary(run.tokenizer.pieces)
+    times = frame_times(run.model.zipformer_config.geometry, run.config.fbank)
+    transcripts = list[Transcript]()
+    for name, best, seconds in zip(batch.ids, found, (batch.audio_lens / SAMPLE_RATE).tolist()):
+        texts = search.text_words(best)
+        words = None if texts is None else (texts, search.word_lengths(best))
+        transcripts.append(transcript_of(name, best, vocabulary, times, seconds, words))
+    return transcripts
+
+
+def write_times(folder: Path, names: dict[str, str], timed: dict[str, list[Transcript]], unit: Unit) -> None:
+    """Write ``times-NAME.ctm`` of each result: words where a graph found them or ``unit`` is the word, else phones."""
+    for key, transcripts in timed.items():
+        if unit is WORD:
+            transcripts = [dataclasses.replace(one, said=one.words()) for one in transcripts]
+        with atomic_write(folder / f"times-{names[key]}.ctm", "w") as out:
+            out.write(table("ctm", sorted(transcripts, key=lambda one: one.name)))
 
 
 def _results(run: LoadedRun, batch: Batch, heard: list[str], name: str) -> list[Result]:
@@ -118,7 +116,7 @@ def _results(run: LoadedRun, batch: Batch, heard: list[str], name: str) -> list[
 
 def text_of(run: LoadedRun, search: Search, hypothesis: Hypothesis) -> str:
     """What was said: the words that a graph found, else the tokens' text."""
-    words = search.decode.text_words(hypothesis)
+    words = search.text_words(hypothesis)
     return run.tokenizer.decode(hypothesis.tokens) if words is None else " ".join(words)
 
 
@@ -128,10 +126,12 @@ class DecodedSet:
 
     Fields:
         results: result key -> results, longest utterances first. seen: utterances of the set.
+        timed: result key -> what was found, with times, where that was asked for.
         unread: those without usable audio. too_short: those too short for the encoder.
     """
 
     results: dict[str, list[Result]] = dataclasses.field(default_factory=dict)
+    timed: dict[str, list[Transcript]] = dataclasses.field(default_factory=dict)
     seen: int = 0
     unread: int = 0
     too_short: int = 0
@@ -163,8 +163,11 @@ def decode_set(run: LoadedRun, config: DecodeConfig, search: Search, data: DataM
         if not len(batch):
             continue
         batch = batch.to(run.device)
-        for key, rows in search_batch(run, search, batch, encode_batch(run, config, batch), name).items():
-            done.results.setdefault(key, []).extend(rows)
+        found = search_batch(search, batch, encode_batch(run, config, batch))
+        for key, hypotheses in found.items():
+            done.results.setdefault(key, []).extend(results_of(run, search, batch, hypotheses, name))
+            if config.write_ctm:
+                done.timed.setdefault(key, []).extend(timed_batch(run, search, batch, hypotheses))
     if not done.seen:
         raise UserError(f"{name} holds no utterance that can be decoded")
     if lost:
@@ -185,7 +188,7 @@ def _result_keys(run: LoadedRun, config: DecodeConfig, search: Search, result: R
     """The keys of a method's results, which only decoding tells: of a second of silence."""
     tokens, lens = [run.tokenizer.encode(result.ref)], torch.tensor([SAMPLE_RATE])
     silence = Batch([""], [result.ref], [""], [""], tokens, torch.zeros(1, SAMPLE_RATE), lens).to(run.device)
-    return list(search_batch(run, search, silence, encode_batch(run, config, silence), ""))
+    return list(search_batch(search, silence, encode_batch(run, config, silence)))
 
 
 def _split_short(run: LoadedRun, batch: Batch) -> tuple[Batch, Batch]:
@@ -241,6 +244,7 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
         sets[name] = done
         units, score = _as_units(done.results, unit), not config.skip_scoring
         found = write_decoding_files(out_dir, name, suffix, units, score)
+        write_times(out_dir, result_names(name, suffix, units), done.timed, unit)
         logging.info("%s: %s", name, ", ".join(f"{key} {rate} %" for key, rate in found.items()) or "not scored")
         rates.update(found)
         for key, rows in done.results.items():

@@ -27,4 +27,7 @@ class DecodeConfig:
         None, "what a causal model sees before a chunk; -1: all, the default", unit="50 Hz frames"
     )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    write_ctm: bool = option(
+        False, "write times-*.ctm: when each phone was spoken, or each word where --unit is word or a graph has words"
+    )
     skip_scoring: bool = option(False, "write what was recognised and count no errors")

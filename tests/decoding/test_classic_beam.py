@@ -88,8 +88,8 @@ def test_frames_and_confidences_are_those_of_the_path():
     model = StubTransducer(6, peak=6.0)
     encoded, lens = batch((20,))
     found = beam_search(model, encoded, lens, 4)[0]
-    assert found.frames == sorted(found.frames) and len(found.frames) == len(found.tokens) > 2
-    for n, (token, frame, confidence) in enumerate(zip(found.tokens, found.frames, found.confidences)):
+    assert found.starts == sorted(found.starts) and len(found.starts) == len(found.tokens) > 2
+    for n, (token, frame, confidence) in enumerate(zip(found.tokens, found.starts, found.confidences)):
         expected = log_probs_after(model, encoded[0, frame], found.tokens[:n], PLAIN)[token].exp()
         assert confidence == pytest.approx(expected.item(), abs=1e-4)
 
@@ -104,4 +104,4 @@ def test_it_ends_where_blank_is_never_likely():
     began = time.process_time()
     found = beam_search(model, encoded, lens, 4)[0]
     assert time.process_time() - began < 40
-    assert math.isfinite(found.score) and all(0 <= frame < 20 for frame in found.frames)
+    assert math.isfinite(found.score) and all(0 <= frame < 20 for frame in found.starts)

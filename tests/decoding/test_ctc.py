@@ -56,7 +56,7 @@ def test_greedy_is_the_collapsed_best_path(blank):
         runs = [(k, list(group)) for k, group in itertools.groupby(range(len(path)), key=lambda t: path[t])]
         runs = [(k, group) for k, group in runs if k != blank]
         assert found.tokens == [k for k, _ in runs]
-        assert found.frames == [group[0] for _, group in runs]
+        assert found.starts == [group[0] for _, group in runs]
         assert found.score == pytest.approx(rows.max(1).values.sum().item(), abs=1e-5)
         assert found.confidences == pytest.approx([max(rows[t, k].exp().item() for t in g) for k, g in runs])
 
@@ -154,9 +154,9 @@ def test_beam_hypotheses_carry_frames_and_confidences():
     for t, token in enumerate([0, 1, 1, 0, 0, 2, 0, 1]):
         log_probs[0, t, token] = math.log(0.98)
     found = ctc_prefix_beam_search(log_probs, torch.tensor([8]))[0]
-    assert (found.tokens, found.frames) == ([1, 2, 1], [1, 5, 7])
+    assert (found.tokens, found.starts) == ([1, 2, 1], [1, 5, 7])
     assert found.confidences == pytest.approx([0.98] * 3)
-    assert ctc_greedy_search(log_probs, torch.tensor([8]))[0].frames == found.frames
+    assert ctc_greedy_search(log_probs, torch.tensor([8]))[0].starts == found.starts
 
 
 class TestShallowFusion:
@@ -191,7 +191,7 @@ class TestShallowFusion:
         together = ctc_prefix_beam_search(log_probs, lens, 3, scorers=scorers)
         for b, found in enumerate(together):
             alone = ctc_prefix_beam_search(log_probs[b : b + 1, : lens[b]], lens[b : b + 1], 3, scorers=scorers)[0]
-            assert (alone.tokens, alone.frames) == (found.tokens, found.frames)
+            assert (alone.tokens, alone.starts) == (found.tokens, found.starts)
             assert alone.score == pytest.approx(found.score, abs=1e-5)
 
     def test_an_ngram_brings_its_strings_in(self, tmp_path):

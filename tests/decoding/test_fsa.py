@@ -20,9 +20,9 @@ from couloir.decoding.fsa.rescoring import (
     whole_lattice_rescoring,
     word_scorer,
 )
-from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fsa.search import SearchLimits
 from couloir.decoding.graph import build_lg, graph_from_fst, make_lexicon, read_lexicon, spell_words
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.ngram import NgramLm, estimate_arpa
 from couloir.decoding.transducer.graph_search import fast_beam_search, fast_beam_search_nbest
 from couloir.errors import UserError
@@ -151,7 +151,7 @@ class TestCtcOverGraphs:
         log_probs, lens = ctc_batch()
         nbest = ctc_graph_nbest(log_probs, lens, trivial_graph(len(PIECES)), num_paths=60)
         short = lambda found, owner: torch.tensor([-100.0 * len(h.tokens) for h in found])  # noqa: E731
-        shortest = rescore_nbest(nbest, [("attention_scale", short, ATTENTION_SCALES)], WordHypothesis())
+        shortest = rescore_nbest(nbest, [("attention_scale", short, ATTENTION_SCALES)], Hypothesis())
         for hypotheses, chosen in zip(nbest, shortest["attention_scale_5.0"]):
             assert len(chosen.tokens) == min(len(h.tokens) for h in hypotheses)
         assert len(shortest) == 24
@@ -163,7 +163,7 @@ class TestCtcOverGraphs:
         nbest = ctc_graph_nbest(log_probs, lens, small, WIDE, num_paths=500, graph_scores=False)
         nothing = lambda found, owner: torch.zeros(len(found))  # noqa: E731
         scorers = [("ngram_lm_scale", word_scorer(lm), [1.0]), ("attention_scale", nothing, [0.1, 2.0])]
-        found = rescore_nbest([*nbest, []], scorers, WordHypothesis(score=-math.inf))
+        found = rescore_nbest([*nbest, []], scorers, Hypothesis(score=-math.inf))
         assert list(found) == [f"ngram_lm_scale_1.0_attention_scale_{scale}" for scale in (0.1, 2.0)]
         for i, hypothesis in enumerate(found["ngram_lm_scale_1.0_attention_scale_0.1"][:-1]):
             acoustic, fused = best_by_words(log_probs[i, : lens[i]]), best_by_words(log_probs[i, : lens[i]], lm)

@@ -12,8 +12,8 @@ from couloir.decoding.fsa.ctc import ctc_graph_nbest, ctc_graph_nbest_oracle, ct
 from couloir.decoding.fsa.graph import make_graph, trivial_graph
 from couloir.decoding.fsa.nbest import paths_of
 from couloir.decoding.fsa.rescoring import rescore_nbest
-from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fsa.search import SearchLimits
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.graph_search import (
     fast_beam_search,
     fast_beam_search_nbest,
@@ -92,7 +92,7 @@ def test_a_long_utterance_is_no_worse_than_one_best(graph, scale):
     found = ctc_graph_nbest(log_probs, lens, graph, num_paths=20, nbest_scale=scale)
     sampled = ctc_graph_nbest(log_probs, lens, graph, num_paths=20, nbest_scale=scale, with_best=False)
     for one, hypotheses, reference in zip(best, found, sampled):
-        assert (hypotheses[0].words, hypotheses[0].tokens, hypotheses[0].frames) == (one.words, one.tokens, one.frames)
+        assert (hypotheses[0].words, hypotheses[0].tokens, hypotheses[0].starts) == (one.words, one.tokens, one.starts)
         assert hypotheses[0].score == pytest.approx(one.score, abs=1e-3)
         sequences = {tuple(h.words) for h in hypotheses}
         assert sequences == {tuple(h.words) for h in reference} | {tuple(one.words)}
@@ -152,7 +152,7 @@ def test_rescoring_without_weight_gives_the_best_path():
     log_probs, lens = random_log_probs((100, 50), 9)
     nbest = ctc_graph_nbest(log_probs, lens, TOKENS, num_paths=10)
     noise = lambda found, owner: torch.arange(len(found)).double()  # noqa: E731
-    found = rescore_nbest(nbest, [("lm_scale", noise, [0.0])], WordHypothesis())["lm_scale_0.0"]
+    found = rescore_nbest(nbest, [("lm_scale", noise, [0.0])], Hypothesis())["lm_scale_0.0"]
     assert [h.words for h in found] == [h.words for h in ctc_graph_search(log_probs, lens, TOKENS)]
 
 

@@ -34,8 +34,8 @@ def test_equals_the_general_search(monkeypatch, vocab_size, context_size, peak, 
         general = read_best_paths(GraphSearch(emissions[0], graph, limits).run())
         dense = read_best_paths(TokenSearch(emissions[1], limits).run())
         for one, other in zip(general, dense):
-            assert (one.tokens, one.frames, one.words, one.word_frames) == (
-                other.tokens, other.frames, other.words, other.word_frames,
+            assert (one.tokens, one.starts, one.words, one.word_frames) == (
+                other.tokens, other.starts, other.words, other.word_frames,
             )  # fmt: skip
             assert one.score == pytest.approx(other.score, abs=1e-5)
 

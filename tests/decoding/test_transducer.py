@@ -48,7 +48,7 @@ def log_probs_after(model, frame, history, scoring=PLAIN):
 
 def path_score(model, encoded, hypothesis):
     """Log-probability of a hypothesis' own alignment, at most one token per frame."""
-    emitted = dict(zip(hypothesis.frames, hypothesis.tokens))
+    emitted = dict(zip(hypothesis.starts, hypothesis.tokens))
     total, history = 0.0, []
     for t, frame in enumerate(encoded):
         token = emitted.get(t, 0)
@@ -65,10 +65,10 @@ def test_a_batch_gives_what_each_utterance_gives_alone(name):
     together = SEARCHES[name](model, encoded, lens)
     for i, found in enumerate(together):
         alone = SEARCHES[name](model, encoded[i : i + 1, : lens[i]], lens[i : i + 1])[0]
-        assert (alone.tokens, alone.frames) == (found.tokens, found.frames)
+        assert (alone.tokens, alone.starts) == (found.tokens, found.starts)
         assert alone.score == pytest.approx(found.score, abs=1e-4)
-        assert len(found.frames) == len(found.confidences) == len(found.tokens)
-        assert all(0 <= frame < lens[i] for frame in found.frames)
+        assert len(found.starts) == len(found.confidences) == len(found.tokens)
+        assert all(0 <= frame < lens[i] for frame in found.starts)
         assert all(0 <= confidence <= 1.0001 for confidence in found.confidences)
 
 
@@ -91,7 +91,7 @@ def test_greedy_takes_the_best_token_of_every_frame():
             if token:
                 history.append(token)
                 frames.append(t)
-        assert (found.tokens, found.frames) == (history, frames)
+        assert (found.tokens, found.starts) == (history, frames)
         assert found.score == pytest.approx(total, abs=1e-4)
 
 
@@ -211,7 +211,7 @@ def test_hotwords_add_their_reward_to_the_path():
 
 def path_score_from_zeros(encoded, hypothesis):
     """As `path_score`, but starting after blanks, as the graph search does."""
-    emitted = dict(zip(hypothesis.frames, hypothesis.tokens))
+    emitted = dict(zip(hypothesis.starts, hypothesis.tokens))
     total, history = 0.0, [0, 0]
     for t, frame in enumerate(encoded):
         token = emitted.get(t, 0)

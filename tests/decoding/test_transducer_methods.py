@@ -44,14 +44,14 @@ def search(lang, method, **settings):
 def test_every_method_decodes_a_batch(lang, method):
     encoded, lens = batch((12, 7))
     decoder = search(lang, method)
-    results = decoder(encoded, lens, references=[[3, 4], [5]])
+    results = decoder(encoded, lens, references=[TOKENIZER.decode([3, 4]), TOKENIZER.decode([5])])
     assert len(results) == {"modified_beam_search_lm_rescore": 40, "modified_beam_search_lm_rescore_LODR": 532}.get(
         method, 1
     )
     for key, found in results.items():
         assert key.startswith(method) and len(found) == 2
         for hypothesis, frames in zip(found, lens):
-            assert len(hypothesis.tokens) == len(hypothesis.frames) and max(hypothesis.frames, default=0) < frames
+            assert len(hypothesis.tokens) == len(hypothesis.starts) and max(hypothesis.starts, default=0) < frames
             words = decoder.text_words(hypothesis)
             assert (words is None) == (not method.endswith("_LG"))
             if words is not None:
@@ -85,23 +85,22 @@ def test_overlapping_hotwords_count_once_unless_all_are_asked_for(lang, tmp_path
     assert len(keys) == 2
 
 
-def test_the_internal_lm_is_taken_off_by_hand():
-    """log p(v | frame, history) less the scale times log p(v | no sound, history), penalty and temperature in both."""
+def test_penalty_and_temperature_by_hand():
     encoded, lens = batch((6, 3))
-    scoring = Scoring(blank_penalty=0.7, temperature=1.5, ilme_scale=0.3)
+    scoring = Scoring(blank_penalty=0.7, temperature=1.5)
     frames = FrameScorer(MODEL, encoded, lens, scoring)
     predicted = frames.predictions(frames.start(1))
     found = frames.log_probs(2, torch.tensor([0]), predicted)[0]
 
-    def log_probs(sound):
-        logits = MODEL.joiner(sound[None], predicted, project_input=False)[0]
-        return ((logits - 0.7 * torch.eye(len(logits))[0]) / 1.5).log_softmax(-1)
+    logits = MODEL.joiner(MODEL.joiner.encoder_proj(encoded[0, 2])[None], predicted, project_input=False)[0]
+    torch.testing.assert_close(found, ((logits - 0.7 * torch.eye(len(logits))[0]) / 1.5).log_softmax(-1))
 
-    sound = MODEL.joiner.encoder_proj(encoded[0, 2])
-    expected = log_probs(sound) - 0.3 * log_probs(torch.zeros_like(sound))
-    torch.testing.assert_close(found, expected)
-    with pytest.raises(UserError, match="--ilme-scale"):
-        TransducerSearchConfig(decoding_method="greedy_search", ilme_scale=0.2)
+
+@pytest.mark.parametrize("method", ["greedy_search", "fast_beam_search_LG"])
+def test_no_internal_lm_is_taken_off(method):
+    assert TransducerSearchConfig(decoding_method=method, ilme_scale=0.0)
+    with pytest.raises(UserError, match="^`--ilme-scale` must be 0, but is 0.2"):
+        TransducerSearchConfig(decoding_method=method, ilme_scale=0.2)
 
 
 def test_a_bias_is_added_to_every_logit():

@@ -14,7 +14,7 @@ class Parrot:
 
     def __init__(self, weights):
         self.backend = SimpleNamespace(origin=str(weights), average="", kind="ctc", files=[Path(weights)])
-        self.restriction, self.choices, self.given = None, {}, []
+        self.restriction, self.method, self.choices, self.given = None, None, {}, []
 
     def results(self, names):
         for index, name in enumerate(names):

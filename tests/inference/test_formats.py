@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 
 from couloir.data.corpora.textgrid import read_textgrid
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.errors import UserError
 from couloir.inference.formats import ctm_ids, format_of, from_json, table, textgrid, tiers_of, to_json
-from couloir.inference.transcript import Spans, Token, Transcript, timed_tokens
+from couloir.inference.transcript import Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_vocabulary
 
 VOCABULARY = Vocabulary(["<blk>", "<sos/eos>", "<unk>", "▁", "a", "t", "ʰ", '"', "▁b"])
 
 
 def _transcript(ids=(3, 5, 6, 4, 3, 4), name="d/x y.wav"):
-    spans = Spans(list(ids), [10 * i for i in range(len(ids))], [10 * i + 3 for i in range(len(ids))], [0.5] * len(ids))
+    spans = Hypothesis(
+        list(ids), [10 * i for i in range(len(ids))], [10 * i + 3 for i in range(len(ids))], [0.5] * len(ids)
+    )
     tokens = timed_tokens(spans, VOCABULARY, 0.02, 2.0)
     return Transcript(name, VOCABULARY.text(ids), tokens, 2.0, 0.5, 0.02, np.zeros((3, 3)))
 
@@ -43,11 +46,11 @@ def test_the_first_word_needs_no_boundary_before_it(ids, words):
 
 
 def test_neighbours_meet_and_silence_stays_silent():
-    spans = Spans([4, 5, 4], [10, 14, 60], [12, 15, 61], [1.0] * 3)
+    spans = Hypothesis([4, 5, 4], [10, 14, 60], [12, 15, 61], [1.0] * 3)
     a, b, c = timed_tokens(spans, VOCABULARY, 0.02, 1.0)
     assert a.end == b.start == pytest.approx(0.035 + 0.02 * (12 + 2 / 3), abs=1e-3)
     assert b.end < c.start and c.end == 1.0
-    assert timed_tokens(Spans(), VOCABULARY, 0.02, 1.0) == []
+    assert timed_tokens(Hypothesis(), VOCABULARY, 0.02, 1.0) == []
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "tsv", "ctm"])
@@ -128,7 +131,7 @@ def test_ids_of_ctm_do_not_depend_on_the_order_and_a_name_without_blanks_keeps_i
 
 def test_what_a_model_calls_its_symbols_breaks_no_line():
     odd = Vocabulary(["<blk>", "a\tb", "c\nd", "e f"])
-    spans = Spans([1, 2, 3], [0, 10, 20], [5, 15, 25], [0.5] * 3)
+    spans = Hypothesis([1, 2, 3], [0, 10, 20], [5, 15, 25], [0.5] * 3)
     transcript = Transcript("x", odd.text([1, 2, 3]), timed_tokens(spans, odd, 0.02, 1.0), 1.0, 0.5, 0.02)
     assert table("tsv", [transcript]).count("\n") == 2 and table("tsv", [transcript]).count("\t") == 6
     rows = table("ctm", [transcript]).splitlines()

@@ -8,12 +8,13 @@ from itertools import product
 import numpy as np
 import pytest
 
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.inference.inventory import languages, restriction_to
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.restricted_search import ctc_restricted, transducer_restricted
 from couloir.inference.restriction import restrict
 from couloir.inference.search import ctc_greedy, token_bias, transducer_greedy
-from couloir.inference.transcript import Spans, Transcript, timed_tokens
+from couloir.inference.transcript import Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.ipa import normalize, segment
 
@@ -24,7 +25,7 @@ SMALL_PHONES = ["a", "tʰ", "ts"]
 
 def phones_of(vocabulary, tokens):
     """As a transcript shows them, and as they stand in its text."""
-    spans = Spans(list(tokens), *([list(range(len(tokens)))] * 2), [1.0] * len(tokens))
+    spans = Hypothesis(list(tokens), *([list(range(len(tokens)))] * 2), [1.0] * len(tokens))
     timed = timed_tokens(spans, vocabulary, 0.02, 100.0)
     shown = {t.symbol for t in Transcript("", "", timed, 100.0, 1.0, 0.02).phones()}
     words = "".join(map(vocabulary.surface, tokens)).split(" ")
@@ -94,7 +95,9 @@ def test_ctc_finds_the_best_of_all_permitted_paths():
         found = ctc_restricted(log_probs, restriction, bias)
         assert found.tokens == tried.best(log_probs + bias)[0]
         assert restriction.accepts(found.tokens)
-        assert all(np.isclose(np.exp(log_probs[a:b, t].max()), c) for t, a, b, c in zip(*vars(found).values()))
+        runs = zip(found.tokens, found.starts, found.ends)
+        strongest = [np.exp(log_probs[begin:end, token].max()) for token, begin, end in runs]
+        assert np.allclose(strongest, found.confidences)
         differ += found.tokens != ctc_greedy(log_probs, bias).tokens
     assert differ > 50, "a mask would do"
 

@@ -7,13 +7,14 @@ import pytest
 from tiny_models import PIECES, tiny_model, write_onnx, write_run
 
 from couloir.audio import load_audio
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.errors import UserError
 from couloir.features.config import FbankConfig
 from couloir.features.kaldi import fbank_numpy
 from couloir.inference.file_run import made_with
 from couloir.inference.formats import textgrid
 from couloir.inference.recognizer import Recognizer
-from couloir.inference.transcript import Spans, timed_tokens
+from couloir.inference.transcript import timed_tokens
 from couloir.inference.vocabulary import Vocabulary
 
 
@@ -83,7 +84,7 @@ def test_symbols_of_one_frame_share_it(eager, speech):
 
 def test_the_share_of_each_by_hand():
     """Frames of 40 ms from 35 ms on; the outermost reach 50 and 100 ms into the silence around them."""
-    spans = Spans([1, 2, 3, 1], [2, 2, 2, 3], [3, 3, 3, 4], [0.5, 0.5, 0.5, 0.5])
+    spans = Hypothesis([1, 2, 3, 1], [2, 2, 2, 3], [3, 3, 3, 4], [0.5, 0.5, 0.5, 0.5])
     tokens = timed_tokens(spans, Vocabulary(["<blk>", "a", "b", "c"]), 0.04, 9.0)
     assert [t.symbol for t in tokens] == ["a", "b", "c", "a"]
     edges = [0.115, 0.115 + 0.04 / 3, 0.115 + 0.08 / 3, 0.155, 0.195]

@@ -91,7 +91,7 @@ def case(request):
 def test_best_paths(case):
     found, golden = case.search(), case.golden
     assert [h.tokens for h in found] == ragged(golden, "best_tokens")
-    assert [frame for h in found for frame in h.frames] == golden["best_timestamps_values"].tolist()
+    assert [frame for h in found for frame in h.starts] == golden["best_timestamps_values"].tolist()
     assert [h.words for h in found] == ragged(golden, "best_hyp_nofinal")
     np.testing.assert_allclose([h.score for h in found], golden["best_tot_scores"], atol=1e-4)
 

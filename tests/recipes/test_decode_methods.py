@@ -11,15 +11,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from random_run import call, random_run
-from real_speech import prepare
+from real_speech import prepare, utterances
 
 from couloir.decoding.ctc_config import CTC_METHODS
 from couloir.decoding.lm import RnnLm, TransformerLm
 from couloir.decoding.lm_checkpoint import save_lm
 from couloir.decoding.transducer.config import METHODS
+from couloir.inference.recognizer import Recognizer
 from couloir.recipes.lm import prepare_graphs
 from couloir.recipes.lm_config import GraphConfig
 from couloir.text.tokenizer import load_tokenizer
+from couloir.training.config import AveragingConfig
 
 TRANSDUCER, CTC, CRCTC = "zipformer_transducer.decode", "zipformer_transducer.ctc_decode", "zipformer_crctc.ctc_decode"
 RNN = "--rnn-lm-embedding-dim 8 --rnn-lm-hidden-dim 8 --rnn-lm-num-layers 1"
@@ -166,6 +168,61 @@ def test_one_at_a_time_gives_the_same_text(decoding_folder, program, method):
         (recogs,) = (decoding_folder / "exp" / method).glob("recogs-test-heldout-iter-1_avg-1*.txt")
         texts.append(recogs.read_text())
     assert texts[0] == texts[1] and "hyp=['" in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("program", "method", "flags", "words"),
+    [
+        (TRANSDUCER, "greedy_search", "", False),
+        pytest.param(CTC, "1best", "--lang-dir lg --unit word", True, marks=pytest.mark.slow),
+        pytest.param(TRANSDUCER, "fast_beam_search_LG", "--lang-dir lg", True, marks=pytest.mark.slow),
+    ],
+)
+def test_times_are_written_beside_what_was_found(decoding_folder, program, method, flags, words):
+    folder = decoding_folder / "exp" / method
+    shutil.rmtree(folder, ignore_errors=True)
+    decode(decoding_folder, program, method, f"{flags} --write-ctm True")
+    (recogs,), (times,) = folder.glob("recogs-*.txt"), folder.glob("times-*.ctm")
+    assert times.stem.removeprefix("times-") == recogs.stem.removeprefix("recogs-")
+    lines = [line.split(":\thyp=") for line in recogs.read_text(encoding="utf-8").splitlines() if ":\thyp=" in line]
+    found = {name: "".join(ast.literal_eval(hypothesis)) for name, hypothesis in lines}
+    rows = [line.split(" ") for line in times.read_text(encoding="utf-8").splitlines()]
+    assert {name: "".join(row[4] for row in rows if row[0] == name) for name in found} == found
+    assert any(found.values()) and all(0 <= float(row[5]) <= 1 and row[1] == "1" for row in rows)
+    for name in found:
+        spans = [(float(row[2]), float(row[2]) + float(row[3])) for row in rows if row[0] == name]
+        assert spans == sorted(spans) and all(begin <= end < 60 for begin, end in spans)
+    known = set((decoding_folder / "lg/words.txt").read_text(encoding="utf-8").split())
+    assert not words or {row[4] for row in rows} <= known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "method", "flags"),
+    [
+        (TRANSDUCER, "modified_beam_search", {"beam_size": 4}),
+        (TRANSDUCER, "fast_beam_search_LG", {"lang_dir": "lg"}),
+        (CTC, "ctc-prefix-beam-search", {"beam_size": 4}),
+        (CTC, "whole-lattice-rescoring", {"lang_dir": "lg", "lm_dir": "lg", "result": "lm_scale_0.3"}),
+    ],
+)
+def test_a_recogniser_says_of_each_utterance_what_the_program_says(
+    decoding_folder, program, method, flags, monkeypatch
+):
+    """The same run, the same method and flags, the same audio: the same text."""
+    result = flags.get("result")
+    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in flags.items() if name != "result")
+    shutil.rmtree(decoding_folder / "exp" / method, ignore_errors=True)
+    decode(decoding_folder, program, method, words)
+    (recogs,) = (decoding_folder / "exp" / method).glob(f"recogs-*{result or ''}*.txt")
+    lines = [line.split(":\thyp=") for line in recogs.read_text(encoding="utf-8").splitlines() if ":\thyp=" in line]
+    monkeypatch.chdir(decoding_folder)
+    averaging = AveragingConfig(iter=1, avg=1)
+    recognizer = Recognizer.from_pretrained("exp", decoding_method=method, averaging=averaging, **flags)
+    audio = {utterance.id: utterance.audio for utterance in utterances()}
+    for name, hypothesis in lines:
+        (transcript,) = recognizer.transcribe([audio[name]])
+        assert transcript.text.replace(" ", "") == "".join(ast.literal_eval(hypothesis)), name
 
 
 MISTAKES = [

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from couloir.decoding.ctc_alignment import with_extents
 from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, Paths, follow, make_lattice
 from couloir.decoding.fsa.nbest import oracle, paths_of
-from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, read_followed, unsorted
+from couloir.decoding.fsa.result import read_best_paths, read_followed, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
+from couloir.decoding.hypothesis import Hypothesis
 
 LIMITS = SearchLimits(beam=20.0, max_contexts=1 << 30, max_states=10000)  # search_beam and max_active of icefall
 OUTPUT_BEAM = 8.0
@@ -63,7 +65,7 @@ def _search(
 @torch.no_grad()
 def ctc_graph_search(
     log_probs: Tensor, lens: Tensor, graph: Graph, limits: SearchLimits = LIMITS, bias: Bias | None = None
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """Best path: icefall's ``ctc-decoding`` on `trivial_graph`, its ``1best`` on an LG graph.
 
     Args:
@@ -71,7 +73,7 @@ def ctc_graph_search(
         limits: pruning. bias: hotwords.
     """
     result, order = _search(log_probs, lens, graph, limits, False, bias)
-    return unsorted(read_best_paths(result), order)
+    return with_extents(log_probs, lens, unsorted(read_best_paths(result), order))
 
 
 def ctc_lattice(log_probs: Tensor, lens: Tensor, graph: Graph, limits: SearchLimits) -> tuple[Lattice, Tensor]:
@@ -91,7 +93,7 @@ def ctc_graph_nbest(
     *,
     graph_scores: bool = True,
     with_best: bool = True,
-) -> list[list[WordHypothesis]]:
+) -> list[list[Hypothesis]]:
     """Distinct output sequences of sampled paths, each with its best path, best first (icefall's ``nbest``).
 
     Args:
@@ -103,13 +105,16 @@ def ctc_graph_nbest(
     result, order = _search(log_probs, lens, graph, limits, True)
     lattice = make_lattice(result, OUTPUT_BEAM)
     paths = paths_of(result, lattice, num_paths, nbest_scale, with_best)
-    return unsorted(_aligned(lattice, paths, lattice.score if graph_scores else lattice.log_prob), order)
+    found = unsorted(_aligned(lattice, paths, lattice.score if graph_scores else lattice.log_prob), order)
+    owner = [i for i, hypotheses in enumerate(found) for _ in hypotheses]
+    with_extents(log_probs, lens, [hypothesis for hypotheses in found for hypothesis in hypotheses], owner)
+    return found
 
 
-def _aligned(lattice: Lattice, paths: Paths, score: Tensor) -> list[list[WordHypothesis]]:
+def _aligned(lattice: Lattice, paths: Paths, score: Tensor) -> list[list[Hypothesis]]:
     """For each sorted utterance its paths, aligned and sorted by their best alignment under ``score`` (A,)."""
     found = follow(lattice, paths.utterance, PathAutomaton(paths), score)
-    by_utterance: list[list[WordHypothesis]] = [[] for _ in range(len(lattice.start))]
+    by_utterance: list[list[Hypothesis]] = [[] for _ in range(len(lattice.start))]
     for utterance, hypothesis in zip(paths.utterance.tolist(), read_followed(found, lattice, found.total)):
         by_utterance[utterance].append(hypothesis)
     return [sorted(hypotheses, key=lambda h: -h.score) for hypotheses in by_utterance]
@@ -126,8 +131,9 @@ def ctc_graph_nbest_oracle(
     nbest_scale: float = NBEST_SCALE,
     *,
     with_best: bool = True,
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """The sampled sequence with the fewest errors against ``references`` (icefall's ``nbest-oracle``)."""
     result, order = _search(log_probs, lens, graph, limits, True)
     sorted_references = [references[i] for i in order.tolist()]
-    return unsorted(oracle(result, sorted_references, num_paths, nbest_scale, OUTPUT_BEAM, with_best), order)
+    found = oracle(result, sorted_references, num_paths, nbest_scale, OUTPUT_BEAM, with_best)
+    return with_extents(log_probs, lens, unsorted(found, order))

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from couloir.decoding.fsa.lattice import Lattice, PathAutomaton, Paths, follow, make_lattice, sample_paths
 from couloir.decoding.fsa.ragged import group_first_best, group_max
-from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, read_followed
+from couloir.decoding.fsa.result import read_best_paths, read_followed
 from couloir.decoding.fsa.search import SearchResult
+from couloir.decoding.hypothesis import Hypothesis
 
 
 def paths_of(result: SearchResult, lattice: Lattice, num_paths: int, nbest_scale: float, with_best: bool) -> Paths:
@@ -38,7 +39,7 @@ def paths_of(result: SearchResult, lattice: Lattice, num_paths: int, nbest_scale
 
 def choose(
     result: SearchResult, num_paths: int, nbest_scale: float, log_sum: bool = False, with_best: bool = True
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """For each sorted utterance the best-scored of ``num_paths`` sampled sequences (see `paths_of`).
 
     ``log_sum``: score a sequence by the sum over its paths, else by the best of them.
@@ -56,7 +57,7 @@ def oracle(
     nbest_scale: float,
     beam: float = torch.inf,
     with_best: bool = True,
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """For each sorted utterance the sequence of `paths_of` with the fewest errors; of equals the first.
 
     ``beam``: of the lattice (see `make_lattice`).
@@ -72,7 +73,7 @@ def oracle(
     return take_best(result, lattice, paths, -torch.tensor(errors, dtype=torch.float64, device=paths.utterance.device))
 
 
-def take_best(result: SearchResult, lattice: Lattice, paths: Paths, value: Tensor) -> list[WordHypothesis]:
+def take_best(result: SearchResult, lattice: Lattice, paths: Paths, value: Tensor) -> list[Hypothesis]:
     """For each utterance its path with the highest ``value`` (P,), aligned and scored by its best alignment.
 
     Where it has no path the score is -inf.
@@ -82,7 +83,7 @@ def take_best(result: SearchResult, lattice: Lattice, paths: Paths, value: Tenso
     chosen = Paths(utterances, paths.labels[first], paths.length[first])
     aligned = follow(lattice, utterances, PathAutomaton(chosen), lattice.score)
     nothing = torch.where(lattice.start < 0, result.score, -torch.inf).tolist()
-    results = [WordHypothesis(score=score) for score in nothing]
+    results = [Hypothesis(score=score) for score in nothing]
     for utterance, hypothesis in zip(utterances.tolist(), read_followed(aligned, lattice, aligned.total)):
         results[utterance] = hypothesis
     return results

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from couloir.decoding.ctc_alignment import with_extents
 from couloir.decoding.fsa.ctc import LIMITS, ctc_lattice
 from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.fsa.lattice import follow
-from couloir.decoding.fsa.result import WordHypothesis, read_followed, unsorted
+from couloir.decoding.fsa.result import read_followed, unsorted
 from couloir.decoding.fsa.search import SearchLimits
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.ngram import NgramLm
@@ -24,9 +24,7 @@ ATTENTION_SCALES = (
 
 WALKED_ARCS = 1 << 21  # of the lattice, times scales, at once: some 0.4 GB of back-pointers
 
-H = TypeVar("H", bound=Hypothesis)
-Nbest = Sequence[Sequence[H]]
-Scorer = Callable[[Sequence[H], Sequence[int]], Tensor]
+Scorer = Callable[[Sequence[Hypothesis], Sequence[int]], Tensor]
 
 
 class NgramAutomaton:
@@ -56,7 +54,7 @@ def whole_lattice_rescoring(
     lm: NgramLm,
     lm_scales: Sequence[float] = LM_SCALES,
     limits: SearchLimits = LIMITS,
-) -> dict[str, list[WordHypothesis]]:
+) -> dict[str, list[Hypothesis]]:
     """Search with the graph's LM, then replace its scores on the whole lattice by those of a larger one.
 
     Args:
@@ -67,20 +65,19 @@ def whole_lattice_rescoring(
     """
     lattice, order = ctc_lattice(log_probs, lens, graph, limits)
     batch, device = len(lattice.start), lattice.start.device
-    utterances, best = torch.arange(batch, device=device), list[WordHypothesis]()
+    utterances, best = torch.arange(batch, device=device), list[Hypothesis]()
     at_once = max(1, WALKED_ARCS // max(1, len(lattice.target)))
     for scales in torch.tensor(lm_scales, dtype=torch.float64, device=device).split(at_once):
         automaton = NgramAutomaton(lm, scales.repeat_interleave(batch))
         found = follow(lattice, utterances.repeat(len(scales)), automaton, lattice.log_prob)
         best += read_followed(found, lattice, found.total)
-    return {
-        f"lm_scale_{scale:.1f}": unsorted(best[i * batch : (i + 1) * batch], order) for i, scale in enumerate(lm_scales)
-    }
+    by_scale = [unsorted(best[i * batch : (i + 1) * batch], order) for i in range(len(lm_scales))]
+    return {f"lm_scale_{scale:.1f}": with_extents(log_probs, lens, found) for scale, found in zip(lm_scales, by_scale)}
 
 
 def rescore_nbest(
-    nbest: Nbest[H], scorers: Sequence[tuple[str, Scorer[H], Sequence[float]]], empty: H
-) -> dict[str, list[H]]:
+    nbest: Sequence[Sequence[Hypothesis]], scorers: Sequence[tuple[str, Scorer, Sequence[float]]], empty: Hypothesis
+) -> dict[str, list[Hypothesis]]:
     """Re-rank n-best lists by score + scale * (another model's log-probability), summed over the other models.
 
     Args:
@@ -113,6 +110,6 @@ def rescore_nbest(
     }
 
 
-def word_scorer(lm: NgramLm) -> Scorer[WordHypothesis]:
+def word_scorer(lm: NgramLm) -> Scorer:
     """A scorer for `rescore_nbest`: the words' log-probability, with the sentence's end."""
     return lambda hypotheses, owner: lm.sequence_scores([hypothesis.words for hypothesis in hypotheses])

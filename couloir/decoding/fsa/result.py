@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -18,19 +17,6 @@ from couloir.decoding.hypothesis import Hypothesis
 T = TypeVar("T")
 
 
-@dataclass
-class WordHypothesis(Hypothesis):
-    """What a graph search returns: beside the tokens, the graph's output labels.
-
-    Attributes:
-        words: output labels (on the trivial and the CTC token graph the tokens again).
-        word_frames: the frame of the arc that carries each.
-    """
-
-    words: list[int] = field(default_factory=list)
-    word_frames: list[int] = field(default_factory=list)
-
-
 def read_hypotheses(history: History, row: Tensor, step: Tensor, score: Tensor) -> list[Hypothesis]:
     """The tokens, frames and confidences of finished hypotheses.
 
@@ -39,10 +25,10 @@ def read_hypotheses(history: History, row: Tensor, step: Tensor, score: Tensor) 
         row, step: (N,) as in `History.trace`. score: (N,); at -inf the hypothesis is empty.
     """
     mask, columns = history.trace(row, step)
-    return [Hypothesis(*parts) for parts in _tokens(history, mask, columns, score.tolist())]
+    return _hypotheses(history, mask, columns, score.tolist())
 
 
-def read_best_paths(result: SearchResult) -> list[WordHypothesis]:
+def read_best_paths(result: SearchResult) -> list[Hypothesis]:
     """The best path of each sorted utterance of a search."""
     mask, columns = result.history.trace(result.row, result.step)
     arcs = []
@@ -53,7 +39,7 @@ def read_best_paths(result: SearchResult) -> list[WordHypothesis]:
     return _with_words(result.history, mask, columns, outputs.cpu().numpy(), result.score.tolist())
 
 
-def read_followed(found: Followed, lattice: Lattice, score: Tensor) -> list[WordHypothesis]:
+def read_followed(found: Followed, lattice: Lattice, score: Tensor) -> list[Hypothesis]:
     """The best path of each item of `follow`, under the given scores (P,)."""
     mask, columns = found.history.trace(found.row, found.step)
     aux = lattice.aux.cpu().numpy()
@@ -63,24 +49,27 @@ def read_followed(found: Followed, lattice: Lattice, score: Tensor) -> list[Word
 
 def _with_words(
     history: History, mask: np.ndarray, columns: dict[str, np.ndarray], outputs: np.ndarray, scores: list[float]
-) -> list[WordHypothesis]:
-    found = []
-    for parts, output, score, steps in zip(_tokens(history, mask, columns, scores), outputs, scores, mask.sum(1)):
+) -> list[Hypothesis]:
+    found = _hypotheses(history, mask, columns, scores)
+    for hypothesis, output, steps in zip(found, outputs, mask.sum(1)):
         frames = np.array([*history.frames, max(int(steps) - 1, 0)])  # a final arc counts to the last frame
-        at, column = np.nonzero(output > 0) if np.isfinite(score) else (frames[:0], frames[:0])
-        found.append(WordHypothesis(*parts, output[at, column].tolist(), frames[at].tolist()))
+        at, column = np.nonzero(output > 0) if np.isfinite(hypothesis.score) else (frames[:0], frames[:0])
+        hypothesis.words, hypothesis.word_frames = output[at, column].tolist(), frames[at].tolist()
     return found
 
 
-def _tokens(
+def _hypotheses(
     history: History, mask: np.ndarray, columns: dict[str, np.ndarray], scores: list[float]
-) -> list[tuple[list[int], list[int], float, list[float]]]:
+) -> list[Hypothesis]:
+    """Tokens of one frame each, as a transducer has them; of CTC, `with_extents` gives the rest of their frames."""
     if not columns:
-        return [([], [], score, []) for score in scores]
+        return [Hypothesis(score=score) for score in scores]
     frames = np.array(history.frames)
     emitted = mask & (columns["token"] > 0) & np.isfinite(scores)[:, None]
     return [
-        (token[at].tolist(), frames[at].tolist(), score, np.exp(log_prob[at]).tolist())
+        Hypothesis(
+            token[at].tolist(), frames[at].tolist(), (frames[at] + 1).tolist(), np.exp(log_prob[at]).tolist(), score
+        )
         for token, log_prob, at, score in zip(columns["token"], columns["log_prob"], emitted, scores)
     ]
 

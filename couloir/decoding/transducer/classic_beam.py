@@ -176,12 +176,14 @@ class _Utterance:
         """The prefix with the highest log-probability per token, icefall's initial history counted in."""
         initial = len(self.tree.histories[0])
         best = max(self.kept.values(), key=lambda p: p.log_prob / (self.tree.lengths[p.node] + initial))
-        frames, confidences, trail = [], [], best.trail
+        starts, confidences, trail = list[int](), list[float](), best.trail
         while trail:
-            frames.append(trail.frame)
+            starts.append(trail.frame)
             confidences.append(math.exp(trail.log_prob))
             trail = trail.before
-        return Hypothesis(self.tree.tokens(best.node), frames[::-1], best.log_prob, confidences[::-1])
+        starts, confidences = starts[::-1], confidences[::-1]
+        ends = [frame + 1 for frame in starts]
+        return Hypothesis(self.tree.tokens(best.node), starts, ends, confidences, best.log_prob)
 
 
 @torch.no_grad()

@@ -46,9 +46,7 @@ class TransducerSearchConfig(NeuralLmConfig):
     strict_hotwords: bool = option(
         False, "hotwords that overlap all count; otherwise, as in icefall, none begins inside another one that is found"
     )
-    ilme_scale: float = option(
-        0.0, "fast_beam_search*_LG: scale of the internal LM (the joiner without sound) that is taken off"
-    )
+    ilme_scale: float = option(0.0, "icefall's scale of an internal LM; nothing but 0 is done here", hidden=True)
     nbest_with_best: bool = option(
         True, "fast_beam_search_nbest*: the best path is one of the paths; in icefall it need not be"
     )
@@ -79,8 +77,8 @@ class TransducerSearchConfig(NeuralLmConfig):
             raise UserError(
                 f"`--context-file` needs a modified_beam_search or fast_beam_search, not {self.decoding_method}"
             )
-        if self.ilme_scale and not self.uses_lg:
-            raise UserError(f"`--ilme-scale` has no effect with `--decoding-method {self.decoding_method}`")
+        if self.ilme_scale:
+            raise must_be("--ilme-scale", "0", self.ilme_scale, "no internal language model is taken off here")
         if self.context_score < 0:
             raise must_be("--context-score", "at least 0", self.context_score)
         if self.decoding_method == "modified_beam_search_LODR" and self.ngram_lm_scale > 0:
@@ -136,5 +134,4 @@ class TransducerSearchConfig(NeuralLmConfig):
         if "nbest" in self.decoding_method:
             name += "".join(f"_{flag}-{getattr(self, flag.replace('-', '_'))}" for flag in order)
             name += "" if self.nbest_with_best else "_without-best"
-        name += f"_ilme-scale-{self.ilme_scale}" if self.ilme_scale else ""
         return name + (f"_ngram-lm-scale-{self.ngram_lm_scale}" if self.uses_lg else "")

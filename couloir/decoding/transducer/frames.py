@@ -80,13 +80,11 @@ class Scoring:
 
     Attributes:
         blank_penalty: taken from blank's logit. temperature: logits are divided by it.
-        ilme_scale: weight of the internal language model (the joiner on zero frames) that is taken off.
         bias: (V,), added to the logits; -inf for a token that may not come out.
     """
 
     blank_penalty: float = 0.0
     temperature: float = 1.0
-    ilme_scale: float = 0.0
     bias: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -138,13 +136,6 @@ class FrameScorer:
         return self._score(encoded.repeat_interleave(each, dim=0), predicted)
 
     def _score(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        log_probs = self._joined(encoded, predicted)
-        if self.scoring.ilme_scale:
-            log_probs = log_probs - self.scoring.ilme_scale * self._joined(torch.zeros_like(encoded), predicted)
-        return log_probs
-
-    def _joined(self, encoded: Tensor, predicted: Tensor) -> Tensor:
-        """The joiner's log-probabilities; the internal language model's are made in the same way, as in icefall."""
         scoring = self.scoring
         logits = self.joiner(encoded, predicted, project_input=False).float()
         if scoring.bias is not None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from couloir.decoding.fsa.graph import Graph
 from couloir.decoding.fsa.nbest import choose, oracle
-from couloir.decoding.fsa.result import WordHypothesis, read_best_paths, unsorted
+from couloir.decoding.fsa.result import read_best_paths, unsorted
 from couloir.decoding.fsa.search import Bias, GraphSearch, SearchLimits, SearchResult
+from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.transducer.emissions import TransducerEmissions
 from couloir.decoding.transducer.frames import PLAIN, FrameScorer, Scoring, TransducerModel
 from couloir.decoding.transducer.token_search import TokenSearch, fits_token_search
@@ -45,7 +46,7 @@ def fast_beam_search(
     limits: SearchLimits = LIMITS,
     bias: Bias | None = None,
     scoring: Scoring = PLAIN,
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """Best path. On `trivial_graph` this is icefall's ``fast_beam_search``, on an LG graph ``fast_beam_search_LG``.
 
     Args:
@@ -74,7 +75,7 @@ def fast_beam_search_nbest(
     scoring: Scoring = PLAIN,
     *,
     with_best: bool = True,
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """Sample paths from the lattice, score each distinct output sequence on the lattice, take the best.
 
     Args:
@@ -102,7 +103,7 @@ def fast_beam_search_nbest_oracle(
     scoring: Scoring = PLAIN,
     *,
     with_best: bool = True,
-) -> list[WordHypothesis]:
+) -> list[Hypothesis]:
     """Of the sampled sequences the one with the fewest errors against the reference: a bound on what n-best can give.
 
     Args:

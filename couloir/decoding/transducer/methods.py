@@ -9,13 +9,13 @@ from torch import Tensor
 
 from couloir.decoding.context_graph import ContextGraph, read_context_file
 from couloir.decoding.fsa.graph import Graph, trivial_graph
-from couloir.decoding.fsa.result import WordHypothesis
 from couloir.decoding.fsa.search import SearchLimits
 from couloir.decoding.fusion import TokenScorer
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.decoding.lm import LODR_LM_SCALES, RESCORE_SCALES, NeuralLm, lm_rescore
 from couloir.decoding.ngram import NgramLm
 from couloir.decoding.resources import read_neural_lm, read_token_ngram, read_word_graph
+from couloir.decoding.search import Results
 from couloir.decoding.transducer.beam import modified_beam_search_nbest
 from couloir.decoding.transducer.classic_beam import beam_search
 from couloir.decoding.transducer.config import TransducerSearchConfig
@@ -26,6 +26,7 @@ from couloir.decoding.transducer.graph_search import (
     fast_beam_search_nbest_oracle,
 )
 from couloir.decoding.transducer.greedy import greedy_search
+from couloir.decoding.words import GraphWords
 from couloir.errors import must_be
 from couloir.text.tokenizer import Tokenizer
 
@@ -35,17 +36,22 @@ class TransducerSearch:
 
     Args:
         config: the method and its settings. model: icefall's decoder and joiner. tokenizer: the model's.
-        device: where language models and graphs go.
+        device: where language models and graphs go. bias: see `Scoring`.
 
     Raises:
         UserError: naming the file or flag, when a graph, LM or hotword file is missing or does not fit the model.
     """
 
     def __init__(
-        self, config: TransducerSearchConfig, model: TransducerModel, tokenizer: Tokenizer, device: torch.device
+        self,
+        config: TransducerSearchConfig,
+        model: TransducerModel,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        bias: Tensor | None = None,
     ) -> None:
-        self.config, self.model = config, model
-        self.scoring = Scoring(config.blank_penalty, config.temperature, config.ilme_scale)
+        self.config, self.model, self.tokenizer = config, model, tokenizer
+        self.scoring = Scoring(config.blank_penalty, config.temperature, None if bias is None else bias.to(device))
         vocab_size = model.decoder.vocab_size
         if tokenizer.vocab_size != vocab_size:
             raise must_be("tokens of the tokenizer", f"as many as the model's {vocab_size}", tokenizer.vocab_size)
@@ -53,46 +59,46 @@ class TransducerSearch:
         if config.context_file:
             hotwords = read_context_file(config.context_file, tokenizer, config.context_score, config.strict_hotwords)
             self.hotwords = hotwords.to(device)
-        self.words: list[str] | None = None
+        self.words: GraphWords | None = None
         self.graph: Graph | None = None
         if config.decoding_method.startswith("fast"):
             self.graph = self._read_graph(tokenizer).to(device)
         self.lm = self._read_lm(tokenizer).to(device) if config.uses_lm else None
         self.ngram = self._read_ngram(tokenizer).to(device) if "LODR" in config.decoding_method else None
 
-    def __call__(
-        self, encoder_out: Tensor, lens: Tensor, references: Sequence[Sequence[int]] = ()
-    ) -> dict[str, list[Hypothesis]]:
-        """Decode a batch.
+    @property
+    def name(self) -> str:
+        """As `Search.name`."""
+        return self.config.decoding_method
 
-        Args:
-            encoder_out: (B, S, D). lens: (B,) valid frames. references: token ids, for the oracle only.
+    @property
+    def suffix(self) -> str:
+        """As `Search.suffix`."""
+        return self.config.suffix(self.model.decoder.context_size)
 
-        Returns:
-            icefall's result key -> a hypothesis per utterance; rescoring has many keys.
-        """
+    def __call__(self, encoder_out: Tensor, lens: Tensor, references: Sequence[str] = ()) -> Results:
+        """As `Search.__call__`."""
         config, method = self.config, self.config.decoding_method
         batch = (self.model, encoder_out, lens)
         if method.startswith("modified"):
             return self._modified(batch)
-        found: Sequence[Hypothesis]
         if method == "greedy_search":
             found = greedy_search(*batch, config.max_sym_per_frame, self.scoring)
         elif method == "beam_search":
             found = beam_search(*batch, config.beam_size, self.scoring)
         else:
             found = self._fast(batch, references)
-        return {config.result_key(): list(found)}
+        return {config.result_key(): found}
 
     def text_words(self, hypothesis: Hypothesis) -> list[str] | None:
-        """The words of a hypothesis of an LG method; None for the others, whose tokens are to be decoded."""
-        if self.words is None or not isinstance(hypothesis, WordHypothesis):
-            return None
-        return [self.words[word] for word in hypothesis.words]
+        """As `Search.text_words`."""
+        return self.words.texts(hypothesis) if self.words else None
 
-    def _fast(
-        self, batch: tuple[TransducerModel, Tensor, Tensor], references: Sequence[Sequence[int]]
-    ) -> list[WordHypothesis]:
+    def word_lengths(self, hypothesis: Hypothesis) -> list[int]:
+        """As `Search.word_lengths`."""
+        return self.words.lengths(hypothesis) if self.words else []
+
+    def _fast(self, batch: tuple[TransducerModel, Tensor, Tensor], references: Sequence[str]) -> list[Hypothesis]:
         config, graph = self.config, self.graph
         assert graph is not None
         limits = SearchLimits(config.beam, config.max_contexts, config.max_states)
@@ -100,14 +106,15 @@ class TransducerSearch:
             return fast_beam_search(*batch, graph, limits, self.hotwords, self.scoring)
         sampling, with_best = (config.num_paths, config.nbest_scale), config.nbest_with_best
         if config.decoding_method.endswith("oracle"):
+            tokens = [self.tokenizer.encode(text) for text in references]
             return fast_beam_search_nbest_oracle(
-                *batch, graph, references, limits, *sampling, self.scoring, with_best=with_best
+                *batch, graph, tokens, limits, *sampling, self.scoring, with_best=with_best
             )
         return fast_beam_search_nbest(
             *batch, graph, limits, *sampling, config.uses_lg, self.hotwords, self.scoring, with_best=with_best
         )
 
-    def _modified(self, batch: tuple[TransducerModel, Tensor, Tensor]) -> dict[str, list[Hypothesis]]:
+    def _modified(self, batch: tuple[TransducerModel, Tensor, Tensor]) -> Results:
         config, method = self.config, self.config.decoding_method
         scorers: list[tuple[float, TokenScorer]] = [(1.0, self.hotwords)] if self.hotwords else []
         rescores = "rescore" in method
@@ -126,7 +133,8 @@ class TransducerSearch:
     def _read_graph(self, tokenizer: Tokenizer) -> Graph:
         if not self.config.uses_lg:
             return trivial_graph(tokenizer.vocab_size)
-        graph, self.words = read_word_graph(self.config.lang_dir, tokenizer, self.config.ngram_lm_scale)
+        graph, words = read_word_graph(self.config.lang_dir, tokenizer, self.config.ngram_lm_scale)
+        self.words = GraphWords(words, self.config.lang_dir, tokenizer)
         return graph
 
     def _read_lm(self, tokenizer: Tokenizer) -> NeuralLm | NgramLm:
