@@ -278,7 +278,7 @@ def made_with(recognizer: Recognizer, inventory: str | None) -> dict[str, Any]:
     backend, restriction = recognizer.backend, recognizer.restriction
     digest = restriction.digest() if restriction else None
     searched = recognizer.method.files if recognizer.method else []
-    files = {f"file {file.name}": state_of(file) for file in (*backend.files, *searched)}
+    files, more = ({f"file {file.name}": state_of(file) for file in part} for part in (backend.files, searched))
     names = f"{inventory} ({digest})" if digest else None
     model = {"model": place_of(backend.origin), "average": backend.average, "model type": backend.kind}
-    return {**model, **files, "inventory": names, "phones": digest, **recognizer.choices}
+    return {**model, **files, "inventory": names, "phones": digest, **recognizer.choices, **more}

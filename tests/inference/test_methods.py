@@ -216,7 +216,7 @@ def test_of_rescoring_one_result_is_taken_and_can_be_asked_for(opened, lang):
 
 def test_hotwords_are_found(opened, speech, tmp_path):
     (tmp_path / "hot").write_text("tt\n", encoding="utf-8")
-    flags = {"decoding_method": "modified_beam_search", "beam_size": 8}
+    flags = {"decoding_method": "modified_beam_search", "beam_size": 40}
     hot = {"context_file": tmp_path / "hot", "context_score": 60.0}
     (plain,), (biased,) = (
         recogniser(opened("transducer"), flags | more).transcribe(waves_of(speech)[:1]) for more in ({}, hot)
