@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from couloir.inference.source import Source, is_onnx, locate
+from couloir.text.units import UNITS
 
 Facts = dict[str, Any]
 
@@ -84,6 +85,9 @@ def _run_facts(source: Source, config: Mapping[str, Any]) -> Facts:
         return {}
     data: Mapping[str, Any] = config.get("data", {})
     facts = {"recipe": config.get("recipe", ""), "trained on": data.get("manifest_dir", "")}
+    text: Mapping[str, Any] = config.get("text", {})
+    if (unit := text.get("unit")) in UNITS:
+        facts["transcripts"] = UNITS[unit].plural
     epochs, batches = numbered(source.folder, "epoch"), numbered(source.folder, "checkpoint")
     if epochs or batches:
         last = f", the last after {batches[0]}" if batches else ""

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -339,6 +340,8 @@ def test_a_recogniser_by_commands_alone(tmp_path, transcripts):
     flags = "--exp-dir exp --manifest-dir data/shar --test-sets dev-clean --unit char"
     done = run_program(tmp_path, "zipformer_crctc/ctc_decode.py", flags)
     assert "CER %" in done.stdout
+    facts = run_program(tmp_path, "couloir/cli.py", "info exp").stdout
+    assert re.search(rf"^transcripts +{transcripts}$", facts, re.M)
     done = run_program(tmp_path, "couloir/cli.py", "transcribe exp speech/test-other/en_0930.wav")
     assert "en_0930" in done.stdout
 
