@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from couloir.config import flag_name, from_mapping, option
+from couloir.config import flag_name, option
 from couloir.errors import must_be
-from couloir.features.framing import FRONT_END_KEY, Count, KaldiFraming, prefixed, unusual_fields
+from couloir.features.framing import Count, KaldiFraming
+from couloir.features.metadata import as_entries, from_entries, prefixed, unusual_fields
 
 if TYPE_CHECKING:
     from couloir.features.front_end import FrontEndConfig
 
-METADATA_PREFIX = "fbank_"
 PADDING_LOG_MEL = math.log(1e-10)
 """What stands in frames behind an utterance's end (lhotse's padding value)."""
 
@@ -87,14 +87,12 @@ class FbankConfig(KaldiFraming):
 
     def as_metadata(self) -> dict[str, str]:
         """What a file of a model says of its features: their name, and what is unusual."""
-        return {FRONT_END_KEY: self.name} | {
-            METADATA_PREFIX + name: str(value) for name, value in self.unusual().items()
-        }
+        return as_entries(self.name, self.unusual())
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> FbankConfig:
         """The features that a file's metadata describes. Raises `UserError` for what `as_metadata` does not write."""
-        return from_mapping(cls, prefixed(metadata, METADATA_PREFIX), origin=f"the metadata of {origin}")
+        return from_entries(cls, prefixed(metadata, f"{cls.name}_"), origin)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from couloir.features import kaldi
 from couloir.features.config import FbankConfig
 from couloir.features.framing import KaldiFraming
-from couloir.features.windows import exportable_windows, mirrored, pad_behind, windows
+from couloir.features.windows import constant, exportable_windows, mirrored, pad_behind, windows
 
 # On a CPU frames are taken in blocks small enough that the intermediate results stay in the second-level cache.
 _FRAMES_AT_A_TIME = 512
@@ -40,13 +40,10 @@ class Fbank(nn.Module):
         window[0] *= 1 - kaldi.PREEMPHASIS
         # Real and imaginary parts stand in turn, and the power under a filter is the sum over both.
         mel = np.repeat(kaldi.mel_filterbank(self.config), 2, axis=0)
-        self._constant("window", window)
-        self._constant("window_before", before)
-        self._constant("mel", mel)
+        constant(self, "window", window)
+        constant(self, "window_before", before)
+        constant(self, "mel", mel)
         self.eval()  # noise is for those who train
-
-    def _constant(self, name: str, value: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of ``num_samples`` samples: one for every full or at least half shift, or all windows that fit."""
@@ -133,7 +130,7 @@ class ExportableFbank(Fbank):
 
     def __init__(self, config: KaldiFraming | None = None) -> None:
         super().__init__(config)
-        self._constant("basis", kaldi.fourier_basis(self.config))
+        constant(self, "basis", kaldi.fourier_basis(self.config))
 
     def _frames(self, samples: Tensor, count: int) -> Tensor:
         return exportable_windows(samples, self.config.window_samples, self.config.shift_samples, count)

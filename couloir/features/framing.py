@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from couloir.errors import must_be
 from couloir.limits import MAX_SAMPLE_RATE
 
-FRONT_END_KEY = "front_end"
-"""The entry of a file's metadata that names its front end."""
 MIN_WINDOW_SAMPLES = 8  # a spectrum of 4 points, as many as the fewest filters
 MAX_FRAME_LENGTH_MS = 1000.0  # 40 times what speech is analysed with
 
@@ -118,14 +114,3 @@ class KaldiFraming:
                 f"between --low-freq {self.low_freq} Hz and {self.sample_rate / 2} Hz",
                 f"{self.top_freq} Hz",
             )
-
-
-def unusual_fields(config: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a configuration that are not at their defaults: name -> value."""
-    found = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}
-    return {f.name: found[f.name] for f in fields(config) if f.name in found and found[f.name] != f.default}
-
-
-def prefixed(metadata: Mapping[str, str], prefix: str) -> dict[str, str]:
-    """The entries whose names begin so, without it."""
-    return {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from couloir.errors import must_be
-from couloir.features.framing import FRONT_END_KEY, Count
+from couloir.features.framing import Count
+from couloir.features.metadata import FRONT_END_KEY
 
 if TYPE_CHECKING:
     import numpy as np

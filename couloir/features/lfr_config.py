@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 from couloir.config import Floats, from_mapping, option
 from couloir.errors import UserError, must_be, unknown_name
-from couloir.features.framing import FRONT_END_KEY, Count, KaldiFraming, prefixed, unusual_fields
+from couloir.features.framing import Count, KaldiFraming
+from couloir.features.metadata import as_entries, from_entries, prefixed, unusual_fields
 from couloir.texts import read_text
 
-METADATA_PREFIX = "lfr_"
 # What sherpa-onnx reads, and the fields here that hold it.
 SHERPA_KEYS = {"lfr_window_size": "lfr_m", "lfr_window_shift": "lfr_n"}
 # What FunASR's configuration of a `WavFrontend` has, and the fields here that hold it. Without an entry its defaults
@@ -169,21 +169,22 @@ class LfrConfig(KaldiFraming):
 
     def unusual(self) -> dict[str, Any]:
         """The fields that are not at their defaults, apart from the statistics, and from noise in training."""
-        return unusual_fields(self, (*SHERPA_STATISTICS, "dither"))
+        return unusual_fields(self, *SHERPA_STATISTICS, "dither")
 
     def as_metadata(self) -> dict[str, str]:
         """What a file of a model says of its features: what sherpa-onnx reads, their name, and what is unusual."""
         said = {key: str(getattr(self, field)) for key, field in SHERPA_KEYS.items()}
         said |= {key: ",".join(map(repr, values)) for key, values in zip(SHERPA_STATISTICS, self.statistics())}
         others = {k: v for k, v in self.unusual().items() if k not in SHERPA_KEYS.values()}
-        return {FRONT_END_KEY: self.name, **said} | {METADATA_PREFIX + key: str(value) for key, value in others.items()}
+        return as_entries(self.name, others) | said
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> LfrConfig:
         """The features that a file's metadata describes. Raises `UserError` for what `as_metadata` does not write."""
-        said = {SHERPA_KEYS.get(METADATA_PREFIX + k, k): v for k, v in prefixed(metadata, METADATA_PREFIX).items()}
+        prefix = f"{cls.name}_"
+        said = {SHERPA_KEYS.get(prefix + key, key): value for key, value in prefixed(metadata, prefix).items()}
         said |= {key: metadata[key] for key in SHERPA_STATISTICS if key in metadata}
-        config = from_mapping(cls, said, origin=f"the metadata of {origin}")
+        config = from_entries(cls, said, origin)
         return config._with(config.neg_mean, config.inv_stddev)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from couloir.features import whisper
 from couloir.features.log_mel_config import LogMelConfig
-from couloir.features.windows import exportable_windows, mirrored, pad_behind, windows
+from couloir.features.windows import constant, exportable_windows, mirrored, pad_behind, windows
 
 
 class LogMel(nn.Module):
@@ -31,12 +31,9 @@ class LogMel(nn.Module):
         super().__init__()
         self.config = config or LogMelConfig()
         self.padding_value, self.feature_dim = self.config.padding_value, self.config.feature_dim
-        self._constant("window", whisper.hann_window(self.config))
+        constant(self, "window", whisper.hann_window(self.config))
         # Real and imaginary parts stand in turn, and the power under a filter is the sum over both.
-        self._constant("mel", np.repeat(whisper.mel_filterbank(self.config), 2, axis=0))
-
-    def _constant(self, name: str, value: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
+        constant(self, "mel", np.repeat(whisper.mel_filterbank(self.config), 2, axis=0))
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of ``num_samples`` samples."""
@@ -88,7 +85,7 @@ class ExportableLogMel(LogMel):
 
     def __init__(self, config: LogMelConfig | None = None) -> None:
         super().__init__(config)
-        self._constant("basis", whisper.fourier_basis(self.config))
+        constant(self, "basis", whisper.fourier_basis(self.config))
 
     def _frames(self, samples: Tensor, count: int) -> Tensor:
         return exportable_windows(samples, self.config.window_samples, self.config.shift_samples, count)

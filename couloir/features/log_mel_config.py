@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from couloir.config import from_mapping, option
+from couloir.config import option
 from couloir.errors import must_be
-from couloir.features.framing import FRONT_END_KEY, Count, prefixed, unusual_fields
+from couloir.features.framing import Count
+from couloir.features.metadata import as_entries, from_entries, prefixed, unusual_fields
 
-METADATA_PREFIX = "log_mel_"
 MAX_BINS = 200
 
 
@@ -78,10 +78,9 @@ class LogMelConfig:
 
     def as_metadata(self) -> dict[str, str]:
         """What a file of a model says of its features: their name, and what is unusual."""
-        settings = {METADATA_PREFIX + name: str(value) for name, value in self.unusual().items()}
-        return {FRONT_END_KEY: self.name, **settings}
+        return as_entries(self.name, self.unusual())
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> LogMelConfig:
         """The features that a file's metadata describes. Raises `UserError` for what `as_metadata` does not write."""
-        return from_mapping(cls, prefixed(metadata, METADATA_PREFIX), origin=f"the metadata of {origin}")
+        return from_entries(cls, prefixed(metadata, f"{cls.name}_"), origin)

@@ -5,9 +5,15 @@ Shapes: B batch, N samples, M samples with margins, T frames, W samples of a win
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def constant(module: nn.Module, name: str, value: np.ndarray) -> None:
+    """Give a module a float32 tensor that is not stored with it."""
+    module.register_buffer(name, torch.from_numpy(value).float(), persistent=False)
 
 
 def mirrored(waves: Tensor, wave_lens: Tensor, before: int, after: int, total: int, edge_twice: bool) -> Tensor:

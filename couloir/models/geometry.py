@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from couloir.config import from_mapping
 from couloir.errors import must_be
+from couloir.features.metadata import from_entries, prefixed
 
 METADATA_PREFIX = "geometry_"
 MAX_FRAMES = 1000
@@ -92,9 +92,4 @@ class FrameGeometry:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> FrameGeometry:
         """What a file's metadata says. Raises `UserError` for what `as_metadata` does not write."""
-        values = {
-            name.removeprefix(METADATA_PREFIX): value
-            for name, value in metadata.items()
-            if name.startswith(METADATA_PREFIX)
-        }
-        return from_mapping(cls, values, origin=f"the metadata of {origin}")
+        return from_entries(cls, prefixed(metadata, METADATA_PREFIX), origin)
