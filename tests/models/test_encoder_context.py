@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from couloir.errors import UserError
+from couloir.models.common.attention import chunk_mask
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
-from couloir.models.zipformer.encoder import Zipformer2, chunk_mask
+from couloir.models.zipformer.encoder import Zipformer2
 from couloir.models.zipformer.model import build_model
 
 SIZES = {

@@ -12,27 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couloir.models.common.balancer import Balancer
+from couloir.models.common.convolution import depthwise
 from couloir.models.common.schedule import ScheduledFloat
 from couloir.models.common.whiten import Whiten
 from couloir.models.zipformer.activations import SWOOSH_R, SwooshDropoutLinear
 from couloir.models.zipformer.norm import cast_like
-
-
-def depthwise(x: Tensor, conv: nn.Conv1d, padding: int) -> Tensor:
-    """Apply a depth-wise `nn.Conv1d` along time.
-
-    The time-major layout is a channels-last image whose rows are frames, so no transposed copy is needed.
-
-    Args:
-        x: (T, B, C). conv: its parameters. padding: zero frames on each side.
-
-    Returns:
-        (T + 2 padding - kernel + 1, B, C).
-    """
-    image = x.permute(2, 0, 1).unsqueeze(0)
-    weight = conv.weight.unsqueeze(-1)
-    y = F.conv2d(image, weight, conv.bias, padding=(padding, 0), groups=x.shape[-1])
-    return y.squeeze(0).permute(1, 2, 0)
 
 
 class ChunkCausalDepthwiseConv(nn.Module):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.attention import chunk_mask
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.layer import Zipformer2EncoderLayer
 from couloir.models.zipformer.stack import (
@@ -153,15 +154,3 @@ class Zipformer2(nn.Module):
             new_states += stack_states
         x = self.downsample_output(merge_outputs(outputs, widths))
         return x, self.config.geometry.sub_sampled(lens), new_states
-
-
-def chunk_mask(frames: int, chunk_size: int, left_chunks: int, device: torch.device) -> Tensor:
-    """Attention mask (frames, frames), True where the source is in a later chunk or too many chunks before.
-
-    Args:
-        frames: frames. chunk_size: frames. left_chunks: chunks that stay in reach; -1 for all.
-    """
-    chunk = torch.div(torch.arange(frames, device=device), chunk_size, rounding_mode="floor")
-    target, source = chunk[:, None], chunk[None, :]
-    hidden = source > target
-    return hidden if left_chunks < 0 else hidden | (source < target - left_chunks)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from couloir.models.common.balancer import Balancer
+from couloir.models.common.convolution import conv_last
 from couloir.models.common.init import scale_parameters
 from couloir.models.common.schedule import ScheduledFloat, dropout_schedule
 from couloir.models.common.whiten import Whiten
@@ -23,16 +24,6 @@ from couloir.models.zipformer.norm import BiasNorm
 
 LOOK_AHEAD = 3
 FIRST_LAYER_GRAD_SCALE = 0.2
-
-
-def conv_last(conv: nn.Module, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-    """Apply a convolution to a channels-last image (B, T, F, C) -> (B, T', F', C')."""
-    assert isinstance(conv, nn.Conv2d)
-    image = x.permute(0, 3, 1, 2)
-    weight = conv.weight.contiguous(memory_format=torch.channels_last)
-    pad = conv.padding if padding is None else padding
-    y = F.conv2d(image, weight, conv.bias, conv.stride, pad, conv.dilation, conv.groups)  # type: ignore[arg-type]
-    return y.permute(0, 2, 3, 1)
 
 
 def pointwise_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
