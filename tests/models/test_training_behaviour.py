@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from couloir.errors import UserError
+from couloir.models.common import activations
+from couloir.models.common.activations import activate, activate_linear, activation_values
 from couloir.models.common.balancer import Balancer
 from couloir.models.common.schedule import ScheduledFloat
 from couloir.models.common.whiten import PROBABILITIES, Whiten
 from couloir.models.heads.config import HeadsConfig
-from couloir.models.zipformer import activations
-from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_linear, swoosh_values
+from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R
 from couloir.models.zipformer.config import ZipformerConfig
 from couloir.models.zipformer.model import build_model, get_training_state, set_batch_count, set_training_state
 from couloir.models.zipformer.norm import BiasNorm
@@ -116,10 +117,10 @@ def test_a_scale_of_every_layer_that_checkpoints_hold_is_used_by_nothing():
 @pytest.mark.parametrize("kind", [SWOOSH_L, SWOOSH_R])
 def test_swoosh_gradients(kind):
     x = torch.tensor([[-120.0, -3.0, 0.0], [2.0, 60.0, 500.0]], dtype=torch.float64).requires_grad_()
-    reference = swoosh_values(x, kind)
+    reference = activation_values(x, kind)
     (expected,) = torch.autograd.grad(reference.sum(), x)
     single = x.detach().float().requires_grad_()
-    y = swoosh(single, kind)
+    y = activate(single, kind)
     y.sum().backward()
     torch.testing.assert_close(y.double(), reference, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(single.grad.double(), expected, atol=1e-6, rtol=1e-6)
@@ -130,7 +131,7 @@ def test_fused_operations_pass_gradcheck():
     weight, bias = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
     scale = torch.rand(1, 2, 5, dtype=torch.float64)
     inputs = (x, weight.requires_grad_(), bias.requires_grad_())
-    assert torch.autograd.gradcheck(lambda a, w, b: swoosh_linear(a, w, b, SWOOSH_L, scale), inputs)
+    assert torch.autograd.gradcheck(lambda a, w, b: activate_linear(a, w, b, SWOOSH_L, scale), inputs)
     norm = BiasNorm(5).double().eval()
     assert torch.autograd.gradcheck(norm, (x,))
 
@@ -141,7 +142,7 @@ def test_recomputing_as_on_a_gpu_changes_no_gradient(monkeypatch):
     for recompute in (False, True):
         monkeypatch.setattr(activations, "_saves_memory", lambda _, recompute=recompute: recompute)
         inputs = [t.clone().requires_grad_() for t in (x, weight, bias)]
-        found.append(torch.autograd.grad(swoosh_linear(*inputs, SWOOSH_L, scale), inputs, grad))
+        found.append(torch.autograd.grad(activate_linear(*inputs, SWOOSH_L, scale), inputs, grad))
     for kept, recomputed in zip(*found):
         torch.testing.assert_close(kept, recomputed, atol=1e-6, rtol=1e-5)
 

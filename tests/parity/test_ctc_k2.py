@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from couloir.losses.ctc import ctc_loss, feasible
-from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, swoosh, swoosh_values
+from couloir.models.common.activations import activate, activation_values
+from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R
 
 FOLDER = Path(__file__).parent / "data" / "k2"
 GOLDEN = np.load(FOLDER / "ctc.npz")
@@ -58,13 +59,13 @@ def test_swoosh_and_its_derivative(name, kind):
     """k2 trains with a derivative of 8 bits, rounded at random: its mean over 2000 draws is ours, which is exact."""
     golden = np.load(FOLDER / "swoosh.npz")
     x = torch.from_numpy(golden["x"])[None, :, None].requires_grad_()
-    y = swoosh(x, kind)
+    y = activate(x, kind)
     y.sum().backward()
     value, slope, mean = (
         torch.from_numpy(golden[f"{name}_{key}"]) for key in ("forward", "deriv", "autograd_grad_mean")
     )
     torch.testing.assert_close(y[0, :, 0], value, rtol=1e-6, atol=2e-6)
-    torch.testing.assert_close(swoosh_values(x, kind)[0, :, 0], value, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(activation_values(x, kind)[0, :, 0], value, rtol=1e-6, atol=2e-6)
     torch.testing.assert_close(x.grad[0, :, 0], slope, rtol=0, atol=2e-6)
     # A step of 1.005 / 255 rounded up or down: a standard error of at most 4.4e-5. What is compared was drawn once:
     # no processor changes it by more than 2e-6.

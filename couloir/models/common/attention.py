@@ -221,9 +221,9 @@ def attention_weights(
     Args:
         projected: queries and positional queries of T frames, keys of all sources: (T, B, H * d), (sources, B, H * d),
             (T, B, H * d_pos), in the order query, key, positional query.
-        pos: (H, d_pos, offsets) projected positions, the offsets of the last frame to all sources first; None: without.
+        pos: (H, d_pos, offsets) projected positions, in order of the offset source - target; None: without.
         num_heads: H. mask: True where a source is hidden, broadcastable to (H, B, T, sources).
-        penalise: add a small gradient to scores beyond `PENALTY_LIMIT`. No effect where the sources are not the T frames.
+        penalise: add a small gradient to scores beyond `PENALTY_LIMIT`, where the sources are the T frames.
     """
     query, key, pos_query = projected
     if torch.is_grad_enabled() and query.requires_grad and query.shape == key.shape:

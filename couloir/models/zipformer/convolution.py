@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.activations import ActivationDropoutLinear
 from couloir.models.common.balancer import Balancer
 from couloir.models.common.convolution import depthwise
 from couloir.models.common.schedule import ScheduledFloat
 from couloir.models.common.whiten import Whiten
-from couloir.models.zipformer.activations import SWOOSH_R, SwooshDropoutLinear
+from couloir.models.zipformer.activations import SWOOSH_R
 from couloir.models.zipformer.norm import cast_like
 
 
@@ -113,7 +114,7 @@ class ConvolutionModule(nn.Module):
             max_abs=10.0,
         )
         self.whiten = Whiten(1, ScheduledFloat((0.0, 7.5), (20000.0, 15.0), default=7.5), grad_scale=0.01)
-        self.out_proj = SwooshDropoutLinear(channels, channels, SWOOSH_R, initial_scale=0.05)
+        self.out_proj = ActivationDropoutLinear(channels, channels, SWOOSH_R, initial_scale=0.05)
 
     def _gate(self, x: Tensor, padding: Tensor | None) -> Tensor:
         gated = F.glu(self.balancer1(self.in_proj(x), slice(self.channels, None)), dim=-1)

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.activations import activate, activate_linear, dropout_mask
 from couloir.models.common.balancer import Balancer
 from couloir.models.common.convolution import conv_last
 from couloir.models.common.init import scale_parameters
 from couloir.models.common.schedule import ScheduledFloat, dropout_schedule
 from couloir.models.common.whiten import Whiten
-from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R, dropout_mask, swoosh, swoosh_linear
+from couloir.models.zipformer.activations import SWOOSH_L, SWOOSH_R
 from couloir.models.zipformer.norm import BiasNorm
 
 LOOK_AHEAD = 3
@@ -52,7 +53,7 @@ class ConvNeXt(nn.Module):
         hidden = pointwise_last(self.pointwise_conv1, conv_last(self.depthwise_conv, x, padding))
         hidden, out = self.hidden_balancer(hidden), self.pointwise_conv2
         assert out.bias is not None
-        y = swoosh_linear(hidden.flatten(0, 1), out.weight.flatten(1), out.bias, SWOOSH_L)
+        y = activate_linear(hidden.flatten(0, 1), out.weight.flatten(1), out.bias, SWOOSH_L)
         return y.view(*hidden.shape[:-1], -1)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -123,9 +124,9 @@ class Conv2dSubsampling(nn.Module):
         y = conv_last(conv["0"], x.unsqueeze(-1))
         if self.training and y.requires_grad:
             y = _ScaleGrad.apply(y)
-        y = conv_last(conv["4"], swoosh(conv["2"](y), SWOOSH_R))
-        y = conv_last(conv["7"], swoosh(conv["5"](y), SWOOSH_R))
-        return swoosh(conv["8"](y), SWOOSH_R)
+        y = conv_last(conv["4"], activate(conv["2"](y), SWOOSH_R))
+        y = conv_last(conv["7"], activate(conv["5"](y), SWOOSH_R))
+        return activate(conv["8"](y), SWOOSH_R)
 
     def _project(self, x: Tensor) -> Tensor:
         """(B, T', F', C) -> (B, T', D). The weight's columns run over channels first, the input's over bins."""
