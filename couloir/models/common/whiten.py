@@ -59,7 +59,8 @@ class _Whiten(torch.autograd.Function):
         with torch.amp.autocast(grad.device.type, enabled=False):
             metric, push = whitening_metric(x.detach().float(), ctx.module.num_groups)
             exceeded = metric >= ctx.limit
-            ctx.module.pending = exceeded
+            if ctx.module.review_prob == 1.0 or random.random() < ctx.module.review_prob:
+                ctx.module.pending = exceeded
             scale = ctx.module.grad_scale * part.float().norm() / push.norm().clamp(min=1.0e-20)
             push = (push * torch.where(exceeded, scale, torch.zeros_like(scale))).to(grad.dtype)
         if part.shape == grad.shape:
@@ -88,13 +89,15 @@ class Whiten(nn.Module):
         num_groups: groups of channels with a covariance of their own.
         limit: the metric, at least 1, above which the gradient is changed.
         grad_scale: size of the change relative to the gradient's norm.
+        review_prob: share of the active calls that move the probability.
     """
 
-    def __init__(self, num_groups: int, limit: FloatLike, grad_scale: float) -> None:
+    def __init__(self, num_groups: int, limit: FloatLike, grad_scale: float, review_prob: float = 1.0) -> None:
         super().__init__()
         self.num_groups = num_groups
         self.limit = limit
         self.grad_scale = grad_scale
+        self.review_prob = review_prob
         self._prob = PROBABILITIES[1]
         # Whether the last backward exceeded the limit: kept on the device until it is asked for, so that
         # backward does not wait for the device.

@@ -19,6 +19,11 @@ Padding = Literal["exact", "reference"]
 CTC_DROPOUT = 0.1
 
 
+def _projection(width: int, vocab: int, scale: float | None) -> nn.Linear:
+    linear = nn.Linear(width, vocab)
+    return linear if scale is None else scale_parameters(linear, scale)
+
+
 class SpeechModel(nn.Module):
     """An encoder with CTC, transducer and attention heads, of which it has those of ``heads_config``."""
 
@@ -30,15 +35,22 @@ class SpeechModel(nn.Module):
     ctc_output: nn.Sequential
     attention_decoder: AttentionDecoder
 
-    def add_heads(self, heads: HeadsConfig, width: int) -> None:
-        """The heads on an encoder's output of so many channels, registered in the order of icefall's state dict."""
+    def add_heads(
+        self, heads: HeadsConfig, width: int, balanced: bool = True, simple_scale: float | None = 0.25
+    ) -> None:
+        """The heads on an encoder's output of so many channels, registered in the order of icefall's state dict.
+
+        Args:
+            heads: which, and their sizes. width: D. balanced: whether balancers act on the predictor in training.
+            simple_scale: of the initial weights of the projections of the simple loss; None: torch's initial values.
+        """
         self.heads_config = heads
         vocab = heads.vocab_size
         if heads.use_transducer:
-            self.decoder = Decoder(vocab, heads.decoder_dim, heads.blank_id, heads.context_size)
+            self.decoder = Decoder(vocab, heads.decoder_dim, heads.blank_id, heads.context_size, balanced)
             self.joiner = Joiner(width, heads.decoder_dim, heads.joiner_dim, vocab)
-            self.simple_am_proj = scale_parameters(nn.Linear(width, vocab), 0.25)
-            self.simple_lm_proj = scale_parameters(nn.Linear(heads.decoder_dim, vocab), 0.25)
+            self.simple_am_proj = _projection(width, vocab, simple_scale)
+            self.simple_lm_proj = _projection(heads.decoder_dim, vocab, simple_scale)
         if heads.use_ctc:
             self.ctc_output = nn.Sequential(nn.Dropout(CTC_DROPOUT), nn.Linear(width, vocab), nn.LogSoftmax(dim=-1))
         if heads.use_attention_decoder:

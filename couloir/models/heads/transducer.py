@@ -14,18 +14,24 @@ from torch import Tensor, nn
 from couloir.models.common.balancer import Balancer
 
 
+def _balancer() -> nn.Module:
+    return Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)
+
+
 class Decoder(nn.Module):
     """Stateless predictor (Ghodsi et al. 2020): an embedding and a convolution over the last tokens.
 
     Args:
         vocab_size: tokens. decoder_dim: width. blank_id: the blank's id. context_size: tokens seen.
+        balanced: whether balancers act in training.
     """
 
-    def __init__(self, vocab_size: int, decoder_dim: int, blank_id: int, context_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, decoder_dim: int, blank_id: int, context_size: int, balanced: bool = True
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, decoder_dim)
-        self.balancer = Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)
-        self.balancer2 = Balancer(min_positive=0.0, max_positive=1.0, min_abs=0.5, max_abs=1.0, prob=0.05)
+        self.balancer, self.balancer2 = (_balancer() if balanced else nn.Identity() for _ in range(2))
         self.blank_id = blank_id
         self.context_size = context_size
         self.vocab_size = vocab_size

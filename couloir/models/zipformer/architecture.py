@@ -14,10 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from couloir.config import flag_name
-from couloir.errors import UserError, must_be
+from couloir.errors import UserError
 from couloir.models.heads.config import HeadsConfig
-from couloir.models.heads.sizes import heads_config
+from couloir.models.heads.sizes import heads_config, refuse_other_sizes
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 
 POS_HEAD_DIM = 4
@@ -106,18 +105,8 @@ def adapted(
     if heads.use_transducer and "decoder.embedding.weight" in weights:
         read = heads_config(weights, origin)
         widths = replace(heads, **{name: getattr(read, name) for name in ("decoder_dim", "joiner_dim", "context_size")})
-    for before, after in ((zipformer, found), (heads, widths)):
-        for name in {field.name for field in fields(before)} & set(typed) - NOT_IN_WEIGHTS:
-            if getattr(before, name) != getattr(after, name):
-                theirs, given = (_shown(getattr(config, name)) for config in (after, before))
-                raise must_be(
-                    flag_name(name), f"{theirs} (the weights in {origin} are of that size)", given, "leave it out"
-                )
+    refuse_other_sizes(((zipformer, found), (heads, widths)), set(typed) - NOT_IN_WEIGHTS, origin)
     return found, widths
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def same_sizes(config: ZipformerConfig, other: ZipformerConfig) -> bool:
