@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.sinusoids import interleaved_sinusoids
 from couloir.models.heads.config import HeadsConfig
 
 DROPOUT = 0.1
@@ -20,13 +21,6 @@ SOS_EOS = 1
 IGNORED = -1
 RESCORED_VALUES = 1 << 24  # of the encoder's output that are repeated at once for hypotheses
 PENALTY_PROB, PENALTY_LIMIT, PENALTY = 0.1, 50.0, 1.0e-4
-
-
-def sinusoids(length: int, width: int, device: torch.device) -> Tensor:
-    """Absolute sinusoidal position encodings (length, width): sines in even channels, cosines in odd ones."""
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
-    phases = torch.arange(length, device=device)[:, None] * rates
-    return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(1)
 
 
 class _Penalise(torch.autograd.Function):
@@ -117,7 +111,8 @@ class TransformerDecoder(nn.Module):
     def forward(self, tokens: Tensor, memory: Tensor, memory_lens: Tensor) -> Tensor:
         """Token ids (B, U) and encoder output (B, S, M) with lengths (B,) -> logits (B, U, V)."""
         length, width = tokens.shape[1], self.embed.embedding_dim
-        x = self.embed(tokens) * math.sqrt(width) + sinusoids(length, width, tokens.device)
+        positions = torch.arange(length, device=tokens.device)
+        x = self.embed(tokens) * math.sqrt(width) + interleaved_sinusoids(positions, width)
         x = F.dropout(x, DROPOUT, self.training)
         future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         hidden = (torch.arange(memory.shape[1], device=memory.device) >= memory_lens[:, None])[:, None, None]
