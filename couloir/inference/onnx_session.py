@@ -19,7 +19,7 @@ from couloir.machine import usable_cores
 
 Names = tuple[str, ...]
 MEMORY_BYTES, MEMORY_BYTES_PER_CORE = 4 << 30, 1 << 29
-"""What all sessions of a process may hold. A window of 30 s takes the largest Zipformer 0.3 GB on one core, its weights
+"""What all sessions of a process may hold. A window of 30 s takes the largest model 0.3 GB on one core, its weights
 0.3 GB; a small file may ask for any number of gigabytes."""
 _TYPES = {
     "tensor(float)": np.float32,

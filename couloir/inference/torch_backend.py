@@ -17,7 +17,7 @@ from couloir.inference.frame_times import frame_times
 from couloir.inference.restricted_search import ctc_search, transducer_search
 from couloir.inference.restriction import Restriction
 from couloir.inference.vocabulary import Vocabulary
-from couloir.models.zipformer.model import AsrModel
+from couloir.models.heads.model import SpeechModel
 
 WINDOW_BYTES = 300_000_000  # of a GPU, for 30 s through the published front end (8, 32, 128)
 MAX_WINDOWS = 64
@@ -30,7 +30,7 @@ def windows_that_fit(device: torch.device) -> int:
 
 
 class TorchBackend:
-    """A Zipformer with CTC (preferred where it has both heads) or transducer output.
+    """A model with CTC (preferred where it has both heads) or transducer output.
 
     Args:
         model: the model. fbank: its features. vocabulary: its pieces. device: where to run.
@@ -40,7 +40,7 @@ class TorchBackend:
 
     def __init__(
         self,
-        model: AsrModel,
+        model: SpeechModel,
         fbank: FrontEnd,
         vocabulary: Vocabulary,
         device: torch.device,
@@ -53,9 +53,9 @@ class TorchBackend:
         self.vocabulary, self.device, self.origin, self.files = vocabulary, device, origin, list(files)
         self.average = average
         self.kind = kind or ("ctc" if model.heads_config.use_ctc else "transducer")
-        chunk, left = model.zipformer_config.fixed_context
+        chunk, left = model.context() or (-1, -1)
         self.choices = {"chunk_size": chunk, "left_context_frames": left} if chunk > 0 else {}
-        self.times = frame_times(model.zipformer_config.geometry, fbank.config)
+        self.times = frame_times(model.geometry(), fbank.config)
         self.frame_shift = self.times.shift
         self.batch_size = windows_that_fit(device) if device.type == "cuda" else 8
 
@@ -81,7 +81,7 @@ class TorchBackend:
         encoded, out_lens = self.model.forward_encoder(feats, feat_lens, padding="exact")
         return (self.model.ctc_log_probs(encoded) if log_probs else encoded), out_lens
 
-    def searchable(self) -> tuple[AsrModel, torch.device]:
+    def searchable(self) -> tuple[SpeechModel, torch.device]:
         """As `Backend.searchable`."""
         return self.model, self.device
 

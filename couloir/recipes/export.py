@@ -72,9 +72,9 @@ def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides
     save_weights(run.model, as_plain(run.as_trained()), folder)
     save_tokens(run.tokenizer, folder)
     if config.jit:
-        export_script(run.family.scripted_part(run.model), run.config.fbank, folder, waves)
+        export_script(run.family.scripted_part(run.model), run.fbank.config, folder, waves)
     if config.jit_trace:
-        export_trace(run.family.export_parts(run.model), run.config.fbank, folder, waves)
+        export_trace(run.family.export_parts(run.model), run.fbank.config, folder, waves)
 
 
 def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
@@ -88,7 +88,7 @@ def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Ov
     run, folder, waves = load_for_export(namespace, recipe, defaults)
     check_full_context(run, namespace, "leave it out, or use export_onnx_streaming.py")
     parts = run.family.export_parts(run.model, getattr(config, "head", kind))
-    export_offline(parts, run.config.fbank, config, folder, waves, run.suffix)
+    export_offline(parts, run.fbank.config, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)
 
 
@@ -97,5 +97,5 @@ def export_streaming_onnx(namespace: argparse.Namespace, recipe: str, defaults: 
     config = from_mapping(STREAMING_ONNX[kind], given_flags(namespace, STREAMING_ONNX[kind]))
     run, folder, waves = load_for_export(namespace, recipe, defaults)
     parts = run.family.export_parts(run.model, getattr(config, "head", kind), streaming=True)
-    export_streaming(parts, run.config.fbank, config, folder, waves, run.suffix)
+    export_streaming(parts, run.fbank.config, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)
