@@ -28,6 +28,7 @@ SPEECH_S = 10
 LIMITS_S = {
     "Python alone": None,
     "train.py --help": 0.3,
+    "couloir --help": 0.3,
     "import couloir": 0.1,
     "inference.py, a recording of 10 s": 1.5,
 }
@@ -58,6 +59,7 @@ def measure(exp_dir: Path, rounds: int) -> dict[str, list[float]]:
         commands: dict[str, tuple[object, ...]] = {
             "Python alone": ("-c", "pass"),
             "train.py --help": ("zipformer_crctc/train.py", "--help"),
+            "couloir --help": ("couloir/cli.py", "--help"),
             "import couloir": ("-c", "import couloir"),
             "inference.py, a recording of 10 s": (
                 "inference/inference.py", recording, "--model-path", Path(scratch, "model.onnx")

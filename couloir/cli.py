@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from couloir.commands import PROGRAMS, SUMMARIES, prepare, run_program
 from couloir.config import TeachingParser, add_flags, from_mapping, given_flags
 from couloir.errors import UserError, must_be, one_line_errors, shown
+from couloir.inference.flags import add_output_flags, add_search_flags, output_of_flags, output_place, search_flags
 from couloir.progress import log_to_screen
 from couloir.training.config import AveragingConfig
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from couloir.inference.methods import add_search_flags
-    from couloir.inference.program import add_output_flags, output_place
-
     parser = TeachingParser(prog="couloir", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     transcribe = commands.add_parser("transcribe", help="recordings to IPA, with times and confidences")
@@ -97,8 +95,6 @@ def _open(flags: argparse.Namespace, **more: Any) -> tuple[Recognizer, list[str]
 
 def _transcribe(flags: argparse.Namespace) -> int:
     from couloir.inference.file_run import transcribe_files
-    from couloir.inference.methods import search_flags
-    from couloir.inference.program import output_of_flags
     from couloir.inference.recordings import find_audio
 
     recognizer, inputs = _open(

@@ -172,11 +172,12 @@ class _HelpAll(argparse._HelpAction):
         parser.exit()
 
 
-def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = False) -> None:
+def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = False, rare: bool = False) -> None:
     """Add one flag per field of each class. Flags that are not given stay out of the namespace.
 
     That is how `given_flags` can tell a flag that was typed from a default, and refuse contradictions.
-    A field name that two classes share is one flag for both. ``hidden`` flags work and are left out of --help.
+    A field name that two classes share is one flag for both. ``hidden`` flags work and are left out of --help; so are
+    ``rare`` ones, which --help-all shows.
     """
     seen = {action.dest for action in parser._actions}
     for cls in classes:
@@ -192,7 +193,7 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type, hidden: bool = Fa
                 flag_name(field.name),
                 dest=field.name,
                 default=argparse.SUPPRESS,
-                action=RareFlag if field.metadata.get("rare", False) else "store",
+                action=RareFlag if rare or field.metadata.get("rare", False) else "store",
                 metavar=_metavar(kinds[field.name]),
                 help=_help(field, kinds[field.name]) if shown else argparse.SUPPRESS,
             )

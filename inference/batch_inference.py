@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.config import TeachingParser
 from couloir.errors import one_line_errors, shown
-from couloir.inference.program import add_model_flags, add_output_flags, output_of_flags, run_files
+from couloir.inference.flags import add_model_flags, add_output_flags, output_of_flags
 
 
 @one_line_errors
@@ -29,6 +29,9 @@ def main() -> int:
     add_model_flags(parser)
     add_output_flags(parser)
     flags = parser.parse_args()
+
+    from couloir.inference.program import run_files
+
     run = run_files(flags, flags.audio_dir)
     output = output_of_flags(flags)
     if output is None:

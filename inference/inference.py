@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from couloir.config import TeachingParser
 from couloir.errors import one_line_errors, shown
-from couloir.inference.program import add_model_flags, add_output_flags, run_files
+from couloir.inference.flags import add_model_flags, add_output_flags
 
 
 @one_line_errors
@@ -28,6 +28,9 @@ def main() -> int:
     add_output_flags(parser)
     parser.add_argument("--times", action="store_true", help="print each phone with start, end and confidence")
     flags = parser.parse_args()
+
+    from couloir.inference.program import run_files
+
     run = run_files(flags, flags.audio)
     for name, transcript in run.transcripts.items() if not run.streamed else ():
         single = len(run.transcripts) + len(run.failed) == 1

@@ -58,6 +58,18 @@ def test_a_parser_without_rare_flags_has_one_help(capsys):
     assert stopped.value.code == 0 and capsys.readouterr().out == one and one.endswith("end\n")
 
 
+def test_transcribe_shows_the_main_settings_of_a_search_and_takes_all(capsys):
+    from couloir.cli import make_parser
+
+    few, whole = [], []
+    for flag, found in (("--help", few), ("--help-all", whole)):
+        with pytest.raises(SystemExit):
+            make_parser().parse_args(["transcribe", flag])
+        found += flags_of(capsys.readouterr().out)
+    assert {"--decoding-method", "--context-file", "--lm-scale", "--inventory", "--output"} <= set(few)
+    assert set(whole) - set(few) >= {"--num-paths", "--nbest-scale", "--rnn-lm-hidden-dim"}
+
+
 def test_help_changes_nothing_of_the_parser():
     import dataclasses
 
@@ -83,11 +95,24 @@ def test_decoding_shows_its_own_flags_and_not_those_of_training(tmp_path):
     assert flags_of(short) < flags_of(whole) and "--base-lr" not in flags_of(whole)
 
 
-def test_help_answers_without_torch():
+@pytest.mark.parametrize(
+    "words",
+    [
+        "zipformer_crctc/train.py --help",
+        "zipformer_transducer/decode.py --help",
+        "zipformer_transducer/export_onnx.py --help-all",
+        "couloir/cli.py --help",
+        "couloir/cli.py transcribe --help-all",
+        "inference/inference.py --help",
+        "inference/batch_inference.py --help",
+    ],
+)
+def test_help_answers_without_torch_and_numpy(words):
+    program, flag = words.split()[0], words.split()[1:]
     code = (
-        "import sys, runpy; sys.argv = ['train.py', '--help']\n"
-        "try: runpy.run_path('zipformer_crctc/train.py', run_name='__main__')\n"
-        "except SystemExit: pass\n"
+        f"import sys, runpy; sys.argv = {[program, *flag]}\n"
+        f"try: runpy.run_path('{program}', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'lhotse', 'numpy', 'yaml'} & set(sys.modules), 'heavy imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -12,7 +12,8 @@ from typing import Any
 from couloir.audio import AudioError
 from couloir.errors import UserError, must_be, shown
 from couloir.files import ANY_NAME, FULL, place_in, remedy, writing_to
-from couloir.inference.formats import ONE_EACH, one_file, recordings_in, table
+from couloir.inference.flags import ONE_EACH
+from couloir.inference.formats import one_file, recordings_in, table
 from couloir.inference.journal import GONE, KEPT, POSSIBLY, WRITTEN, Journal, left, state_of
 from couloir.inference.output import Output, output_of
 from couloir.inference.places import textgrid_places

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from couloir.errors import must_be, unknown_name
+from couloir.inference.flags import FORMATS
 from couloir.inference.subtitles import srt
 from couloir.inference.transcript import Token, Transcript
 from couloir.texts import split_lines
 
-FORMATS = ("jsonl", "tsv", "ctm", "TextGrid", "srt")
-ONE_EACH = ("TextGrid", "srt")
-"""Formats with a file for each recording."""
 Tiers = dict[str, list[Token]]
 _HALVES = re.compile("[\ud800-\udfff]")
 _BLANKS = re.compile(r"\s+")

@@ -5,7 +5,6 @@ The searches need torch; what they search may come from any runtime. Importing t
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from couloir.audio import SAMPLE_RATE
-from couloir.config import add_flags, flag_name, from_mapping
-from couloir.decoding.ctc_config import CTC_METHODS, CtcSearchConfig
+from couloir.config import flag_name, from_mapping
+from couloir.decoding.ctc_config import CtcSearchConfig
 from couloir.decoding.hypothesis import Hypothesis
-from couloir.decoding.transducer.config import METHODS, TransducerSearchConfig
+from couloir.decoding.transducer.config import TransducerSearchConfig
 from couloir.errors import UserError, must_be, unknown_name
 from couloir.inference.backend import Backend
+from couloir.inference.flags import CONFIGS, METHOD_NAMES, SETTINGS
 from couloir.inference.restriction import Restriction
 from couloir.text.tokenizer import Tokenizer, TokenTable, load_tokenizer
 
@@ -29,49 +29,19 @@ if TYPE_CHECKING:
     from couloir.decoding.transducer.methods import TransducerSearch
 
 SearchConfig = CtcSearchConfig | TransducerSearchConfig
-_CONFIGS: dict[str, type] = {"ctc": CtcSearchConfig, "transducer": TransducerSearchConfig}
-_NAMES = {"ctc": CTC_METHODS, "transducer": METHODS}
-SETTINGS = frozenset(field.name for cls in _CONFIGS.values() for field in dataclasses.fields(cls))
-"""The names of all settings of all methods."""
-_OF_RECOGNIZER = ("blank_penalty", "max_sym_per_frame")
-"""Settings that a recogniser has whatever the method."""
-_SHOWN = {
-    "decoding_method": "how to search, as of decode.py or ctc_decode.py (default: greedily)",
-    "beam_size": "hypotheses kept by beam searches",
-    "context_file": "hotwords: a phrase per line, `:score` behind it where it has its own",
-    "context_score": "reward per token of a hotword",
-    "lang_dir": "folder of LG.npz and words.txt, for the methods on a graph of words",
-    "lm_exp_dir": "folder of a neural language model's epoch-N.pt",
-    "lm_scale": "scale of that language model, for a transducer",
-    "nnlm_scale": "scale of that language model, for a CTC model",
-}
 _KEY = re.compile(r"([a-z_]+_scale)_(\d+(?:\.\d+)?)")
 _SCALES = {"lm_scale": 0.5, "ngram_lm_scale": 0.5, "attention_scale": 1.0, "lodr_scale": 0.1}
 """Of what rescoring tries, the scales that are nearest to these are taken where no result was asked for."""
 
 
-def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of all methods; --help shows the main ones, and that of the decoding programs all of them."""
-    group = parser.add_argument_group("how to search", "The flags of decode.py and ctc_decode.py, which list them all.")
-    for name, text in _SHOWN.items():
-        group.add_argument(flag_name(name), dest=name, default=argparse.SUPPRESS, help=text)
-    group.add_argument("--result", default="", help="of a method with several results (rescoring), which: its key")
-    add_flags(parser, CtcSearchConfig, TransducerSearchConfig, hidden=True)
-
-
-def search_flags(flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given, but for those that a recogniser has anyway."""
-    return {name: value for name, value in vars(flags).items() if name in SETTINGS and name not in _OF_RECOGNIZER}
-
-
 def kind_of(method: str | None) -> str | None:
     """The kind of model that a method is for; None for no method, or one that there is not."""
-    return next((kind for kind, names in _NAMES.items() if method in names), None)
+    return next((kind for kind, names in METHOD_NAMES.items() if method in names), None)
 
 
 def search_config(kind: str, settings: Mapping[str, Any], origin: str) -> SearchConfig:
     """The configuration of a method for a model of ``kind``. Raises `UserError` for settings of the other kind, too."""
-    cls = _CONFIGS[kind]
+    cls = CONFIGS[kind]
     names = {field.name for field in dataclasses.fields(cls)}
     if foreign := [name for name in settings if name in SETTINGS - names]:
         raise UserError(f"`{flag_name(foreign[0])}` has no meaning for a {kind} model, which {origin} is")

@@ -15,7 +15,8 @@ from typing import IO
 
 from couloir.errors import UserError, must_be, shown
 from couloir.files import ANY_NAME, writing_to
-from couloir.inference.formats import FORMATS, ONE_EACH, format_of
+from couloir.inference.flags import FORMATS, ONE_EACH
+from couloir.inference.formats import format_of
 from couloir.inference.journal import KEPT, WRITTEN, Journal, left
 
 _DESCRIPTOR = re.compile(r"/proc/(self|thread-self|\d+)/fd/(\d+)")

@@ -15,8 +15,9 @@ from couloir.audio import SAMPLE_RATE, AudioError, Source, load_audio
 from couloir.decoding.hypothesis import Hypothesis
 from couloir.errors import UserError, must_be
 from couloir.inference.backend import Backend
+from couloir.inference.flags import SETTINGS
 from couloir.inference.inventory import restriction_to
-from couloir.inference.methods import SETTINGS, MethodSearch, SearchConfig, is_greedy, kind_of, search_config
+from couloir.inference.methods import MethodSearch, SearchConfig, is_greedy, kind_of, search_config
 from couloir.inference.restriction import Restriction
 from couloir.inference.search import token_bias
 from couloir.inference.transcript import Transcript, transcript_of
