@@ -59,6 +59,15 @@ class DataConfig:
     max_skipped_share: float = option(
         0.2, "Largest share of utterances that may be unusable; above it the run stops and says so.", rare=True
     )
+    enable_musan: bool = option(False, "Mix noise into training utterances: the recordings of --noise-dir.")
+    noise_dir: str = option("", "Folder of noise, such as MUSAN's: any recordings, at any depth.", rare=True)
+    noise_prob: float = option(0.5, "Probability that an utterance gets noise.", rare=True)
+    noise_snr: tuple[float, ...] = option(
+        (10.0, 20.0), "Lowest and highest ratio of speech to noise.", unit="dB", rare=True
+    )
+    enable_rir: bool = option(False, "Let training utterances sound as in rooms.", rare=True)
+    rir_dir: str = option("", "Folder of impulse responses of rooms; empty: rooms are simulated.", rare=True)
+    rir_prob: float = option(0.5, "Probability that an utterance is put into a room.", rare=True)
     index_dir: str = option("", "Folder for the indexes of the shards, if not beside the shards.", rare=True)
     index_jobs: int = option(
         2, "Processes that index shards which are read for the first time.", unit="processes", rare=True
@@ -83,6 +92,13 @@ class DataConfig:
             )
         if not 0 <= self.valid_share < 1:
             raise must_be("--valid-share", "from 0 to less than 1", self.valid_share)
+        if self.enable_musan and not self.noise_dir.strip():
+            raise UserError("`--enable-musan True` needs `--noise-dir`, a folder of recordings such as MUSAN's")
+        for name in ("noise_prob", "rir_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise must_be(flag_name(name), "between 0 and 1", getattr(self, name))
+        if len(self.noise_snr) != 2 or self.noise_snr[0] > self.noise_snr[1]:
+            raise must_be("--noise-snr", "two ratios in dB, the lower one first", self.noise_snr)
 
     @property
     def folders(self) -> list[Path]:

@@ -25,6 +25,7 @@ class Preparation:
         tokenizer: encodes the texts; text_transform: is applied to a text before.
         reason_to_skip: tokens and samples -> why the model cannot be trained on them, None where it can; such an
             utterance is left out. None: nothing is left out for its text (tests).
+        mixer: what is done to the samples of an utterance of an id; None: nothing.
         skip_unknown: leave out texts with symbols outside the vocabulary, instead of encoding them as unknown.
     """
 
@@ -32,6 +33,7 @@ class Preparation:
     text_transform: Callable[[str], str] | None = None
     reason_to_skip: Callable[[list[int], int], str | None] | None = None
     skip_unknown: bool = False
+    mixer: Callable[[np.ndarray, str], np.ndarray] | None = None
 
     def text(self, utterance: Utterance) -> Utterance:
         """The utterance with the text that is trained on."""
@@ -62,6 +64,7 @@ class BatchDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, np.ndarray]) -> Batch:
         index, numbers = item
+        mixer = self.preparation.mixer
         kept: list[tuple[Utterance, list[int], np.ndarray]] = []
         skipped: list[tuple[str, str]] = []
         unread: list[Utterance] = []
@@ -71,7 +74,8 @@ class BatchDataset(Dataset):
             try:
                 if isinstance(samples, UserError):
                     raise samples
-                kept.append((utterance, self.preparation.encode(utterance.text, len(samples)), samples))
+                tokens = self.preparation.encode(utterance.text, len(samples))
+                kept.append((utterance, tokens, mixer(samples, utterance.id) if mixer else samples))
             except UserError as error:
                 skipped.append((utterance.id, str(error)))
                 unread.append(utterance)

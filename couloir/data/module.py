@@ -22,6 +22,7 @@ from couloir.data.batch import Batch
 from couloir.data.config import DataConfig
 from couloir.data.dataset import BatchDataset, Preparation
 from couloir.data.folder import FEWEST_TO_JUDGE, Corpus, find_splits, open_corpus
+from couloir.data.mixing import Mixer, make_mixer
 from couloir.data.plan import BatchLimits, EpochPlan, deal, epoch_plan, hardest, sorted_plan
 from couloir.data.shard_files import ShardFiles
 from couloir.data.split_names import DEV, kind_of
@@ -90,7 +91,9 @@ class DataModule:
         batches = plan.rank_batches(rank, world_size)
         # What is left of a pass, or a rank's part of it, may happen to hold nothing else.
         fewest = math.inf if start_batch else 1 if world_size == 1 else FEWEST_TO_JUDGE
-        return BatchLoader(self._trained_on, self._for_training, plan, batches, self.config, start_batch, fewest)
+        mixer = replace(self._mixer, epoch=epoch) if self._mixer else None
+        preparation = replace(self._for_training, mixer=mixer)
+        return BatchLoader(self._trained_on, preparation, plan, batches, self.config, start_batch, fewest)
 
     def plan_fingerprint(self, epoch: int, world_size: int = 1) -> dict[str, Any]:
         """What decides the batches of an epoch, by flag, and digests of the utterances and of the batches.
@@ -195,6 +198,10 @@ class DataModule:
         more = self._open(shards)
         log.info("%d utterances of %s are mixed with %d of its own", len(more), config.mux_manifest_dir, len(own))
         return Corpus([*own.shards, *more.shards], [*own.problems, *more.problems])
+
+    @cached_property
+    def _mixer(self) -> Mixer | None:
+        return make_mixer(self.config, self.seed)
 
     @cached_property
     def _held_out(self) -> np.ndarray:

@@ -56,7 +56,6 @@ FOREIGN_FLAGS: dict[str, ForeignFlag] = {
     "concatenate_cuts": ForeignFlag("data", "icefall", False, "utterances are never joined", _LEAVE_OUT),
     "duration_factor": ForeignFlag("data", "icefall", float, _JOINED),
     "gap": ForeignFlag("data", "icefall", float, _JOINED),
-    "enable_musan": ForeignFlag("data", "icefall", False, "no noise is mixed in", _LEAVE_OUT),
     "cr_loss_masked_scale": ForeignFlag(
         "loss", "icefall", 1.0, "masked frames weigh as others do", "the only value ever trained with"
     ),

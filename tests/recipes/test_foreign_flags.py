@@ -22,7 +22,7 @@ from zipformer_crctc.train import DEFAULTS, RECIPE
 # Which values icefall's and ZIPA's programs have where nobody gives the flag.
 DEFAULTS_THERE = {
     "full_libri": True, "mini_libri": False, "concatenate_cuts": False, "duration_factor": 1.0, "gap": 1.0,
-    "on_the_fly_feats": True, "return_cuts": True, "input_strategy": "AudioSamples", "enable_musan": False,
+    "on_the_fly_feats": True, "return_cuts": True, "input_strategy": "AudioSamples",
     "subset": "", "train_manifest": "", "cr_loss_masked_scale": 1.0, "use_unsup_cr_ctc": False,
     "unsup_cr_ctc_loss_scale": 0.5, "use_mask_threshold": 0.8,
 }  # fmt: skip
@@ -36,7 +36,7 @@ def config(flags):
     return build_config(parse(flags), RECIPE, DEFAULTS)
 
 
-def test_the_table_is_of_fifteen_flags_that_no_section_has():
+def test_the_table_is_of_fourteen_flags_that_no_section_has():
     assert set(FOREIGN_FLAGS) == set(DEFAULTS_THERE)
     fields = {field.name for cls in spec_of(DEFAULT).sections.values() for field in dataclasses.fields(cls)}
     assert not fields & set(FOREIGN_FLAGS)
@@ -54,7 +54,6 @@ def test_their_own_defaults_ask_for_nothing(name, caplog):
     ("flag", "words"),
     [
         ("--concatenate-cuts True", ["`--concatenate-cuts` must be False, but is True", "leave the flag out"]),
-        ("--enable-musan 1", ["`--enable-musan` must be False", "leave the flag out"]),
         ("--train-manifest a.jsonl.gz", ["`--train-manifest` must be empty, but is a.jsonl.gz", "--manifest-dir"]),
         ("--cr-loss-masked-scale 2", ["`--cr-loss-masked-scale` must be 1.0, but is 2.0"]),
         ("--full-libri perhaps", ["`--full-libri` must be True or False", "perhaps"]),
