@@ -7,15 +7,18 @@ import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from programs import ROOT, assert_one_line, run_program
 
 sys.path.insert(0, str(ROOT / "tests" / "recipes"))
+from random_run import random_run
 from real_speech import FIXTURES, TINY, prepare
 
 from couloir.data.corpora import registry as corpora
 from couloir.data.shar import iterate_shar
 from couloir.families import registry as families
+from couloir.inference.recognizer import Recognizer
 
 PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
 FACTS = re.findall(r"^\| (.+) \| `(couloir/[\w/]+\.py)(?:::(\w+))?` \|$", PAGE, re.M)
@@ -68,6 +71,30 @@ def test_a_corpus_is_a_class_and_a_line_of_the_table(written, monkeypatch):
     run_program(written, "local/make_shar.py", flags)
     found = [(cut.id, cut.text, cut.language) for cut in iterate_shar(written / "data" / "shar" / "train")]
     assert sorted(text for _, text, _ in found) == sorted(words) and {language for *_, language in found} == {"ru"}
+
+
+def smoothed_text(recognizer, audio):
+    """What smoothing over three frames and a greedy search make of a recording, in numpy."""
+    (rows,) = recognizer.backend.encode([audio])
+    padded = np.pad(rows.astype(np.float64), ((1, 1), (0, 0)))
+    counts = np.convolve(np.ones(len(rows)), np.ones(3), "same")[:, None]
+    best = ((padded[:-2] + padded[1:-1] + padded[2:]) / counts).argmax(1)
+    tokens = [int(token) for i, token in enumerate(best) if token and (i == 0 or token != best[i - 1])]
+    return "".join(recognizer.backend.vocabulary.pieces[token].replace("▁", "") for token in tokens)
+
+
+def test_a_decoding_method_is_a_class_and_a_program(written):
+    prepare(written)
+    random_run(written, "exp", "zipformer_crctc", "--use-transducer False --use-ctc True")
+    flags = "--exp-dir exp --iter 1 --avg 1 --use-averaged-model False --manifest-dir data/shar --device cpu"
+    run_program(written, "couloir/cli.py", f"decode toy_search {flags} --write-ctm True")
+    (recogs,) = (written / "exp" / "smoothed").glob("recogs-test-heldout-*.txt")
+    lines = [line.split(":\thyp=") for line in recogs.read_text(encoding="utf-8").splitlines() if ":\thyp=" in line]
+    found = {name: "".join(ast.literal_eval(hyp)) for name, hyp in lines}
+    recognizer = Recognizer.from_pretrained(written / "exp")
+    cuts = list(iterate_shar(written / "data" / "shar" / "test-heldout"))
+    assert found == {cut.id: smoothed_text(recognizer, cut.audio) for cut in cuts} and len(set(found.values())) > 1
+    assert list((written / "exp" / "smoothed").glob("times-*.ctm"))
 
 
 def test_a_family_is_a_model_a_description_and_what_joins_them(written, monkeypatch):
