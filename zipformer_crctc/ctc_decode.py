@@ -22,4 +22,4 @@ from couloir.recipes.decode_program import ctc_decode_program
 from zipformer_crctc.train import DEFAULTS, RECIPE
 
 if __name__ == "__main__":
-    sys.exit(ctc_decode_program(__doc__, RECIPE, DEFAULTS))
+    sys.exit(ctc_decode_program(__doc__, RECIPE, DEFAULTS, zipa_names=True))

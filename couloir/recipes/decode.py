@@ -30,12 +30,12 @@ from couloir.decoding.transducer.methods import TransducerSearch
 from couloir.errors import UserError, must_be, shown, unknown_name
 from couloir.evaluation.evaluate import Result, evaluate
 from couloir.evaluation.files import result_names, write_decoding_files
+from couloir.families.registry import DEFAULT
 from couloir.files import atomic_write
 from couloir.inference.formats import table
 from couloir.inference.frame_times import frame_times
 from couloir.inference.transcript import Transcript, transcript_of
 from couloir.inference.vocabulary import Vocabulary
-from couloir.models.zipformer.config import ZipformerConfig
 from couloir.progress import log_to_screen, logged_to, track
 from couloir.recipes.decode_config import DecodeConfig
 from couloir.recipes.run import LoadedRun, load_run, own_unit, refuse_other_transcripts, scored_in
@@ -59,7 +59,7 @@ def transducer_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
     Raises:
         UserError: a model without a transducer, or as `TransducerSearch`.
     """
-    if not run.config.heads.use_transducer:
+    if "transducer" not in run.family.kinds(run.config):
         raise must_be("--exp-dir", "a model with a transducer", f"{run.exp_dir}", "train with --use-transducer True")
     config = from_mapping(TransducerSearchConfig, given_flags(namespace, TransducerSearchConfig))
     return TransducerSearch(config, run.model, run.tokenizer, run.device)
@@ -69,7 +69,7 @@ def transducer_search(run: LoadedRun, namespace: argparse.Namespace) -> Search:
 def encode_batch(run: LoadedRun, config: DecodeConfig, batch: Batch) -> tuple[Tensor, Tensor]:
     """Features and encoder of a batch on the run's device: (B, S, D) and lengths (B,)."""
     feats, feat_lens = run.fbank(batch.audio, batch.audio_lens)
-    if run.config.zipformer.causal:  # icefall's tail, so that the last chunk is whole
+    if run.model.context():  # icefall's tail, so that the last chunk is whole
         feats, feat_lens = F.pad(feats, (0, 0, 0, TAIL_FRAMES), value=run.fbank.padding_value), feat_lens + TAIL_FRAMES
     return run.model.forward_encoder(feats, feat_lens, padding=config.decode_padding)
 
@@ -88,7 +88,7 @@ def results_of(run: LoadedRun, search: Search, batch: Batch, found: list[Hypothe
 def timed_batch(run: LoadedRun, search: Search, batch: Batch, found: list[Hypothesis]) -> list[Transcript]:
     """What was found in a batch, with times."""
     vocabulary = Vocabulary(run.tokenizer.pieces)
-    times = frame_times(run.model.zipformer_config.geometry, run.config.fbank)
+    times = frame_times(run.model.geometry(), run.fbank.config)
     transcripts = list[Transcript]()
     for name, best, seconds in zip(batch.ids, found, (batch.audio_lens / SAMPLE_RATE).tolist()):
         texts = search.text_words(best)
@@ -196,7 +196,7 @@ def _split_short(run: LoadedRun, batch: Batch) -> tuple[Batch, Batch]:
     # The tail that `encode_batch` adds for a causal model is long enough by itself.
     long_enough, too_short = list[int](), list[int]()
     for row, samples in enumerate(batch.audio_lens.tolist()):
-        enough = run.config.zipformer.causal or run.family.output_frames(run.config, samples) > 0
+        enough = run.model.context() or run.family.output_frames(run.config, samples) > 0
         (long_enough if enough else too_short).append(row)
     return batch.select(long_enough), batch.select(too_short)
 
@@ -206,19 +206,26 @@ def decode_test_sets(
     recipe: str,
     defaults: Overrides,
     make_search: Callable[[LoadedRun, argparse.Namespace], Search],
+    family: str = DEFAULT,
+    zipa_names: bool = False,
 ) -> None:
     """The whole of a decoding program: load the run, decode every test set, write files and the report.
 
     Of a method with many results (one per scale of a language model) all are in the files, and the best is reported.
+
+    Args:
+        namespace: the flags. recipe: whose runs are decoded. defaults: of the recipe, for foreign checkpoints.
+        make_search: the method that the flags ask for. family: whose models the recipe makes.
+        zipa_names: see `_suffix`.
     """
     log_to_screen()
     config = from_mapping(DecodeConfig, given_flags(namespace, DecodeConfig))
     averaging = from_mapping(AveragingConfig, given_flags(namespace, AveragingConfig))
-    run = load_run(namespace, averaging, recipe, defaults, config.device)
-    _check_context(run.config.zipformer, config)
+    run = load_run(namespace, averaging, recipe, defaults, config.device, family=family)
+    _check_context(run.model.context(), config)
     search = make_search(run, namespace)
     data = run.data()
-    out_dir, suffix = run.exp_dir / search.name, _suffix(run, search)
+    out_dir, suffix = run.exp_dir / search.name, _suffix(run, search, zipa_names)
     with logged_to(out_dir / f"log-decode-{suffix}-{time.strftime('%Y-%m-%d-%H-%M-%S')}"):
         given = sorted((flag_name(name), value) for name, value in vars(namespace).items() if value is not None)
         flags = " ".join(f"{flag} {value}" for flag, value in given)
@@ -274,29 +281,32 @@ def _judge(sets: dict[str, DecodedSet], failures: list[str], most: float) -> Non
         raise UserError("; ".join([*failures, *lacking]))
 
 
-def _suffix(run: LoadedRun, search: Search) -> str:
+def _suffix(run: LoadedRun, search: Search, zipa_names: bool) -> str:
     """icefall's names: epoch and average, the chunks, the search's settings, whether the averaged model was used.
 
     ZIPA's are those of the exported files, with a dash in place of some underscores.
     """
-    zipformer = run.config.zipformer
-    chunk, left = zipformer.fixed_context
-    chunks = f"_chunk-{chunk}_left-context-{left}" if zipformer.causal else ""
-    if run.config.recipe == "zipformer_crctc" and not chunks + search.suffix:
+    context = run.model.context()
+    chunks = "_chunk-{}_left-context-{}".format(*context) if context else ""
+    if zipa_names and not chunks + search.suffix:
         return run.suffix
     start = run.suffix.removesuffix(AVERAGED)
     averaged = "_" + AVERAGED[1:] if start != run.suffix else ""
     return re.sub(r"^((?:epoch|iter)-\d+)-(avg-\d+)$", r"\1_\2", start) + chunks + search.suffix + averaged
 
 
-def _check_context(zipformer: ZipformerConfig, config: DecodeConfig) -> None:
-    """Refuse several chunk sizes, among which training alone draws, and a left context of no chunk."""
-    if not zipformer.causal:
+def _check_context(context: tuple[int, int] | None, config: DecodeConfig) -> None:
+    """Refuse several chunk sizes, among which training alone draws, and a left context of no chunk.
+
+    Args:
+        context: of the model, see `SpeechModel.context`. config: with the flags.
+    """
+    if context is None:
         return
     for flag, values in (("--chunk-size", config.chunk_size), ("--left-context-frames", config.left_context_frames)):
         if values is not None and len(values) != 1:
             raise must_be(flag, "one value in decoding", ",".join(map(str, values)), f"such as {flag} {values[-1]}")
-    chunk, left = zipformer.fixed_context
+    chunk, left = context
     if config.left_context_frames not in (None, (-1,)) and chunk < 0:
         raise UserError("`--left-context-frames` has no effect without `--chunk-size`; give both or neither")
     said = "full context" if chunk < 0 else f"chunks of {chunk} frames (20 ms each), left context {left} (-1: all)"

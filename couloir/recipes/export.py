@@ -15,6 +15,7 @@ from couloir.export.onnx import export_offline, export_streaming
 from couloir.export.selfcheck import check_waves
 from couloir.export.torchscript import export_script, export_trace
 from couloir.export.weights import save_weights
+from couloir.families.registry import DEFAULT
 from couloir.inference.hub import parse_hub_id
 from couloir.progress import log_to_screen
 from couloir.recipes.run import LoadedRun, load_run
@@ -24,7 +25,7 @@ from couloir.training.config import AveragingConfig
 
 
 def load_for_export(
-    namespace: argparse.Namespace, recipe: str, defaults: Overrides
+    namespace: argparse.Namespace, recipe: str, defaults: Overrides, family: str = DEFAULT
 ) -> tuple[LoadedRun, Path, list[Tensor]]:
     """The averaged model on the CPU, the folder of the files (--out-dir, or that of the weights), waves for the check.
 
@@ -40,7 +41,7 @@ def load_for_export(
         namespace.bpe_model = output.tokens
     averaging = from_mapping(AveragingConfig, given_flags(namespace, AveragingConfig))
     waves = check_waves(output.check_wav)
-    run = load_run(namespace, averaging, recipe, defaults, "cpu", hub=hasattr(namespace, "exp_dir"))
+    run = load_run(namespace, averaging, recipe, defaults, "cpu", hub=hasattr(namespace, "exp_dir"), family=family)
     return run, Path(output.out_dir) if output.out_dir else run.exp_dir, waves
 
 
@@ -63,10 +64,10 @@ def save_tokens(tokenizer: Tokenizer, folder: Path) -> None:
     tokenizer.save_tokens(path)
 
 
-def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides) -> None:
+def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides, family: str = DEFAULT) -> None:
     """pretrained.pt, model.safetensors and the TorchScript files that are asked for."""
     config = from_mapping(TorchExportConfig, given_flags(namespace, TorchExportConfig))
-    run, folder, waves = load_for_export(namespace, recipe, defaults)
+    run, folder, waves = load_for_export(namespace, recipe, defaults, family)
     if config.jit_trace:
         check_full_context(run, namespace, "leave it out, or leave --jit-trace to another call")
     save_weights(run.model, as_plain(run.as_trained()), folder)
@@ -77,25 +78,29 @@ def export_torch(namespace: argparse.Namespace, recipe: str, defaults: Overrides
         export_trace(run.family.export_parts(run.model), run.fbank.config, folder, waves)
 
 
-def export_offline_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
+def export_offline_onnx(
+    namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str, family: str = DEFAULT
+) -> None:
     """ONNX files that take whole recordings.
 
     Args:
         namespace: the flags. recipe: whose runs are exported. defaults: of the recipe. kind: "ctc" or "transducer"; a
-            transducer's runs may be exported as CTC models by --head.
+            transducer's runs may be exported as CTC models by --head. family: whose models the recipe makes.
     """
     config = from_mapping(OFFLINE_ONNX[kind], given_flags(namespace, OFFLINE_ONNX[kind]))
-    run, folder, waves = load_for_export(namespace, recipe, defaults)
+    run, folder, waves = load_for_export(namespace, recipe, defaults, family)
     check_full_context(run, namespace, "leave it out, or use export_onnx_streaming.py")
     parts = run.family.export_parts(run.model, getattr(config, "head", kind))
     export_offline(parts, run.fbank.config, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)
 
 
-def export_streaming_onnx(namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str) -> None:
+def export_streaming_onnx(
+    namespace: argparse.Namespace, recipe: str, defaults: Overrides, kind: str, family: str = DEFAULT
+) -> None:
     """ONNX files that take chunk after chunk. Arguments as of `export_offline_onnx`."""
     config = from_mapping(STREAMING_ONNX[kind], given_flags(namespace, STREAMING_ONNX[kind]))
-    run, folder, waves = load_for_export(namespace, recipe, defaults)
+    run, folder, waves = load_for_export(namespace, recipe, defaults, family)
     parts = run.family.export_parts(run.model, getattr(config, "head", kind), streaming=True)
     export_streaming(parts, run.fbank.config, config, folder, waves, run.suffix)
     save_tokens(run.tokenizer, folder)
