@@ -12,7 +12,7 @@ import { resample } from "../../web/js/resample.js";
 import { ctcGreedy, meanBlank } from "../../web/js/search.js";
 import { textGrid, tiersOf } from "../../web/js/textgrid.js";
 import { confidenceOf, phonesOf, textOf, timedTokens, wordsOf, writtenPhones } from "../../web/js/transcript.js";
-import { parseTokens, surface, surfaces } from "../../web/js/vocabulary.js";
+import { blankBetween, parseTokens, surface, surfaces } from "../../web/js/vocabulary.js";
 import { encodeWav, parseWav } from "../../web/js/wav.js";
 import { cut, join } from "../../web/js/windows.js";
 
@@ -27,9 +27,10 @@ const answers = {
     const spans = ctcGreedy(framesOf(frames));
     const tokens = timedTokens(spans, pieces, shift, duration);
     const confidence = confidenceOf(spans, () => meanBlank(framesOf(frames)));
-    const written = writtenPhones(tokens).map(({ space, letters }) => space + letters);
+    const between = blankBetween(pieces);
+    const written = writtenPhones(tokens, between).map(({ space, letters }) => space + letters);
     const files = { textGrid: textGrid(tiersOf(tokens), duration) };
-    return { tokens, text: textOf(tokens), confidence, written, phones: phonesOf(tokens).length, ...files };
+    return { tokens, text: textOf(tokens, between), confidence, written, phones: phonesOf(tokens).length, ...files };
   },
   metadata: (path) => metadataOf(new Uint8Array(bytesOf(path))),
   frontEnd: ({ metadata, frames }) => {
@@ -42,6 +43,7 @@ const answers = {
   },
   host: (source) => hostElsewhere(source, "http://127.0.0.1:8000/index.html"),
   words: wordsOf,
+  between: blankBetween,
   tokens: (text) => parseTokens(text),
   surfaces: (pieces) => [surfaces(pieces), pieces.map(surface)],
   wav: (path) => parseWav(bytesOf(path)),

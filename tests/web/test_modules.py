@@ -20,6 +20,7 @@ from couloir.inference.transcript import Token, Transcript, timed_tokens
 from couloir.inference.vocabulary import Vocabulary, read_pieces, read_vocabulary
 from couloir.models import geometry
 from couloir.models.geometry import FrameGeometry
+from couloir.text.tokenizer import has_names
 
 PIECES = ["<blk>", "<unk>", "▁", "▁a", "ʰ", "ː", '"', "t͡s", "̃", "o", "<0xC3>", "<0xA9>"]
 
@@ -73,6 +74,34 @@ def test_transcripts_and_textgrids(tmp_path):
         whole = Transcript("", found["text"], tokens, round(samples / 16000, 3), 0.5, shift)
         assert found["textGrid"] == textgrid(tiers_of(whole), whole.duration)
     assert sum(len(answer["value"]["tokens"]) for answer in answers) > 60
+
+
+VOCABULARIES = [
+    PIECES,
+    ["<blk>", "<unk>", "aa", "ae", "ah", "b", "ch", "d", "dh", "eh", "hh", "iy", "jh", "SIL"],
+    ["<blk>", "yes", "no", "stop", "ŋa", "ɓala"],
+    ["<blk>", "pʰ", "tʰ", "kʰ", "aː", "iː", "ʃ", "ŋ"],
+    ["<blk>", "p", "a", "t", "s"],
+    ["<blk>", "<space>", "yes", "no"],
+    ["<blk>", "▁yes", "no"],
+    ["<blk>", *"你好"],
+    ["<blk>", "zhōng", "guó", "ē", "über"],
+    ["<blk>"],
+]
+
+
+def test_names_have_blanks_between_them_as_in_python():
+    for pieces, answer in zip(VOCABULARIES, ask(*(("between", pieces) for pieces in VOCABULARIES))):
+        assert answer["value"] == (" " if has_names(pieces) else ""), pieces
+
+
+def test_a_text_of_names_is_pythons():
+    pieces, rng = VOCABULARIES[1][: len(PIECES)], np.random.default_rng(1)
+    frames = log_probs(rng, 80)
+    case = {"frames": frames.tolist(), "pieces": pieces, "shift": 0.02, "duration": 2.0}
+    found = ask(("transcript", case))[0]["value"]
+    text = Vocabulary(pieces).text(ctc_greedy(frames).tokens)
+    assert found["text"] == text == "".join(found["written"]) and " " in text
 
 
 def test_words_are_pythons(tmp_path):

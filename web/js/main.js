@@ -125,10 +125,10 @@ async function transcribe(name, samples) {
   transcript = await engine.transcribe(samples, (share) => {
     if (share) say("Listening", share, `${Math.round(share * seconds)} of ${Math.round(seconds)} s`);
   });
-  const { tokens, duration, confidence } = transcript;
+  const { tokens, duration, confidence, between } = transcript;
   const count = phonesOf(tokens).length;
   const found = `${count} phone${count === 1 ? "" : "s"} found in ${duration.toFixed(2)} s, mean confidence ${confidence.toFixed(2)}.`;
-  show(tokens, tokens.length ? found : `No phones were heard in ${duration.toFixed(2)} s.`);
+  show(tokens, tokens.length ? found : `No phones were heard in ${duration.toFixed(2)} s.`, between);
   enableResult(true);
   say("");
 }
@@ -189,9 +189,9 @@ function enableResult(is) {
 }
 
 /** Write a transcript, each phone in a span of its own. */
-function show(tokens, about) {
+function show(tokens, about, between = "") {
   phones = phonesOf(tokens);
-  element("text").replaceChildren(...spansOf(tokens));
+  element("text").replaceChildren(...spansOf(tokens, between));
   const unsure = phones.some(({ confidence }) => confidence < UNSURE);
   element("about").textContent = about + (unsure ? ` Underlined: confidence below ${UNSURE}.` : "");
   timeline.show(phones);
@@ -199,8 +199,8 @@ function show(tokens, about) {
 }
 
 /** A span for each phone, lines breaking between them, and the spaces of words. */
-function spansOf(tokens) {
-  return writtenPhones(tokens).flatMap(({ space, letters }, i) => {
+function spansOf(tokens, between) {
+  return writtenPhones(tokens, between).flatMap(({ space, letters }, i) => {
     const span = document.createElement("span");
     span.textContent = letters;
     span.dataset.phone = i;

@@ -7,7 +7,7 @@ import { metadataOf } from "./metadata.js";
 import { round } from "./numbers.js";
 import { ctcGreedy, meanBlank } from "./search.js";
 import { confidenceOf, textOf, timedTokens } from "./transcript.js";
-import { parseTokens } from "./vocabulary.js";
+import { blankBetween, parseTokens } from "./vocabulary.js";
 import { cut, join } from "./windows.js";
 
 /**
@@ -87,10 +87,12 @@ export class Recognizer {
     const frames = join(parts, offsets, this.frameShift);
     const spans = ctcGreedy(frames);
     const duration = samples.length / C.SAMPLE_RATE;
+    const between = blankBetween(this.pieces);
     const tokens = timedTokens(spans, this.pieces, this.frameShift, duration, first);
     return {
-      text: textOf(tokens),
+      text: textOf(tokens, between),
       tokens,
+      between,
       duration: round(duration, 3),
       confidence: confidenceOf(spans, () => meanBlank(frames)),
       frameShift: this.frameShift,

@@ -41,8 +41,9 @@ export function timedTokens(spans, pieces, frameShift, duration, first = C.FRONT
   }));
 }
 
-/** The tokens' text. */
-export const textOf = (tokens) => tokens.map(({ symbol }) => symbol).join("").trim();
+/** The tokens' text, with what stands between two of them (`blankBetween`). */
+export const textOf = (tokens, between = "") =>
+  tokens.map(({ symbol }) => symbol).filter((symbol) => symbol).join(between).trim();
 
 /** Mean over the spans, 0 to 1, or what `ofSilence` says when there are none. */
 export function confidenceOf(spans, ofSilence) {
@@ -91,7 +92,7 @@ export function wordsOf(tokens) {
 }
 
 /** For each phone the spaces before it and its letters, as they stand in the text. */
-export function writtenPhones(tokens) {
+export function writtenPhones(tokens, between = "") {
   const written = [];
   let space = "";
   for (const { symbol } of tokens) {
@@ -100,7 +101,7 @@ export function writtenPhones(tokens) {
     space += symbol.slice(0, at);
     if (!letters) continue;
     if (written.length && isMark(letters)) written.at(-1).letters += space + letters;
-    else written.push({ space: written.length ? space : "", letters });
+    else written.push({ space: written.length ? space || between : "", letters });
     space = symbol.slice(at + letters.length);
   }
   return written;

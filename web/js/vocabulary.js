@@ -27,6 +27,27 @@ export function surfaces(pieces) {
   return found;
 }
 
+const IPA_ALONE = /[\u0250-\u02af\u02d0ŋθβχ]/;
+const IPA = /^(?:[a-zæçðøħœǀǁǂǃ\u0250-\u02af\u02d0ŋθβχ]|\p{M}|\p{Lm})*$/u;
+const UNWRITTEN = /^<.+>$/;
+
+/**
+ * What stands between two pieces of a text: a blank where most are names of several Latin letters that are no IPA
+ * (ARPABET, pinyin, words).
+ * @param {string[]} pieces
+ * @returns {string}
+ */
+export function blankBetween(pieces) {
+  const plain = [...new Set(pieces.filter((piece) => !SPECIAL.has(piece) && piece !== "<unk>" && !BYTE.test(piece)))];
+  if (plain.some((piece) => piece === "<space>" || /[▁ ]/.test(piece))) return "";
+  const letters = (piece) => [...piece.normalize("NFD").replace(/\p{M}/gu, "")];
+  const names = plain.filter((piece) => letters(piece).length > 1 && /^\p{Script=Latin}/u.test(letters(piece)[0]));
+  const written = plain.filter((piece) => !UNWRITTEN.test(piece));
+  const ipa = written.filter((piece) => IPA.test(piece.normalize("NFD")));
+  const phones = 2 * ipa.length >= written.length && written.some((piece) => IPA_ALONE.test(piece));
+  return 2 * names.length > plain.length && !phones ? " " : "";
+}
+
 /** The text of bytes in UTF-8; each that is part of no character becomes U+FFFD, as in sentencepiece. */
 function textOfBytes(bytes) {
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
