@@ -5,8 +5,10 @@ Shapes: B streams, T feature frames of a window, F feature bins, S output frames
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from couloir.models.geometry import FrameGeometry
@@ -48,3 +50,14 @@ class Streaming(Protocol):
 
     def metadata(self) -> dict[str, str | int]:
         """What a reader of an exported file makes the first states from."""
+
+
+def pack_streams(streaming: Streaming, streams: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The states of several batches of streams as those of one batch, in their order."""
+    return [torch.cat(parts, streaming.batch_axis(name)) for name, parts in zip(streaming.names, zip(*streams))]
+
+
+def unpack_streams(streaming: Streaming, states: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The states of each stream of a batch, as of a batch of one: views of ``states``."""
+    split = [state.split(1, streaming.batch_axis(name)) for name, state in zip(streaming.names, states)]
+    return [list(parts) for parts in zip(*split)]

@@ -61,8 +61,13 @@ class Zipformer(nn.Module):
         stacks = range(len(config.encoder_dims))
         self.encoders = nn.ModuleList(build_stack(config, i) for i in stacks)
         self.skip_sources = [config.skip_source(i) for i in stacks]
+        widths = config.encoder_dims
         self.skip_modules = nn.ModuleDict(
-            {str(i): SimpleCombiner() for i, source in enumerate(self.skip_sources) if source is not None}
+            {
+                str(i): SimpleCombiner(widths[source], widths[i - 1])
+                for i, source in enumerate(self.skip_sources)
+                if source is not None
+            }
         )
         self.skip_dropout = ScheduledFloat((0.0, 0.5), (4000.0, 0.025))
         self.downsample_output = AttentionDownsample(config.output_dim, config.output_dim, OUTPUT_FACTOR)

@@ -18,9 +18,9 @@ DROPOUT = 0.1
 BASE = 10000.0
 
 
-def sinusoids(farthest: int, channels: int) -> Tensor:
-    """Encodings (2 farthest + 1, channels) of a source that lies ``farthest`` frames before ... behind its target."""
-    back = torch.arange(farthest, -farthest - 1, -1, dtype=torch.float32)[:, None]
+def sinusoids(first: int, last: int, channels: int) -> Tensor:
+    """Encodings (first - last + 1, channels) of sources that lie ``first``, ``first`` - 1, ... ``last`` frames back."""
+    back = torch.arange(first, last - 1, -1, dtype=torch.float32)[:, None]
     rates = torch.exp(torch.arange(0, channels, 2, dtype=torch.float32) * (-math.log(BASE) / channels))
     phases = back * rates
     return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(1)
@@ -38,19 +38,19 @@ class RelPositionalEncoding(nn.Module):
         self.channels = channels
         self._table = torch.empty(0, channels)
 
-    def _covering(self, farthest: int, like: Tensor) -> Tensor:
-        table = self._table
-        if table.shape[0] < 2 * farthest + 1:
+    def _rows(self, first: int, last: int, like: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            return sinusoids(first, last, self.channels).to(like.device, like.dtype)
+        middle = self._table.shape[0] // 2
+        if middle < first or self._table.shape[0] == 0:
             # By powers of two, so that a batch slightly longer than all before makes no new one.
-            table = sinusoids(1 << farthest.bit_length(), self.channels)
-        if table.device != like.device or table.dtype != like.dtype or table is not self._table:
-            self._table = table = table.to(like.device, like.dtype)
-        return table
+            middle = 1 << first.bit_length()
+            self._table = sinusoids(middle, -middle, self.channels)
+        if self._table.device != like.device or self._table.dtype != like.dtype:
+            self._table = self._table.to(like.device, like.dtype)
+        return self._table[middle - first : middle - last + 1]
 
     def forward(self, x: Tensor, left_context: int = 0) -> Tensor:
         """The encoding (left_context + 2 T - 1, D) for ``x`` (T, B, D): the source farthest to the left first."""
         frames = x.shape[0]
-        farthest = frames - 1 + left_context
-        table = self._covering(farthest, x)
-        middle = table.shape[0] // 2
-        return F.dropout(table[middle - farthest : middle + frames], DROPOUT, self.training)
+        return F.dropout(self._rows(frames - 1 + left_context, 1 - frames, x), DROPOUT, self.training)

@@ -98,11 +98,13 @@ class SimpleUpsample(nn.Module):
 class SimpleCombiner(nn.Module):
     """w x1 + (1 - w) x2 with a learnt w, kept within `WEIGHT_RANGE` in some batches of training.
 
-    ``x1`` may be narrower than ``x2``; what it lacks counts as zero.
+    Args:
+        channels1, channels2: D1 and D2, no smaller; the channels that ``x1`` lacks count as zero.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels1: int, channels2: int) -> None:
         super().__init__()
+        self.lacking = channels2 - channels1
         self.weight1 = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
@@ -110,5 +112,4 @@ class SimpleCombiner(nn.Module):
         weight: Tensor = self.weight1
         if self.training and random.random() < CLAMP_PROB:
             weight = weight.clamp(*WEIGHT_RANGE)
-        wider = x2.shape[-1] - x1.shape[-1]
-        return torch.lerp(x2, F.pad(x1, (0, wider)) if wider > 0 else x1, weight.to(x2.dtype))
+        return torch.lerp(x2, F.pad(x1, (0, self.lacking)) if self.lacking else x1, weight.to(x2.dtype))

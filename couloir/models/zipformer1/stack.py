@@ -150,7 +150,7 @@ class DownsampledZipformerEncoder(nn.Module):
         self.downsample = AttentionDownsample(in_channels, channels, factor)
         self.encoder = encoder
         self.upsample = SimpleUpsample(channels, factor)
-        self.out_combiner = SimpleCombiner()
+        self.out_combiner = SimpleCombiner(in_channels, channels)
 
     def _combine(self, x0: Tensor, x: Tensor) -> Tensor:
         combined: Tensor = self.out_combiner(x0, self.upsample(x)[: x0.shape[0]])

@@ -63,7 +63,10 @@ def initial_states(config: Zipformer1Config, batch: int, device: torch.device | 
 def split_layers(states: Sequence[Tensor]) -> list[list[LayerState]]:
     """The states of each stack's layers."""
     stacks = len(states) // len(KINDS)
-    return [[LayerState(*kinds) for kinds in zip(*states[stack::stacks])] for stack in range(stacks)]
+    return [
+        [LayerState(*layer) for layer in zip(*(state.unbind(0) for state in states[stack::stacks]))]
+        for stack in range(stacks)
+    ]
 
 
 def join_layers(layers: Sequence[Sequence[LayerState]]) -> list[Tensor]:
@@ -90,6 +93,9 @@ class Zipformer1Streaming:
     Args:
         model: in eval mode. hide_unfilled: whether slots of caches that hold no frame yet are hidden.
 
+    Attributes:
+        shortest_window: feature frames that the window of a stream's end has at least, by padding.
+
     Raises:
         UserError: the left context is unlimited.
     """
@@ -101,6 +107,8 @@ class Zipformer1Streaming:
         self.names = [name for name, _ in state_shapes(self.config, 1)]
         self.chunk_frames = self.config.decode_chunk_len
         self.window_frames = self.chunk_frames + self.geometry.embedding_margin
+        # A shorter last window is padded to this, so that every stack gets a frame that is no repeat.
+        self.shortest_window = self.geometry.frames_of(self.config.coarsest)
         self.context = {"chunk": self.config.decode_chunk_size, "left": self.config.left_context}
         self.attributes = {
             "decode_chunk_size": self.config.decode_chunk_size,
