@@ -53,6 +53,8 @@ def write_fp32(graph: Graph, path: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         # Tracing warns of every Python value; the self-check shows whether one matters.
         warnings.simplefilter("ignore")
+        # Also makes what a model keeps of the sizes that it has seen, such as tables of positions, before it is traced.
+        given = _flat(graph.module(*graph.example))
         torch.onnx.export(
             graph.module,
             graph.example,
@@ -64,9 +66,7 @@ def write_fp32(graph: Graph, path: Path) -> None:
             dynamo=False,
         )
     model = onnx.load(str(path))
-    with torch.no_grad():
-        traced = _flat(graph.module(*graph.example))
-    for output, tensor in zip(model.graph.output, traced, strict=True):
+    for output, tensor in zip(model.graph.output, given, strict=True):
         # The exporter gives a name of its own to an axis whose size it cannot infer.
         for axis, dim in enumerate(output.type.tensor_type.shape.dim):
             if axis not in graph.axes.get(output.name, {}):

@@ -151,6 +151,7 @@ def _example(part: OfflinePart) -> tuple[Tensor, Tensor]:
 def _traced(module: nn.Module, *example: Tensor | list[Tensor]) -> torch.jit.ScriptModule:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every Python value; the self-check shows if one matters
+        module(*example)  # makes what it keeps of the sizes that it has seen, such as tables of positions
         return torch.jit.trace(module, example, check_trace=False, strict=False)
 
 

@@ -21,8 +21,12 @@ from couloir.export.transducer import search_parts
 from couloir.families.zipformer_export import export_parts
 from couloir.inference.search import transducer_greedy
 from couloir.models.geometry import FrameGeometry
+from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.transducer import Decoder, Joiner
 from couloir.models.zipformer.streaming import ZipformerStreaming
+from couloir.models.zipformer1.config import Zipformer1Config
+from couloir.models.zipformer1.model import build_model as build_zipformer1
+from couloir.models.zipformer1.streaming import Zipformer1Streaming
 
 LAYERS, FACTORS, WIDTH, ATTENTION, KERNEL, CHUNK, LEFT = (2, 1), (1, 2), 16, 8, 5, 32, 64
 JOINER = 12
@@ -263,13 +267,40 @@ def test_counters_may_go_as_int32(toy, tmp_path, waves):
     }
 
 
-def zipformer(factor=2):
+def zipformer():
     model = make_model("ctc", causal=True)
     (part,) = export_parts(model, "ctc", streaming=True)
     return part.streaming
 
 
-@pytest.mark.parametrize("make", [zipformer, lambda: ToyStreaming(Toy().eval().requires_grad_(False))])
+def zipformer1():
+    torch.manual_seed(0)
+    sizes = Zipformer1Config(
+        num_encoder_layers=(1, 2),
+        feedforward_dims=(32,),
+        nhead=(2,),
+        encoder_dims=(32,),
+        attention_dims=(16,),
+        encoder_unmasked_dims=(32,),
+        zipformer_downsampling_factors=(1, 2),
+        cnn_module_kernels=(5,),
+    )
+    heads = HeadsConfig(use_ctc=False, use_transducer=True, vocab_size=19, decoder_dim=16, joiner_dim=24)
+    return Zipformer1Streaming(build_zipformer1(sizes, heads).eval().requires_grad_(False))
+
+
+def test_the_first_generation_itself_is_exported_as_it_is(tmp_path, waves):
+    """Its model knows nothing of files, and these know nothing of it."""
+    streaming = zipformer1()
+    parts = [StreamingPart("encoder", streaming, streaming.model.joiner.encoder_proj)]
+    config = StreamingOnnxConfig(enable_int8_quantization=False)
+    done = export_streaming(parts, FBANK, config, tmp_path, waves, "a")
+    assert done["encoder-a-chunk-16-left-64.onnx"].relative < 1e-5
+    script = ScriptedPart(StreamingPart("encoder", streaming, nn.Identity()), {})
+    assert max(agreement.relative for agreement in export_script(script, FBANK, tmp_path, waves).values()) < 1e-5
+
+
+@pytest.mark.parametrize("make", [zipformer, zipformer1, lambda: ToyStreaming(Toy().eval().requires_grad_(False))])
 def test_what_every_streaming_model_keeps(make):
     """Names, axes and types of states agree with each other, and streams do not depend on one another."""
     streaming = make()

@@ -90,7 +90,7 @@ def test_search_is_that_of_decoding():
     expected = ctc_greedy_search(log_probs, torch.full((5,), 60))
     for rows, hypothesis in zip(log_probs.numpy(), expected):
         found = ctc_greedy(rows)
-        assert (found.tokens, found.starts) == (hypothesis.tokens, hypothesis.frames)
+        assert (found.tokens, found.starts) == (hypothesis.tokens, hypothesis.starts)
         assert found.confidences == pytest.approx(hypothesis.confidences)
         assert all(a < b for a, b in zip(found.starts, found.ends))
         assert all(b <= a for a, b in zip(found.starts[1:], found.ends))

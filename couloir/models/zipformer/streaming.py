@@ -99,7 +99,7 @@ class ZipformerStreaming:
 
     def initial(self, batch: int) -> list[Tensor]:
         """As `initial_states`."""
-        return initial_states(self.config, batch, self.left_context)
+        return initial_states(self.config, batch, self.left_context, next(self.model.parameters()).device)
 
     def batch_axis(self, name: str) -> int:
         """As `Streaming.batch_axis`."""
