@@ -289,6 +289,7 @@ def zipformer1():
     return Zipformer1Streaming(build_zipformer1(sizes, heads).eval().requires_grad_(False))
 
 
+@pytest.mark.slow
 def test_the_first_generation_itself_is_exported_as_it_is(tmp_path, waves):
     """Its model knows nothing of files, and these know nothing of it."""
     streaming = zipformer1()
