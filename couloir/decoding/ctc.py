@@ -1,4 +1,5 @@
 """CTC searches: greedy, and prefix beam search with or without language models, for a whole batch on any device."""
+# Shapes: B batch, K prefixes, M likeliest tokens, N tokens, S output frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """The best CTC path of a given token string (forced alignment), for many utterances at once."""
+# Shapes: B batch, L labels with blanks between, N tokens, S output frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """From a CTC decoding method's name to its results."""
+# Shapes: B batch, D model dimension, S output frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """What a decoding method is to those who use it, whatever the model: a test set's decoding, and recognition."""
+# Shapes: B batch, D model dimension, S output frames.
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The parts of a stateless transducer's search, whatever its encoder: icefall's decoder and joiner files.
 
-Shapes: R rows, C tokens of context, T feature frames, F feature bins, J joiner width, V vocabulary.
+Shapes: R rows, C tokens of context, T feature frames, F feature bins, J joiner width, S output frames,
+V vocabulary.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The definition is Kaldi's `feature-window.cc` and `mel-computations.cc` without 
 (`snip_edges`) or is centred on its share of it, with both ends mirrored; each frame loses its mean, is pre-emphasised,
 windowed, transformed, and its power is summed under triangles on the mel scale.
 
-Shapes: N samples, T frames, W samples of a window, F mel filters.
+Shapes: N samples, T frames, W samples of a window, F mel filters, K points of a spectrum.
 """
 
 from __future__ import annotations

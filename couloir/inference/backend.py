@@ -1,4 +1,5 @@
 """What a recogniser asks of a runtime."""
+# Shapes: V vocabulary.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Names, shapes and metadata of the files are icefall's, which sherpa-onnx reads too.
 """
+# Shapes: D model dimension, N samples, S output frames, T frames.
 
 from __future__ import annotations
 

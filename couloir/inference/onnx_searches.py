@@ -1,4 +1,5 @@
 """Exported heads as what the searches of couloir.decoding ask of a model. Needs torch beside ONNX Runtime."""
+# Shapes: J joiner dimension, N hypotheses, V vocabulary.
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Where the restriction is a mask they find what the searches of `search` find; those are quicker.
 """
+# Shapes: N places, Q states, R hypotheses, S output frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Greedy searches in numpy. Every runtime's CTC output goes through the one here, so that all find the same."""
+# Shapes: J joiner dimension, N hypotheses, S output frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """The result of recognition: symbols with times and confidences."""
+# Shapes: S output frames, V vocabulary.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Decode test sets, write icefall's result files and one report over all of them."""
+# Shapes: B batch, D model dimension, S output frames.
 
 from __future__ import annotations
 

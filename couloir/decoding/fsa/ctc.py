@@ -3,6 +3,7 @@
 The CTC topology is not composed with the graph: a row of the search carries the label of its last frame, so that the
 same LG graph serves transducers and CTC. At most one arc of the graph is taken per frame.
 """
+# Shapes: A arcs, B batch, S output frames, V vocabulary.
 
 from __future__ import annotations
 

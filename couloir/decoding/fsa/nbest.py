@@ -1,4 +1,5 @@
 """Choosing among sequences sampled from a lattice."""
+# Shapes: P paths.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Rescoring what a search over a graph left: n-best lists and whole lattices, by n-grams and other models."""
+# Shapes: N hypotheses, P paths.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """From back-pointers to hypotheses."""
+# Shapes: B batch, N hypotheses, P paths.
 
 from __future__ import annotations
 

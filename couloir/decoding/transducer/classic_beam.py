@@ -5,6 +5,7 @@ prefixes the likeliest is taken; it is kept with a blank, and opened with each t
 ``beam + 1`` likeliest, blank counting as one of them; the frame is done when ``beam`` kept prefixes are likelier than
 every open one.
 """
+# Shapes: B batch, D model dimension, S output frames.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """What every transducer search asks of a model: log-probabilities of (frame, token history) pairs."""
+# Shapes: B batch, D model dimension, J joiner dimension, N hypotheses, S output frames, V vocabulary.
 
 from __future__ import annotations
 

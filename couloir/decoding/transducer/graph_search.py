@@ -1,4 +1,5 @@
 """fast_beam_search and its n-best forms: a transducer searched over a graph."""
+# Shapes: B batch, D model dimension, S output frames.
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Speech recognition model: front end, Zipformer encoder and heads. Its state dict is icefall's."""
+# Shapes: B batch, D model dimension, F feature bins, S output frames, T frames.
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 Source: Yao et al. 2024, arXiv:2310.11230, "Downsampled encoder structure".
 
-Shapes: T frames of the stack's input, B batch, D model dimension, k the stack's down-sampling factor, N its layers.
+Shapes: T frames of the stack's input, B batch, D model dimension, k the stack's down-sampling factor, N its
+layers, L frames of left context.
 """
 
 from __future__ import annotations
