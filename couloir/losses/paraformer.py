@@ -1,4 +1,4 @@
-"""Losses of a Paraformer: label-smoothed cross entropy, error in the number of tokens, CTC.
+"""Losses of a Paraformer: label-smoothed cross entropy, error in the number of tokens, CTC, expected errors.
 
 Source: Gao et al. 2022 (arXiv:2206.08317), section 3.4; label smoothing is that of Szegedy et al. 2016
 (arXiv:1512.00567), section 7, spread over the other tokens alone, as a divergence that is 0 at its target.
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from couloir.losses.ctc import ctc_loss
+from couloir.losses.mwer import mwer_loss
 from couloir.losses.paraformer_config import ParaformerLossConfig
+from couloir.models.paraformer.config import BLANK_ID, EOS_ID, SOS_ID
 
 if TYPE_CHECKING:
     from couloir.models.paraformer.model import Lesson
@@ -27,7 +29,8 @@ class ParaformerLosses(NamedTuple):
 
     Attributes:
         total: what is minimised. attention: cross entropy. predictor: error in the number of tokens. ctc: None without
-            such a head or with the weight 0. accuracy: share of tokens that the pass without the sampler has right.
+            such a head or with the weight 0. mwer: expected errors; None with the weight 0.
+        accuracy: share of tokens that the pass without the sampler has right.
         weight: tokens (normalised by length) or utterances that the means are over, for the mean of several batches.
     """
 
@@ -35,6 +38,7 @@ class ParaformerLosses(NamedTuple):
     attention: Tensor
     predictor: Tensor
     ctc: Tensor | None
+    mwer: Tensor | None
     accuracy: Tensor
     weight: Tensor
 
@@ -78,5 +82,11 @@ def paraformer_losses(
         total = total + config.ctc_weight * ctc + (1.0 - config.ctc_weight) * attention
     else:
         total = total + attention
+    mwer = None
+    if config.mwer_weight > 0.0:
+        log_probs = lesson.logits.float().log_softmax(dim=-1)
+        silent = (BLANK_ID, SOS_ID, EOS_ID)
+        mwer = mwer_loss(log_probs, lesson.target_lens, tokens, config.mwer_paths, config.mwer_mask_prob, silent)
+        total = total + config.mwer_weight * mwer
     right = (lesson.first_ids == lesson.targets).sum()
-    return ParaformerLosses(total, attention, predictor, ctc, right / num_tokens, weight)
+    return ParaformerLosses(total, attention, predictor, ctc, mwer, right / num_tokens, weight)

@@ -90,6 +90,15 @@ def test_without_ctc_the_cross_entropy_has_its_whole_weight(ctc, weight):
     assert losses.total.item() == pytest.approx((losses.attention + losses.predictor).item())
 
 
+def test_expected_errors_come_on_top():
+    given = lesson()
+    plain = paraformer_losses(given, TOKENS, ParaformerLossConfig())
+    with_errors = paraformer_losses(given, TOKENS, ParaformerLossConfig(mwer_weight=2.0, mwer_mask_prob=0.5))
+    assert plain.mwer is None
+    assert with_errors.total.item() == pytest.approx((plain.total + 2.0 * with_errors.mwer).item())
+    assert with_errors.mwer.item() != 0.0
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -98,6 +107,9 @@ def test_without_ctc_the_cross_entropy_has_its_whole_weight(ctc, weight):
         {"label_smoothing": 1.0},
         {"sampling_ratio": -1.0},
         {"predictor_weight": float("nan")},
+        {"mwer_weight": -1.0},
+        {"mwer_paths": 1},
+        {"mwer_mask_prob": 0.0},
     ],
 )
 def test_values_out_of_range_are_refused_by_their_flag(values):

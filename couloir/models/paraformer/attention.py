@@ -17,7 +17,7 @@ from couloir.models.paraformer.memory import add_memory, memory_conv
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, T, D) -> (B, H, T, D / H)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x.reshape(x.shape[0], x.shape[1], num_heads, -1).transpose(1, 2)  # `unflatten` fixes lengths in ONNX
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
@@ -140,11 +140,11 @@ class RelativeAttention(Attention):
     def _position_scores(self, query: Tensor, positions: Tensor, lens: Tensor | None) -> Tensor:
         """(B, H, T, D / H), (T, D) -> scores (B, H, T, T) before scaling."""
         query = query + self.pos_bias_v.unsqueeze(1)
-        rows = self.linear_pos(positions).unflatten(-1, (self.num_heads, -1))  # (T, H, D / H)
+        rows = self.linear_pos(positions).reshape(positions.shape[0], self.num_heads, -1)  # (T, H, D / H)
         scores = shifted(torch.matmul(query, rows.permute(1, 2, 0)))
         if lens is None:
             return scores
-        frames = rows.shape[0]
+        frames = positions.shape[0]
         frame = torch.arange(frames, device=rows.device)
         own = rows[(frame - (frames - lens[:, None])).clamp(min=0)]  # (B, T, H, D / H): an item's last row comes last
         back = shifted(torch.matmul(query, own.permute(0, 2, 3, 1)))
