@@ -56,6 +56,7 @@ FOREIGN_FLAGS: dict[str, ForeignFlag] = {
     "concatenate_cuts": ForeignFlag("data", "icefall", False, "utterances are never joined", _LEAVE_OUT),
     "duration_factor": ForeignFlag("data", "icefall", float, _JOINED),
     "gap": ForeignFlag("data", "icefall", float, _JOINED),
+    "blank_id": ForeignFlag("heads", "icefall", 0, "the blank is token 0 in every model", "put it first in tokens.txt"),
     "cr_loss_masked_scale": ForeignFlag(
         "loss", "icefall", 1.0, "masked frames weigh as others do", "the only value ever trained with"
     ),

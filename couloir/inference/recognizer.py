@@ -139,7 +139,7 @@ class Recognizer:
         from couloir.inference.pretrained import open_model
 
         settings = {name: options.pop(name) for name in SETTINGS & options.keys()}
-        method = settings.get("decoding_method")
+        method = str(settings.get("decoding_method", ""))
         backend = _open_for(method, source, options) if kind_of(method) else open_model(source, **options)
         restriction = restriction_to(inventory, backend.vocabulary) if inventory else None
         search = search_config(backend.kind, settings, backend.origin) if settings else None

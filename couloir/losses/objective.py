@@ -17,6 +17,7 @@ from couloir.losses.cr_ctc import consistency_warmup, cr_ctc
 from couloir.losses.ctc import ctc_loss, feasible
 from couloir.losses.rnnt import reason_without_path
 from couloir.losses.transducer import TransducerLoss
+from couloir.models.heads.config import BLANK_ID
 from couloir.models.heads.model import SpeechModel
 
 
@@ -109,8 +110,8 @@ class AsrObjective(nn.Module):
         reasons: list[str | None] = []
         for tokens, frames, has_path in zip(encoded.tokens, lens.tolist(), aligned):
             reason = None
-            if self.heads.blank_id in tokens:
-                reason = f"has the blank, {self.heads.blank_id}, among its tokens"
+            if BLANK_ID in tokens:
+                reason = f"has the blank, {BLANK_ID}, among its tokens"
             elif not has_path:
                 reason = f"has no CTC path: {len(tokens)} tokens do not fit into {frames} frames"
             elif self.transducer is not None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from couloir.losses.config import LossConfig
 from couloir.losses.ctc import pad_targets
 from couloir.losses.rnnt_backend import rnnt_backend
+from couloir.models.heads.config import BLANK_ID
 from couloir.models.heads.model import SpeechModel
 
 
@@ -44,11 +45,10 @@ class TransducerLoss:
             model: its predictor, joiner and simple projections are used. encoded: (B, S, D). lens: (B,).
             tokens: B token lists, each of which has a path.
         """
-        blank = model.decoder.blank_id
         symbols, symbol_lens = (part.to(encoded.device) for part in pad_targets(tokens))
         boundary = torch.zeros(len(tokens), 4, dtype=torch.int64, device=encoded.device)
         boundary[:, 2], boundary[:, 3] = symbol_lens, lens
-        predicted = model.decoder(torch.nn.functional.pad(symbols, (1, 0), value=blank))
+        predicted = model.decoder(torch.nn.functional.pad(symbols, (1, 0), value=BLANK_ID))
         simple, ranges = self._simple(model, encoded, predicted, symbols, boundary)
         am, lm = self.backend.do_rnnt_pruning(
             model.joiner.encoder_proj(encoded), model.joiner.decoder_proj(predicted), ranges
@@ -56,7 +56,7 @@ class TransducerLoss:
         logits = model.joiner(am, lm, project_input=False)
         with torch.autocast(encoded.device.type, enabled=False):
             pruned = self.backend.rnnt_loss_pruned(
-                logits if self.own else logits.float(), symbols, ranges, blank, boundary, reduction="sum"
+                logits if self.own else logits.float(), symbols, ranges, BLANK_ID, boundary, reduction="sum"
             )
         return simple, pruned
 
@@ -67,7 +67,7 @@ class TransducerLoss:
         am, lm = model.simple_am_proj(encoded), model.simple_lm_proj(predicted)
         with torch.autocast(encoded.device.type, enabled=False):
             simple, (px_grad, py_grad) = self.backend.rnnt_loss_smoothed(
-                lm.float(), am.float(), symbols, model.decoder.blank_id,
+                lm.float(), am.float(), symbols, BLANK_ID,
                 lm_only_scale=self.config.lm_scale, am_only_scale=self.config.am_scale,
                 boundary=boundary, reduction="sum", return_grad=True,
             )  # fmt: skip

@@ -9,7 +9,7 @@ class StubTransducer(torch.nn.Module):
     def __init__(self, vocab_size=12, dim=16, context_size=2, peak=6.0, seed=0):
         super().__init__()
         torch.manual_seed(seed)
-        self.decoder = Decoder(vocab_size, dim, 0, context_size)
+        self.decoder = Decoder(vocab_size, dim, context_size)
         self.joiner = Joiner(dim, dim, dim, vocab_size)
         with torch.no_grad():
             self.joiner.output_linear.weight *= peak

@@ -128,7 +128,7 @@ class ToyStreaming:
 def pieces():
     """The toy with a transducer that is sure of itself: its streaming, decoder and joiner."""
     torch.manual_seed(3)
-    toy, decoder, joiner = Toy(), Decoder(len(PIECES), 16, 0, 2), Joiner(WIDTH, 16, JOINER, len(PIECES))
+    toy, decoder, joiner = Toy(), Decoder(len(PIECES), 16, 2), Joiner(WIDTH, 16, JOINER, len(PIECES))
     joiner.encoder_proj = toy.encoder_proj
     for module in (toy, decoder, joiner):
         module.eval().requires_grad_(False)

@@ -21,8 +21,6 @@ NBEST = ["trivial_ctx1", "trivial_wide"]
 class TableDecoder(torch.nn.Module):
     """Gives the number of a token history."""
 
-    blank_id = 0
-
     def __init__(self, vocab_size, context_size):
         super().__init__()
         self.vocab_size, self.context_size = vocab_size, context_size

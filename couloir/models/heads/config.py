@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from couloir.config import option
 from couloir.errors import must_be
 
+BLANK_ID = 0
+"""Token id of the blank, in every model."""
+
 
 @dataclass(frozen=True)
 class HeadsConfig:
@@ -19,7 +22,6 @@ class HeadsConfig:
     use_ctc: bool = option(False, "Train with the CTC loss.")
     use_attention_decoder: bool = option(False, "Train with an attention decoder.")
     vocab_size: int = option(500, "Tokens, blank included.", hidden=True, unit="tokens")
-    blank_id: int = option(0, "Token id of the blank.", hidden=True)
     decoder_dim: int = option(512, "Width of the transducer's predictor.", unit="channels", rare=True)
     joiner_dim: int = option(512, "Width of the transducer's joiner.", unit="channels", rare=True)
     context_size: int = option(2, "Tokens that the predictor sees: 2 is a trigram.", unit="tokens", rare=True)
@@ -46,5 +48,3 @@ class HeadsConfig:
                 f"a multiple of --attention-decoder-num-heads ({self.attention_decoder_num_heads})",
                 self.attention_decoder_attention_dim,
             )
-        if not 0 <= self.blank_id < self.vocab_size:
-            raise must_be("blank_id", f"below the vocabulary size {self.vocab_size}", self.blank_id)

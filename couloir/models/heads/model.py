@@ -47,7 +47,7 @@ class SpeechModel(nn.Module):
         self.heads_config = heads
         vocab = heads.vocab_size
         if heads.use_transducer:
-            self.decoder = Decoder(vocab, heads.decoder_dim, heads.blank_id, heads.context_size, balanced)
+            self.decoder = Decoder(vocab, heads.decoder_dim, heads.context_size, balanced)
             self.joiner = Joiner(width, heads.decoder_dim, heads.joiner_dim, vocab)
             self.simple_am_proj = _projection(width, vocab, simple_scale)
             self.simple_lm_proj = _projection(heads.decoder_dim, vocab, simple_scale)

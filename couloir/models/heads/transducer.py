@@ -22,17 +22,13 @@ class Decoder(nn.Module):
     """Stateless predictor (Ghodsi et al. 2020): an embedding and a convolution over the last tokens.
 
     Args:
-        vocab_size: tokens. decoder_dim: width. blank_id: the blank's id. context_size: tokens seen.
-        balanced: whether balancers act in training.
+        vocab_size: tokens. decoder_dim: width. context_size: tokens seen. balanced: whether balancers act in training.
     """
 
-    def __init__(
-        self, vocab_size: int, decoder_dim: int, blank_id: int, context_size: int, balanced: bool = True
-    ) -> None:
+    def __init__(self, vocab_size: int, decoder_dim: int, context_size: int, balanced: bool = True) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, decoder_dim)
         self.balancer, self.balancer2 = (_balancer() if balanced else nn.Identity() for _ in range(2))
-        self.blank_id = blank_id
         self.context_size = context_size
         self.vocab_size = vocab_size
         self.conv: nn.Module = nn.Identity()
