@@ -7,7 +7,6 @@ ZIPA's ``.pth``, ``{"model": state_dict}``, and safetensors.
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import re
 import warnings
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from couloir.checkpoint_headers import is_torchscript
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_write
 from couloir.integrity import CHECKSUM, Damaged, check_archive, checksum, is_plain
@@ -104,6 +104,10 @@ class CheckpointReader:
             self._seen[path] = load_checkpoint(path, mmap=True)
         return self._seen[path]
 
+    def weights(self, path: Path) -> Weights:
+        """The state dict of a checkpoint that was looked at. Raises as `model_weights`."""
+        return model_weights(self.look(path), str(path))
+
     def read(self, path: Path) -> dict[str, Any]:
         """A whole checkpoint, which is not kept here any longer. Raises as `load_checkpoint`."""
         if path not in self._seen:
@@ -121,16 +125,6 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise _damaged(path, error) from None
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript program, which holds code beside its weights."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = {name.partition("/")[2].partition("/")[0] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return {"constants.pkl", "code"} <= parts
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
@@ -201,18 +195,6 @@ def model_weights(checkpoint: Mapping[str, Any], origin: str, entry: str = "mode
 
 def _is_weight(name: object, value: object) -> bool:
     return isinstance(name, str) and isinstance(value, Tensor)
-
-
-def number(checkpoint: Mapping[str, Any], entry: str, origin: object, default: float | None = None) -> float:
-    """A number that a checkpoint holds. Raises `UserError` where it holds none and there is no ``default``."""
-    value = checkpoint.get(entry, default)
-    try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise UserError(f"checkpoint {origin} holds no number `{entry}`; use another")
-    return found
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> list[str]:

@@ -96,6 +96,9 @@ class FamilySpec:
         units: what its models may be trained to write ("phone", "word", "char"); the first is the default.
         implementation: "module:name" of its `ModelFamily`, which `registry.family` imports.
         owns: whether a state dict with these names is of this family.
+        facts: what ``couloir info`` says of a model: "heads", "size", "vocabulary", and what else it likes. Of the
+            weights' names and shapes (under the file's names), what was saved with them, if it is ours, and their
+            origin. Raises `UserError` for what is no whole model.
     """
 
     name: str
@@ -107,6 +110,7 @@ class FamilySpec:
     units: tuple[str, ...]
     implementation: str
     owns: Callable[[Collection[str]], bool]
+    facts: Callable[[Mapping[str, Any], Any, str], dict[str, str]]
 
     @functools.cached_property
     def sections(self) -> dict[str, type]:
@@ -150,14 +154,12 @@ class Trained:
     """A trained model with what belongs to it, as `couloir.inference.loading` gives it out.
 
     Attributes:
-        family: whose it is. config: what it was built from. saved: what was saved with the weights, None for those of
-            another system. model: in eval mode, on ``device``. front_end: on the same.
+        family: whose it is. config: what it was built from. model: in eval mode, on ``device``. front_end: on the same.
         origin: where it came from, for messages. files: what it depends on. average: which weights of the files.
     """
 
     family: ModelFamily
     config: Any
-    saved: Any
     model: nn.Module
     front_end: FrontEnd
     device: torch.device
@@ -274,11 +276,4 @@ class ModelFamily(Protocol):
 
         Raises:
             UserError: a model of limited context was asked for.
-        """
-
-    def facts(self, config: Any, saved: Any | None) -> dict[str, str]:
-        """What ``couloir info`` says of a model: its heads, size, rate and context.
-
-        Args:
-            config: as `read_sizes` gives it. saved: what was saved with the weights, if anything.
         """

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from couloir.export.parts import ExportPart, ScriptedPart
 from couloir.families import zipformer_export
 from couloir.families.base import Scheduler, Trained
-from couloir.families.zipformer_spec import ZIPFORMER, ZipformerRunConfig
-from couloir.features.config import FbankConfig
+from couloir.families.zipformer_spec import ZIPFORMER, ZipformerRunConfig, read_sizes
 from couloir.features.front_end import FrontEnd, make_front_end
 from couloir.inference.torch_backend import TorchBackend
 from couloir.inference.vocabulary import Vocabulary
@@ -22,8 +21,7 @@ from couloir.losses.ctc import reason_too_short
 from couloir.losses.objective import AsrObjective
 from couloir.models.heads.attention_decoder import SOS_EOS
 from couloir.models.heads.config import HeadsConfig
-from couloir.models.heads.sizes import heads_config
-from couloir.models.zipformer.architecture import adapted, preset_name, same_sizes, zipformer_config
+from couloir.models.zipformer.architecture import adapted, preset_name, same_sizes
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
 from couloir.models.zipformer.model import AsrModel, build_model, num_subsampled_frames
 from couloir.optim.config import OptimConfig
@@ -33,14 +31,6 @@ from couloir.text.tokenizer import check_sentence_mark
 ENCODER = ("encoder", "encoder_embed")
 PREDICTOR = ("decoder", "joiner", "simple_lm_proj")
 WHICH_HEADS = ("use_transducer", "use_ctc", "use_attention_decoder")
-FACTS = (
-    "num_encoder_layers",
-    "downsampling_factor",
-    "encoder_dim",
-    "feedforward_dim",
-    "num_heads",
-    "cnn_module_kernel",
-)
 
 
 class ZipformerFamily:
@@ -67,12 +57,8 @@ class ZipformerFamily:
     def read_sizes(
         self, weights: Mapping[str, Tensor], saved: ZipformerRunConfig | None, origin: str
     ) -> ZipformerRunConfig:
-        """As of the protocol; of a saved configuration the vocabulary's size alone is read off the weights."""
-        heads = heads_config(weights, origin)
-        if saved is not None:
-            return replace(saved, heads=replace(saved.heads, vocab_size=heads.vocab_size))
-        zipformer = zipformer_config(weights, origin)
-        return ZipformerRunConfig(zipformer=zipformer, heads=heads, fbank=FbankConfig(zipformer.feature_dim))
+        """As of the protocol."""
+        return read_sizes(weights, saved, origin)
 
     def sizes_to_start_from(
         self,
@@ -201,35 +187,6 @@ class ZipformerFamily:
     def check_full_context(self, config: ZipformerRunConfig, given: Collection[str], remedy: str) -> None:
         """As of the protocol."""
         zipformer_export.check_full_context(config.zipformer, given, remedy)
-
-    def facts(self, config: ZipformerRunConfig, saved: ZipformerRunConfig | None) -> dict[str, str]:
-        """As of the protocol."""
-        zipformer, heads = config.zipformer, config.heads
-        there = [name for name, has in (("CTC", heads.use_ctc), ("transducer", heads.use_transducer)) if has]
-        facts = {
-            "heads": ", ".join(there),
-            "size": preset_name(zipformer) or "none of the presets",
-            "output rate": f"{50 // zipformer.output_downsampling_factor} frames/s",
-            "streaming": "yes (chunk-causal)" if zipformer.causal else "no",
-        }
-        if zipformer.causal:
-            facts |= _context_facts(zipformer, saved.zipformer if saved else None)
-        return facts | {name.replace("_", "-"): _comma(getattr(zipformer, name)) for name in FACTS}
-
-
-def _context_facts(sizes: ZipformerConfig, saved: ZipformerConfig | None) -> dict[str, str]:
-    """What a causal model was trained to see, and what it sees here, in 50 Hz frames."""
-    chunk, left = (saved or sizes).fixed_context
-    context = "full" if chunk < 0 else f"chunks of {chunk} frames (20 ms each), {left} before (-1: all)"
-    facts = {"context": f"{context}; another with --chunk-size and --left-context-frames"}
-    if saved:
-        facts["trained with chunk-size"] = _comma(saved.chunk_size)
-        facts["trained with left-context-frames"] = _comma(saved.left_context_frames)
-    return facts
-
-
-def _comma(values: tuple[int, ...]) -> str:
-    return ",".join(map(str, values))
 
 
 FAMILY = ZipformerFamily()

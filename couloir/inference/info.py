@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from couloir.checkpoint_headers import HeaderReader, NotPlain, is_torchscript
+from couloir.inference.opening import open_source
 from couloir.inference.source import Source, is_onnx, locate
 from couloir.text.units import UNITS
+from couloir.training.span import Reader
+from couloir.weight_files import CONFIG_FILE, numbered
 
 Facts = dict[str, Any]
 
@@ -47,40 +51,40 @@ def _one_line(facts: Facts) -> str:
 
 def _torchscript_facts(path: Path) -> Facts:
     """Of an exported program, which is run as it is; none of anything else."""
-    from couloir.checkpoint import is_torchscript
-
     if not is_torchscript(path):
         return {}
     return {"path": str(path), "is": "TorchScript, for torch.jit.load", "size": f"{path.stat().st_size / 1e6:.1f} MB"}
 
 
 def _checkpoint_facts(source: Source) -> Facts:
-    """Of the newest checkpoint's names and shapes, whose values are not read."""
-    from couloir.inference.loading import open_source
-    from couloir.weight_files import CONFIG_FILE
+    """Of the newest checkpoint's names and shapes. Values are not read; torch is imported for unusual files alone."""
+    try:
+        return _facts_by(source, HeaderReader())
+    except NotPlain:
+        from couloir.checkpoint import CheckpointReader
 
-    opened, path = open_source(source), source.path
-    found = opened.look_at_weights()
-    saved, family = opened.model_config(), opened.family
-    config = family.read_sizes(found.weights, None, source.name)
-    model = family.facts(config, saved)
+        return _facts_by(source, CheckpointReader())
+
+
+def _facts_by(source: Source, reader: Reader) -> Facts:
+    opened, path = open_source(source, reader), source.path
+    weights, suffix = opened.look_at_weights()
+    assert opened.spec is not None
+    model = opened.spec.facts(weights, opened.model_config(), source.name)
     facts: Facts = {
         "path": str(path),
         "is": "run directory" if (source.folder / CONFIG_FILE).is_file() else "checkpoint" + "s" * path.is_dir(),
-        "family": family.spec.name,
-        "weights": found.suffix,
+        "family": opened.spec.name,
+        "weights": suffix,
         "heads": model.pop("heads"),
         "size": model.pop("size"),
-        "parameters": f"{sum(tensor.numel() for tensor in found.weights.values()) / 1e6:.2f} M",
-        "vocabulary": f"{family.vocab_size(config)} symbols",
+        "parameters": f"{sum(tensor.numel() for tensor in weights.values()) / 1e6:.2f} M",
     }
     return facts | model | _run_facts(source, opened.values)
 
 
 def _run_facts(source: Source, config: Mapping[str, Any]) -> Facts:
     """Of weights with a configuration of this project: the recipe, and how far the run is."""
-    from couloir.training.run_dir import numbered
-
     if not config:
         return {}
     data: Mapping[str, Any] = config.get("data", {})

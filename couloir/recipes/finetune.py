@@ -13,7 +13,7 @@ from couloir.checkpoint import Weights
 from couloir.errors import UserError, must_be, unknown_name
 from couloir.families.base import RunConfig
 from couloir.families.registry import family
-from couloir.inference.loading import Opened, open_source
+from couloir.inference.opening import Opened, open_source
 from couloir.inference.source import Source
 from couloir.inference.tokenizers import kept_tokenizer
 from couloir.recipes.finetune_config import FinetuneConfig
@@ -43,9 +43,10 @@ def sized(config: RunConfig, finetune: FinetuneConfig, typed: Collection[str]) -
     if not finetune.do_finetune:
         return config
     opened = _opened(finetune)
-    weights = opened.look_at_weights().weights
+    weights, _ = opened.look_at_weights()
     opened.refuse_other_family(config.family, "--finetune-ckpt")
     former = opened.config()
+    weights = makes.adapt_weights(weights)
     return makes.sizes_to_start_from(weights, config, former, typed, finetune.modules, finetune.finetune_ckpt)
 
 

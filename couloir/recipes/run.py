@@ -19,7 +19,8 @@ from couloir.families.registry import DEFAULT, family, spec_of
 from couloir.families.saved import with_unbound_of
 from couloir.features.front_end import FrontEnd
 from couloir.files import atomic_path
-from couloir.inference.loading import as_published, assemble, check_published, open_source
+from couloir.inference.loading import as_published, assemble, check_published
+from couloir.inference.opening import open_source
 from couloir.inference.registry import HUB_MODELS
 from couloir.inference.source import Source, locate
 from couloir.inference.tokenizers import KEPT_TOKENIZER, find_tokenizer, kept_tokenizer

@@ -10,56 +10,26 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from couloir.checkpoint import CheckpointReader, load_checkpoint, model_weights, number, verify_checkpoint
+from couloir.checkpoint import load_checkpoint, model_weights, verify_checkpoint
+from couloir.checkpoint_headers import number
 from couloir.config import read_yaml
 from couloir.errors import UserError, must_be
 from couloir.files import atomic_path, atomic_write
 from couloir.locks import BEAT_S, SILENCE_S, Lock, holder, locked
 from couloir.texts import split_lines
-from couloir.weight_files import CONFIG_FILE, likeliest, weight_files
+from couloir.weight_files import CONFIG_FILE, LAST, batch_path, epoch_path, numbered
 
-LAST = "last.pt"
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
 SHORT_WAIT_S = 3.0
 """For how long a killed run's processes may still be ending."""
 BEFORE = "%s; trying the one before"
-
-
-def epoch_path(exp_dir: Path, epoch: int) -> Path:
-    """The checkpoint written at the end of ``epoch`` (from 1)."""
-    return exp_dir / f"epoch-{epoch}.pt"
-
-
-def batch_path(exp_dir: Path, batch: int) -> Path:
-    """The checkpoint written after ``batch`` batches of the run."""
-    return exp_dir / f"checkpoint-{batch}.pt"
-
-
-def numbered(exp_dir: Path, kind: str) -> list[int]:
-    """The numbers N of the files ``KIND-N.pt`` (kind: "checkpoint" or "epoch"), descending."""
-    pattern = re.compile(rf"{kind}-(\d+)\.pt")
-    found = (pattern.fullmatch(path.name) for path in exp_dir.glob(f"{kind}-*.pt"))
-    return sorted((int(match.group(1)) for match in found if match), reverse=True)
-
-
-def single_file(folder: Path) -> Path:
-    """The weights in a folder without numbered checkpoints. Raises `UserError` when there are none, or several."""
-    files = weight_files(folder)
-    found = folder / LAST if folder / LAST in files else likeliest(files)
-    if found is None:
-        raise UserError(
-            f"`--exp-dir` must hold checkpoints (epoch-N.pt or checkpoint-N.pt), but {folder} holds "
-            + (f"{len(files)} other files; name one of them" if files else "none")
-        )
-    return found
 
 
 @contextmanager
@@ -76,23 +46,6 @@ def run_lock(exp_dir: Path) -> Iterator[Lock]:
             logging.warning("%s is used by %s: waiting for its end, %.0f s at most", exp_dir, owner, wait_s)
     with locked(path, exp_dir, "wait until that has ended, or give another folder", wait_s) as lock:
         yield lock
-
-
-def saved_mapping(source: Path, reader: CheckpointReader) -> dict[str, Any]:
-    """The configuration that lies with weights, as plain values; empty where there is none. Whose it is, is not said.
-
-    Args:
-        source: a file, which may hold its own, or a folder: a run directory, or that of a single file.
-        reader: of the program's checkpoints.
-    """
-    folder = source if source.is_dir() else source.parent
-    kept, file = folder / CONFIG_FILE, source
-    if source.is_dir() and not kept.is_file() and not numbered(folder, "epoch") + numbered(folder, "checkpoint"):
-        file = likeliest(weight_files(folder)) or source
-    values = reader.look(file).get("config") if file.is_file() else None
-    if not isinstance(values, Mapping):
-        values = read_yaml(kept) if kept.is_file() else {}
-    return dict(values)
 
 
 def find_checkpoints(exp_dir: Path, iteration: int = 0) -> list[Path]:

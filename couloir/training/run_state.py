@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from couloir.checkpoint import load_checkpoint, load_weights, model_weights, number, reading, save_checkpoint
+from couloir.checkpoint import load_checkpoint, load_weights, model_weights, reading, save_checkpoint
+from couloir.checkpoint_headers import number
 from couloir.config import as_plain
 from couloir.errors import UserError
 from couloir.files import remedy

@@ -12,11 +12,11 @@ sys.path.insert(0, str(ROOT / "tests/recipes"))
 from random_run import random_run
 from real_speech import prepare
 
-from couloir.checkpoint import load_checkpoint, save_checkpoint
+from couloir.checkpoint import CheckpointReader, load_checkpoint, save_checkpoint
 from couloir.errors import UserError
 from couloir.families import registry
 from couloir.inference.info import describe
-from couloir.inference.loading import open_source
+from couloir.inference.opening import open_source
 from couloir.inference.recognizer import Recognizer
 from couloir.inference.source import Source
 from couloir.inference.tokenizers import find_tokenizer
@@ -24,8 +24,9 @@ from couloir.recipes.finetune import initialise, sized
 from couloir.recipes.finetune_config import FinetuneConfig
 from couloir.recipes.run import load_run
 from couloir.text.tokenizer import load_tokenizer
-from couloir.training.averaging import averaged, load_averaged, newest_weights
+from couloir.training.averaging import averaged, load_averaged
 from couloir.training.config import AveragingConfig
+from couloir.training.span import look_at_newest
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,6 @@ DOORS = {
     "a recipe's file": lambda run: load_run(
         argparse.Namespace(exp_dir=run / "checkpoint-2.pt"), AveragingConfig(), None, {}
     ),
-    "info": describe,
-    "info of a file": lambda run: describe(run / "checkpoint-2.pt"),
 }
 
 
@@ -79,20 +78,11 @@ def test_each_file_is_read_once(home, opened, door):
     assert opened and set(opened.values()) == {1}, opened
 
 
-def test_info_reads_few_files(home, opened):
-    describe(home / "exp")
-    # The newest, and the one that says whether the running averages can be subtracted.
-    assert len(opened) <= 2
-
-
 def test_info_says_what_a_loaded_average_is(home):
     facts, (_, suffix) = describe(home / "exp"), load_averaged(home / "exp", AveragingConfig())
     assert facts["weights"] == suffix
-    source = open_source(Source(home / "exp"))
-    assert (
-        newest_weights(home / "exp", source.reader).suffix
-        == averaged(home / "exp", AveragingConfig(), source.reader).suffix
-    )
+    reader = CheckpointReader()
+    assert look_at_newest(home / "exp", reader)[1] == averaged(home / "exp", AveragingConfig(), reader).suffix
 
 
 def test_fine_tuning_takes_what_the_door_gives(home):

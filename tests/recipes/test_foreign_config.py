@@ -12,7 +12,7 @@ from real_speech import prepare
 from couloir.config import as_plain
 from couloir.errors import UserError
 from couloir.files import may_be_read
-from couloir.inference.loading import open_source
+from couloir.inference.opening import open_source
 from couloir.inference.source import Source
 from couloir.inference.tokenizers import find_tokenizer
 from couloir.recipes.run import load_run

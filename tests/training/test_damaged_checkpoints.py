@@ -12,7 +12,8 @@ import torch
 from fake_run import FakeData, fake_config, make_trainer
 from torch import nn
 
-from couloir.checkpoint import load_checkpoint, model_weights, number, save_checkpoint, verify_checkpoint
+from couloir.checkpoint import load_checkpoint, model_weights, save_checkpoint, verify_checkpoint
+from couloir.checkpoint_headers import number
 from couloir.errors import UserError
 from couloir.integrity import CHECKSUM, checksum, is_plain
 from couloir.training.averaging import load_averaged

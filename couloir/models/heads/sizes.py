@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from couloir.config import flag_name
 from couloir.errors import UserError, must_be
 from couloir.models.heads.config import HeadsConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def heads_config(weights: Mapping[str, Tensor], origin: str) -> HeadsConfig:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from couloir.errors import UserError
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.sizes import heads_config, refuse_other_sizes
 from couloir.models.zipformer.config import PRESETS, ZipformerConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POS_HEAD_DIM = 4
 NOT_IN_WEIGHTS = {"pos_head_dim", "encoder_unmasked_dim", "chunk_size", "left_context_frames"}
