@@ -241,7 +241,7 @@ def _decode_and_score(run: LoadedRun, config: DecodeConfig, search: Search, data
     sets, failures = dict[str, DecodedSet](), list[str]()
     unit = scored_in(run.config, run.tokenizer)
     if not config.skip_scoring:
-        refuse_other_transcripts(run.config, own_unit(run.tokenizer))
+        refuse_other_transcripts(run.config, own_unit(run.tokenizer), unit)
     for name in _chosen_sets(config.test_sets, data):
         try:
             done = decode_set(run, config, search, data, name)

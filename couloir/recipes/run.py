@@ -61,15 +61,18 @@ def own_unit(tokenizer: Tokenizer) -> Unit:
     return PHONE if tokenizer.is_ipa else unit_of(tokenizer.spelling())
 
 
-def refuse_other_transcripts(config: RunConfig, unit: Unit) -> None:
+def refuse_other_transcripts(config: RunConfig, unit: Unit, *others: Unit) -> None:
     """Refuse data whose transcripts are words where phones are recognised, or the other way round.
+
+    Args:
+        unit: of the vocabulary. others: in which errors are counted, say; that one of them is the data's is enough.
 
     Raises:
         UserError: naming the folder that says so.
     """
     for folder in config.data.folders:
         said = unit_beside(folder)
-        if said and (said is PHONE) != (unit.name == PHONE.name):
+        if said and all((said is PHONE) != (one.name == PHONE.name) for one in (unit, *others)):
             remedy = f"prepare it with --transcripts {unit.plural}, or give another --bpe-model"
             raise must_be(f"transcripts of {folder}", f"{unit.plural}, as the vocabulary's", said.plural, remedy)
 

@@ -60,7 +60,7 @@ class Tokenizer(ABC):
         self._written = _written(pieces)
         if is_ipa is None:
             is_ipa = not self.has_boundary and SPACE not in pieces and are_phones(self._written)
-        self.is_ipa = is_ipa
+        self.is_ipa = is_ipa and not self.has_boundary
         self._has_tie = any(TIE in (normalize(piece) if self.is_ipa else piece) for piece in self._written)
         self._characters = set("".join(self._written))
         self._separator = " " if " " in self._characters or SPACE in pieces else ""
@@ -154,7 +154,7 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__([self.processor.id_to_piece(i) for i in range(len(self.processor))], origin)
         # Without a boundary it was made by `train_tokenizer` for phones, whatever its letters, unless it is said.
         without = not self.has_boundary and all(normalize(piece) == piece for piece in self._written)
-        self.is_ipa = without if is_ipa is None else is_ipa
+        self.is_ipa = without if is_ipa is None else is_ipa and not self.has_boundary
         self.unk_id = self.processor.unk_id()
 
     def save_model(self, path: str | Path) -> None:
@@ -425,7 +425,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"tokenizer {path} does not exist; run prepare.sh's tokenizer stage or fix the path")
     unit = unit_beside(path)
-    is_ipa = False if unit and not unit.is_ipa else None
+    is_ipa = unit.is_ipa if unit else None
     if path.suffix in (".txt", ".json"):
         return TokenTable(read_tokens(path), str(path), is_ipa)
     return SentencePieceTokenizer(path.read_bytes(), str(path), is_ipa)

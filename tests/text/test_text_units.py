@@ -14,7 +14,7 @@ from couloir.errors import UserError
 from couloir.inference.vocabulary import Vocabulary
 from couloir.text.spelling import as_characters, as_words, has_digits
 from couloir.text.tokenizer import SPACE, TokenTable, load_tokenizer, train_tokenizer
-from couloir.text.units import CHAR, NAMED_PHONE, PHONE, UNITS, WORD, unit_beside, unit_named, unit_of
+from couloir.text.units import CHAR, NAMED_PHONE, PHONE, UNITS, WORD, save_unit, unit_beside, unit_named, unit_of
 
 LATIN = "abcdefghijklmnopqrstuvwxyz"
 NFD = unicodedata.normalize("NFD", "Café, Ñandú!")
@@ -159,6 +159,17 @@ def test_a_model_of_before_does_not_stay_beside_a_table(tmp_path: Path) -> None:
     train_tokenizer(["a ta"], tmp_path)
     train_tokenizer(["a ta"], tmp_path, kind="chars")
     assert load_tokenizer(tmp_path).pieces[3:] == ["a", SPACE, "t"]
+
+
+@pytest.mark.parametrize("kind", ["phones", "chars", "unigram"])
+def test_phones_of_plain_letters_are_phones_where_it_is_written(tmp_path: Path, kind: str) -> None:
+    """An inventory of plain letters looks like an alphabet."""
+    train_tokenizer([" ".join(LATIN)] * 3, tmp_path, 60 if kind == "unigram" else None, kind, at_most=True)
+    save_unit(tmp_path, PHONE)
+    for place in {tmp_path, tmp_path / "tokens.txt"}:
+        tokenizer = load_tokenizer(place)
+        assert tokenizer.is_ipa == (kind != "unigram")
+        assert kind == "unigram" or tokenizer.prepare("ˈpa. ta") == "pata"
 
 
 def test_what_is_written_beside_a_table_decides(tmp_path: Path) -> None:
