@@ -117,7 +117,14 @@ def prepare(words: Sequence[str]) -> NoReturn:
     """
     script = ROOT / "prepare.sh"
     if words and not words[0].startswith("-"):
-        folder = next((path for path in (ROOT / words[0], Path(words[0])) if (path / "prepare.sh").is_file()), None)
+        folder = next(
+            (
+                path
+                for path in (ROOT / words[0], ROOT / "egs" / words[0], Path(words[0]))
+                if (path / "prepare.sh").is_file()
+            ),
+            None,
+        )
         if folder is None:
             raise UserError(f"{words[0]} has no prepare.sh; without it that of all recipes is run")
         script, words = folder / "prepare.sh", words[1:]

@@ -109,6 +109,14 @@ def test_prepare_of_a_recipe_with_its_own(tmp_path):
     assert done.stdout == f"{os.path.realpath(tmp_path)} {sys.executable} --stage 2\n"
 
 
+@pytest.mark.parametrize("name", ["egs/words_en_ru", "words_en_ru"])
+def test_prepare_of_a_recipe_that_is_shipped(tmp_path, name):
+    words = ["prepare", name, "--python", "echo", "--stage", "4", "--stop-stage", "4"]
+    done = run_process(tmp_path, CLI, words)
+    assert "local/train_tokenizer.py --tokenizer unigram --data-dir data" in done.stdout
+    assert "usage: egs/words_en_ru/prepare.sh" in run_process(tmp_path, CLI, ["prepare", name, "--help"]).stdout
+
+
 def test_nothing_heavy_is_imported_before_the_program_runs():
     code = (
         "import sys; from couloir import commands; commands.find_program('train', 'zipformer_crctc');"

@@ -35,11 +35,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_command_of_a_settings_file_trains(path, folder):
+    exp_dir = folder / path.parent.name / path.stem
     _, program, *words = shlex.split(command_of(path))
     words[words.index("--config") + 1] = str(path)
-    run_program(folder, program, [*words, *CUT_DOWN.format(exp_dir=folder / path.stem).split()])
-    rows = [json.loads(line) for line in (folder / path.stem / "metrics.jsonl").read_text().splitlines()]
+    run_program(folder, program, [*words, *CUT_DOWN.format(exp_dir=exp_dir).split()])
+    rows = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if row["kind"] == "train"]
     assert len(losses) == 2 and all(0 < loss < 1e4 for loss in losses)
