@@ -203,7 +203,8 @@ def test_a_traced_step_takes_other_batches():
             self.model = streaming.model
 
         def forward(self, feats, *states):
-            return streaming.step(feats, list(states))
+            encoded, states = streaming.step(feats, list(states))
+            return encoded, tuple(states)
 
     feats = features(3, 16 * 4 + 7)
     traced = torch.jit.trace(Step(), (feats[:1, :23], *streaming.initial(1)))
