@@ -251,7 +251,7 @@ def test_geometry_is_the_encoders():
     ("values", "flag"),
     [
         ({"encoder": "blstm"}, "--encoder"),
-        ({"predictor": "v3"}, "--predictor"),
+        ({"predictor": "v4"}, "--predictor"),
         ({"num_encoder_layers": 0}, "--num-encoder-layers"),
         ({"encoder_dim": 30}, "--encoder-dim"),
         ({"encoder_kernel": 10}, "--encoder-kernel"),
@@ -266,3 +266,53 @@ def test_geometry_is_the_encoders():
 def test_values_out_of_range_are_refused_by_their_flag(values, flag):
     with pytest.raises(UserError, match=f"`{flag}` must be"):
         replace(PRESETS["small"], **values)
+
+
+@pytest.mark.parametrize("predictor", ["v2", "v3"])
+@torch.no_grad()
+def test_times_of_tokens_are_in_order_within_the_recording_and_by_item(predictor):
+    config = replace(SANM, predictor=predictor)
+    model, (feats, lens) = model_of(config), features(config)
+    together = model(feats, lens)
+    times = model.token_times(together)
+    for item, count in enumerate(together.token_num.tolist()):
+        single = model.token_times(alone(model, feats, lens, item))
+        torch.testing.assert_close(times[item, :count], single[0, :count], atol=1e-3, rtol=0)
+        assert (times[item, :count, 0] <= times[item, :count, 1]).all()
+        assert torch.equal(times[item, 1:count, 0], times[item, : max(count - 1, 0), 1])
+        assert times[item].max() <= LENS[item]
+
+
+def test_weights_of_the_head_for_times_sum_up_to_the_tokens():
+    model = model_of(replace(SANM, predictor="v3", time_factor=2))
+    predictor, lens = model.predictor, torch.tensor([4, 2])
+    weights = predictor.time_weights(torch.randn(2, 4, 16), lens, torch.tensor([3, 0]))
+    assert weights.shape == (2, 8)
+    assert weights.sum(dim=1).tolist() == pytest.approx([3.0, 0.0])
+    assert weights[1, 4:].abs().max() == 0.0
+
+
+@torch.no_grad()
+def test_weights_of_the_head_for_times_by_a_recurrence_written_out():
+    model = model_of(replace(SANM, predictor="v3"))
+    predictor, lens = model.predictor, torch.tensor([5, 3])
+    hidden = torch.randn(2, 5, 16)
+    found = predictor.time_weights(hidden, lens, torch.tensor([4, 2]))
+    net = predictor.blstm
+    for item, length in enumerate(lens.tolist()):
+        kernel = predictor.upsample_cnn.weight  # (D, D, 3)
+        finer = torch.einsum("tc,cdk->tkd", hidden[item, :length], kernel).flatten(0, 1) + predictor.upsample_cnn.bias
+        outs = []
+        for suffix, frames in (("", finer), ("_reverse", finer.flip(0))):
+            w, r, b, c = (getattr(net, f"{n}_l0{suffix}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            state, cell, states = torch.zeros(16), torch.zeros(16), []
+            for frame in frames:
+                i, f, g, o = (w @ frame + b + r @ state + c).chunk(4)
+                cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+                state = o.sigmoid() * cell.tanh()
+                states.append(state)
+            outs.append(torch.stack(states if not suffix else states[::-1]))
+        logits = torch.cat(outs, dim=1) @ predictor.cif_output2.weight[0] + predictor.cif_output2.bias
+        alphas = (logits.sigmoid() * 0.25 - 0.01).clamp(min=0)
+        expected = alphas * ((4, 2)[item] / alphas.sum())
+        torch.testing.assert_close(found[item, : 3 * length], expected, atol=1e-5, rtol=0)

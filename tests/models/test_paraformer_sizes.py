@@ -40,7 +40,10 @@ def test_published_sizes_are_found_whole(name):
     assert paraformer_config(weights_of(PRESETS[name]), "x.pt") == PRESETS[name]
 
 
-@pytest.mark.parametrize("config", [ODD, replace(ODD, num_decoder_attention_layers=3), ODD_CONFORMER])
+@pytest.mark.parametrize(
+    "config",
+    [ODD, replace(ODD, num_decoder_attention_layers=3), replace(ODD, predictor="v3", time_factor=5), ODD_CONFORMER],
+)
 def test_all_that_weights_tell_is_read(config):
     found = paraformer_config(weights_of(config), "x.pt", replace(config, num_encoder_layers=9, vocab_size=99))
     assert found == config

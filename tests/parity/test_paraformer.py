@@ -12,6 +12,7 @@ from couloir.losses.paraformer import paraformer_losses
 from couloir.losses.paraformer_config import ParaformerLossConfig
 from couloir.models.paraformer.config import AISHELL, PRESETS
 from couloir.models.paraformer.model import build_model
+from couloir.models.paraformer.predictor import TimedPredictor
 
 # The goldens were rounded to 6 decimals, and 1e-5 is what a float32 implementation should meet. Sums over thousands of
 # values have 4 or 5 decimals, and float32 adds them up to 2e-6 of their size. Within the decoder's layers the
@@ -240,6 +241,15 @@ def test_keys_shapes_and_order_of_published_models(title, preset):
     with torch.device("meta"):
         model = build_model(PRESETS[preset])
     assert [(key, list(value.shape)) for key, value in model.state_dict().items()] == key_list(title)
+
+
+def test_keys_and_shapes_of_the_predictor_with_times():
+    lines = (DATA / "paraformer_keys.txt").read_text().splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("== BiCif predictor"))
+    with torch.device("meta"):
+        model = TimedPredictor(replace(PRESETS["large"], predictor="v3"))
+    assert [f"{key} {list(value.shape)}" for key, value in model.state_dict().items()] == lines[begin + 1 :]
+    assert sum(p.numel() for p in model.parameters()) == 5_777_922
 
 
 # Parameters of encoder, decoder, predictor and CTC head, and entries of the state dict, of instantiated FunASR models.

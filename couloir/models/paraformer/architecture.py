@@ -35,6 +35,7 @@ IN_WEIGHTS = frozenset(
     }
 )
 """Fields of a configuration that weights tell; a Conformer's tell the encoder's heads, a SAN-M decoder's its kernel."""
+TIMES = "predictor.cif_output2.weight"
 ALWAYS_THERE = ("encoder.after_norm.weight", "decoder.output_layer.weight", "predictor.cif_output.weight")
 
 
@@ -68,6 +69,8 @@ def paraformer_config(
     except KeyError as error:
         raise UserError(f"{origin} is no Paraformer that can be built: {error} is not in it") from None
     found["predictor"] = "v1" if weights["predictor.cif_conv1d.weight"].shape[1] == 1 else "v2"
+    if TIMES in weights:
+        found.update(predictor="v3", time_factor=weights["predictor.upsample_cnn.weight"].shape[2])
     found["use_ctc"] = "ctc.ctc_lo.weight" in weights
     if found["encoder"] == "conformer":
         found["feature_dim"] = _bins(weights["encoder.embed.out.0.weight"], said)

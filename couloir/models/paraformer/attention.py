@@ -1,7 +1,7 @@
 """Multi-head attention in the forms that a Paraformer's encoders and decoders have.
 
 Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; with a memory block Gao et al. 2020 (arXiv:2006.01713,
-SAN-M), section 2.2; with relative positions Dai et al. 2019 (arXiv:1901.02860), section 3.3.
+SAN-M); with relative positions Dai et al. 2019 (arXiv:1901.02860), section 3.3.
 
 Shapes: B batch, T frames or tokens, S frames attended to, D channels, H heads.
 """

@@ -11,7 +11,7 @@ from couloir.models.geometry import FrameGeometry
 
 ENCODERS = ("sanm", "conformer")
 DECODERS = ("sanm", "san")
-PREDICTORS = ("v2", "v1")
+PREDICTORS = ("v2", "v1", "v3")
 POSITIVE = (
     "vocab_size",
     "encoder_dim",
@@ -21,6 +21,7 @@ POSITIVE = (
     "decoder_num_heads",
     "decoder_feedforward_dim",
     "num_decoder_layers",
+    "time_factor",
 )
 BLANK_ID, SOS_ID, EOS_ID = 0, 1, 2
 """Ids of FunASR's first three tokens: of the CTC head's blank, of a sentence's start and of its end."""
@@ -36,7 +37,11 @@ class ParaformerConfig:
 
     encoder: str = option("sanm", "Kind of the encoder.", choices=ENCODERS)
     decoder: str = option("sanm", "Kind of the decoder.", choices=DECODERS)
-    predictor: str = option("v2", "Convolution of the predictor: v2 full, v1 depth-wise.", choices=PREDICTORS)
+    predictor: str = option(
+        "v2",
+        "Convolution of the predictor: v2 full, v1 depth-wise; v3: full, and a head for times.",
+        choices=PREDICTORS,
+    )
     vocab_size: int = option(8359, "Tokens, the blank and the sentence's ends included.", hidden=True, unit="tokens")
     feature_dim: int = option(560, "Bins of the input.", unit="bins", rare=True)
     encoder_dim: int = option(320, "Model width of encoder and decoder.", unit="channels")
@@ -59,6 +64,9 @@ class ParaformerConfig:
     predictor_right: int = option(1, "Frames after one that its weight depends on.", unit="frames", rare=True)
     smooth_factor: float = option(1.0, "Factor of the predictor's weights.", rare=True)
     noise_threshold: float = option(0.0, "Weights below this are 0.", rare=True)
+    time_factor: int = option(3, "Frames of the head for times per frame of the encoder (v3).", rare=True)
+    time_smooth_factor: float = option(0.25, "Factor of that head's weights.", rare=True)
+    time_noise_threshold: float = option(0.01, "Weights of that head below this are 0.", rare=True)
     tail_threshold: float = option(
         0.45, "Weight of the frame appended to a recording, which rounds the number of tokens.", rare=True
     )
@@ -91,7 +99,8 @@ class ParaformerConfig:
         for field in fields(self):
             if field.name.endswith("dropout") and not 0.0 <= getattr(self, field.name) < 1.0:
                 raise must_be(flag_name(field.name), "from 0 to below 1", getattr(self, field.name))
-        for name in ("predictor_left", "predictor_right", "noise_threshold", "tail_threshold", "last_fire_tolerance"):
+        thresholds = (field.name for field in fields(self) if field.name.endswith(("threshold", "tolerance")))
+        for name in ("predictor_left", "predictor_right", *thresholds):
             if getattr(self, name) < 0:
                 raise must_be(flag_name(name), "0 or more", getattr(self, name))
         if not 0 <= self.num_decoder_attention_layers <= self.num_decoder_layers:

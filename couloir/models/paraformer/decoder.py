@@ -1,7 +1,7 @@
 """Parallel decoders: vectors of all tokens in, logits of all tokens out.
 
 Source: Gao et al. 2022 (arXiv:2206.08317), section 3.1; the layers of the SAN-M form are those of Gao et al. 2020
-(arXiv:2006.01713), section 2.3.
+(arXiv:2006.01713, SAN-M).
 
 Shapes: B batch, K tokens, S encoder frames, D channels, V vocabulary.
 """

@@ -1,6 +1,6 @@
 """SAN-M encoder: self-attention with memory blocks.
 
-Source: Gao et al. 2020 (arXiv:2006.01713, SAN-M), section 2.2; as the encoder of a Paraformer Gao et al. 2022
+Source: Gao et al. 2020 (arXiv:2006.01713, SAN-M); as the encoder of a Paraformer Gao et al. 2022
 (arXiv:2206.08317), section 3.1.
 
 Shapes: B batch, T frames, F feature bins, D channels.

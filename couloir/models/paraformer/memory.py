@@ -1,7 +1,7 @@
 """Memory blocks: what a SAN-M layer adds to attention, or has in its place.
 
-Source: Zhang et al. 2018 (arXiv:1803.05030, DFSMN), section 2; with self-attention Gao et al. 2020 (arXiv:2006.01713,
-SAN-M), section 2.2.
+Source: Zhang et al. 2018 (arXiv:1803.05030, DFSMN); with self-attention Gao et al. 2020 (arXiv:2006.01713,
+SAN-M).
 
 Shapes: B batch, T frames or tokens, D channels.
 """

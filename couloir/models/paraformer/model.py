@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.paraformer.cif import token_spans
 from couloir.models.paraformer.config import EOS_ID, ParaformerConfig
 from couloir.models.paraformer.conformer import ConformerEncoder
 from couloir.models.paraformer.decoder import SanDecoder, SanmDecoder
 from couloir.models.paraformer.encoder import SanmEncoder
 from couloir.models.paraformer.layers import padding_of
-from couloir.models.paraformer.predictor import Prediction, Predictor
+from couloir.models.paraformer.predictor import Prediction, Predictor, TimedPredictor
 from couloir.models.paraformer.sampler import glance, mix
 
 Padding = Literal["exact", "reference"]
@@ -94,7 +95,7 @@ class Paraformer(nn.Module):
         self.encoder = SanmEncoder(config) if config.encoder == "sanm" else ConformerEncoder(config)
         self.decoder = SanmDecoder(config) if config.decoder == "sanm" else SanDecoder(config)
         self.ctc = CtcHead(config.encoder_dim, config.vocab_size) if config.use_ctc else None
-        self.predictor = Predictor(config)
+        self.predictor = TimedPredictor(config) if config.predictor == "v3" else Predictor(config)
 
     def encode(self, feats: Tensor, feat_lens: Tensor, padding: Padding = "exact") -> tuple[Tensor, Tensor]:
         """Encode a batch of features.
@@ -122,6 +123,18 @@ class Paraformer(nn.Module):
         prediction = self.predictor(encoded, lens)
         logits = self.decoder(prediction.acoustic, prediction.token_num, encoded, lens)
         return Recognition(logits.float().log_softmax(dim=-1), prediction.token_num, encoded, lens, prediction)
+
+    def token_times(self, found: Recognition) -> Tensor:
+        """Where tokens begin and end, (B, K, 2) in frames and parts of frames of the encoder.
+
+        By the predictor's weights without their tail, or by those of its head for times where there is one.
+        """
+        prediction, lens, rows = found.prediction, found.encoder_lens, found.log_probs.shape[1]
+        if isinstance(self.predictor, TimedPredictor):
+            weights = self.predictor.time_weights(found.encoder_out, lens, found.token_num)
+            return token_spans(weights, rows) / self.predictor.factor
+        spans = token_spans(prediction.alphas, rows)
+        return torch.minimum(spans, lens[:, None, None].to(spans.dtype))
 
     def teach(
         self,

@@ -100,6 +100,41 @@ class Predictor(nn.Module):
         return _fire(hidden, alphas, sums, torch.minimum(fired, target_lens), rows, raw_sum)
 
 
+class TimedPredictor(Predictor):
+    """A predictor with a second head, whose finer frames say when tokens begin and end: BiCif.
+
+    Source: Shi et al. 2023 (arXiv:2301.12343).
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: ParaformerConfig) -> None:
+        super().__init__(config)
+        width, self.factor = config.encoder_dim, config.time_factor
+        self.upsample_cnn = nn.ConvTranspose1d(width, width, self.factor, self.factor)
+        self.blstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
+        self.cif_output2 = nn.Linear(2 * width, 1)
+        self.time_smooth_factor, self.time_noise_threshold = config.time_smooth_factor, config.time_noise_threshold
+
+    def time_weights(self, hidden: Tensor, lens: Tensor, token_num: Tensor) -> Tensor:
+        """Weights (B, T * factor) in float32 that sum up to ``token_num`` (B,); see `cif.token_spans`.
+
+        Args:
+            hidden: (B, T, D) encoder frames. lens: (B,) of them. token_num: (B,) tokens, the sentence's end included.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            channels_first = hidden.to(self.cif_output2.weight.dtype).transpose(1, 2)
+            finer = self.upsample_cnn(channels_first).transpose(1, 2)
+            packed = nn.utils.rnn.pack_padded_sequence(
+                finer, (lens * self.factor).clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+            )
+            both, _ = nn.utils.rnn.pad_packed_sequence(self.blstm(packed)[0], True, total_length=finer.shape[1])
+            alphas = self.cif_output2(both).squeeze(-1).sigmoid() * self.time_smooth_factor - self.time_noise_threshold
+            alphas = F.relu(alphas).masked_fill(padding_of(lens * self.factor, finer.shape[1]), 0.0)
+            return alphas * (token_num / alphas.sum(dim=1).clamp(min=SMALLEST_SUM)).unsqueeze(1)
+
+
 def _fire(
     hidden: Tensor, alphas: Tensor, sums: Tensor, token_num: Tensor, rows: int | Tensor, raw_sum: Tensor
 ) -> Prediction:
