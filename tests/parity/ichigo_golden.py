@@ -1,12 +1,15 @@
 """The tiny Whisper and quantizer of the golden arrays, with the weights that a rule gives."""
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from couloir.features.log_mel import LogMel
+from couloir.models.quantizer.config import QuantizerConfig
+from couloir.models.quantizer.model import build_model as build_quantizer
 from couloir.models.whisper.config import WhisperConfig
 from couloir.models.whisper.model import build_model
 
@@ -19,6 +22,7 @@ WHISPER = WhisperConfig(
     decoder_num_heads=2,
     num_decoder_layers=1,
 )
+QUANTIZER = QuantizerConfig(encoder_dim=128, num_heads=2, codebook_dim=16)
 
 
 def arrays():
@@ -71,4 +75,19 @@ def golden_whisper():
     own = model.state_dict()
     kept = "encoder.positional_embedding"
     model.load_state_dict({key: t if key == kept else filled(f"whisper.{key}", t) for key, t in own.items()})
+    return model.eval()
+
+
+def golden_quantizer(**changes):
+    """In eval mode; ``changes`` of its configuration."""
+    model = build_quantizer(replace(QUANTIZER, **changes))
+    rows = torch.from_numpy(values("codebook", 2561 * 16).astype(np.float32)).view(1, 2561, 16)
+    rows = torch.nn.functional.normalize(rows, dim=-1)
+    weights = {}
+    for key, tensor in model.state_dict().items():
+        *_, last = key.split(".")
+        kept = {"embed": rows, "embed_avg": rows, "cluster_size": torch.ones(1, 2561), "inv_freq": tensor}
+        counter = last in ("_codebook_usage", "val_true", "val_total", "initted")
+        weights[key] = tensor if counter else kept[last] if last in kept else filled(f"q.{key}", tensor)
+    model.load_state_dict(weights)
     return model.eval()

@@ -1,0 +1,1 @@
+"""Speech tokens: a vector quantizer between the encoder and the decoder of a frozen Whisper."""
