@@ -54,7 +54,7 @@ done
 
 [ "$corpus" != festvox-ru ] || "$PYTHON" benchmarks/demo_curve.py --show "$run"
 
-say "4. Transcribe held-out recordings: first what the corpus says, then what the model hears"
+say "4. Transcribe held-out recordings: first what the corpus says, then what the model recognises"
 "$PYTHON" local/write_wavs.py "$data/shar/test-heldout" demo/heldout --count 2
 "$PYTHON" -m couloir.cli transcribe "$run" demo/heldout/*.wav
 echo

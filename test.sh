@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./setup.sh
-unset PYTHONDONTWRITEBYTECODE  # Without compiled files every process of the tests compiles the project anew.
+unset PYTHONDONTWRITEBYTECODE  # Without compiled files every process of the tests compiles the project again.
 export OMP_NUM_THREADS=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 fast=()
 if [ "${1:-}" = "--fast" ]; then fast=(-m "not slow"); shift; fi

@@ -57,11 +57,11 @@ def of_transcript(found: Sequence[Token], gold: Sequence[Token]) -> Pairs:
     paired: list[Token] = []
     right: list[bool] = []
     place = 0
-    for expected, heard in rows:
+    for expected, recognised in rows:
         if expected != "<eps>":
-            right.append(expected == heard)
-            paired.append(found[place] if heard != "<eps>" else gold[len(paired)])
-        place += heard != "<eps>"
+            right.append(expected == recognised)
+            paired.append(found[place] if recognised != "<eps>" else gold[len(paired)])
+        place += recognised != "<eps>"
     return boundaries(paired, gold, right)
 
 

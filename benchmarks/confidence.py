@@ -34,9 +34,9 @@ def measure(recognizer: Recognizer, folder: Path) -> dict[str, Any]:
         found = transcript.phones()
         reference = segment(utterance.text)
         rows = edit_alignment(reference, [phone.symbol for phone in found], "<eps>")
-        right = [expected == heard for expected, heard in rows if heard != "<eps>"]
+        right = [expected == given for expected, given in rows if given != "<eps>"]
         phones += [(phone.confidence, ok) for phone, ok in zip(found, right)]
-        errors = sum(expected != heard for expected, heard in rows)
+        errors = sum(expected != given for expected, given in rows)
         utterances.append((transcript.confidence, 1 - errors / max(len(reference), 1)))
     return {"phones": table(np.array(phones)), "ece": calibration_error(np.array(phones)), **correlation(utterances)}
 

@@ -6,7 +6,7 @@
 
 A trained run tells its own data; a preset gets random weights, scaled so that its outputs are about as peaky as a
 trained model's and a third of the frames emit: honest for the encoder, less so for searches, whose work depends on
-what they hear. Speech is taken from the train folder, longest first, until --hours are full. Each batch is encoded
+what they are given. Speech is taken from the train folder, longest first, until --hours are full. Each batch is encoded
 once and searched by each method in turn.
 """
 

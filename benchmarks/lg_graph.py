@@ -4,7 +4,7 @@
 
 Words: a list (Debian's package wamerican-huge has 348 k), those of the text first, up to --num-words; espeak-ng spells
 them in phones. Text: the documentation strings of the Python files below --text. From it comes the 3-gram, in which
-every word of the lexicon is at least a unigram. What is decoded are sentences of the text as a recogniser might hear
+every word of the lexicon is at least a unigram. Decoded are sentences of the text as a recogniser might find them
 them: log-probabilities over phones, at 25 frames a second, in which the right phone stands out by --snr of a standard
 deviation of the noise. CTC and a transducer (of random weights: for the time only) search the whole graph.
 """

@@ -6,7 +6,7 @@ Utterances follow each other in one file: those of the test set first, then dev'
 them; PER is comparable along a row, not down a column. Tokens belong to the utterance within which they lie. Each
 measurement has a process of its own, which reads the file. Uncut, memory grows with the square of the length.
 
-Windows give other text than the uncut recording, for the model hears less around each frame. If the seams did it, the
+Windows give other text than the uncut recording, for the model sees less around each frame. If the seams did it, the
 edits would lie near them: they are counted within 2 s of a seam, beside what chance would put there.
 """
 
@@ -86,7 +86,7 @@ def edits_near_seams(uncut: Timed, windows: Timed, seconds: float) -> dict[str, 
 
 
 def measure(args: argparse.Namespace, minutes: float, data: list[tuple[np.ndarray, list[str]]]) -> dict[str, Any]:
-    """The row of a recording of so many minutes."""
+    """The row of a recording of that many minutes."""
     from export_accuracy import error_rate
 
     total, kept = 0, []

@@ -1,10 +1,10 @@
-"""What streaming costs: PER of a causal run heard whole, in PyTorch, and chunk by chunk, from its ONNX files.
+"""What streaming costs: PER of a causal run on whole recordings, in PyTorch, and chunk by chunk, from its ONNX files.
 
     python benchmarks/streaming_accuracy.py --exp-dir demo/exp/streaming --data demo/festvox-ru/shar/test-heldout \\
         [--chunk-size 16 --left-context-frames 128] [--write]
 
-PyTorch hears each recording at once under the mask of the chunks (simulated streaming) and, for comparison, without it.
-The files of every precision hear it chunk after chunk: in ONNX Runtime, and in sherpa-onnx's online recognizer, which
+PyTorch takes each recording at once under the mask of the chunks (simulated streaming) and, for comparison, without it.
+The files of every precision take it chunk after chunk: in ONNX Runtime, and in sherpa-onnx's online recognizer, which
 the samples reach a tenth of a second at a time. All search greedily.
 """
 
@@ -35,7 +35,7 @@ from couloir.recipes.run_config import saved_config
 from couloir.training.config import AveragingConfig
 
 PACKET = SAMPLE_RATE // 10
-# Silence behind a recording, for the last chunk is heard only when it is whole.
+# Silence behind a recording, for the last chunk is computed only when it is whole.
 TAIL = SAMPLE_RATE // 2
 STEM = "a"
 PARTS = {"ctc": ("ctc",), "transducer": ("encoder", "decoder", "joiner")}
@@ -82,7 +82,7 @@ class Files:
 
 
 class InPyTorch:
-    """The same on the model itself, each recording heard at once: ``masked`` by chunks, or with all of it in sight."""
+    """The same on the model itself, each recording taken at once: ``masked`` by chunks, or with all of it in sight."""
 
     def __init__(self, run: LoadedRun, kind: str, masked: bool) -> None:
         self.model: Any = prepared(run.model, full_context=not masked)

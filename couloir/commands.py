@@ -110,7 +110,7 @@ def run_program(command: str, words: Sequence[str]) -> None:
 
 
 def prepare(words: Sequence[str]) -> NoReturn:
-    """Become prepare.sh, of a recipe where one is named first. What it is told and makes is below the working folder.
+    """Become prepare.sh, of a recipe where one is named first. What it reads and makes is below the working folder.
 
     Raises:
         UserError: that recipe has none.

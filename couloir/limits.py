@@ -96,5 +96,5 @@ FREE_SAMPLES = 30_000_000
 
 
 def max_samples(num_bytes: int) -> int:
-    """How many samples, over all channels, an encoded recording of so many bytes may hold."""
+    """How many samples, over all channels, an encoded recording of that many bytes may hold."""
     return min(MAX_SAMPLES, max(FREE_SAMPLES, MAX_SAMPLES_PER_BYTE * num_bytes))

@@ -57,7 +57,7 @@ class ProgressBar:
         self.update(self.count + 1)
 
     def update(self, count: float, text: str = "", elapsed_s: float | None = None) -> None:
-        """So many steps are done, in ``elapsed_s`` where that is not the age of the bar."""
+        """That many steps are done, in ``elapsed_s`` where that is not the age of the bar."""
         self.count, self.text = count, text or self.text
         now = self._clock()
         if not self._shown or (now - self._drawn < REDRAW_S and count != self.total):

@@ -1,4 +1,4 @@
-"""Programs of this repository, run as a user runs them but in this process: importing torch anew takes seconds.
+"""Programs of this repository, run as a user runs them but in this process: importing torch again takes seconds.
 
 What a program leaves behind in a process (log handlers, signals, threads, random states...) is put back.
 """

@@ -78,7 +78,7 @@ def wait_for(condition: Callable[[], object], what: str, patience_s: float = PAT
 
 
 def _free_ports(number: int) -> int:
-    """The first of so many ports in a row."""
+    """The first of that many ports in a row."""
     for first in range(17800, 30000, 10):
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
             for port in range(first, first + number):

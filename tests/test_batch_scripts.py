@@ -12,7 +12,7 @@ from programs import ROOT
 
 SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("egs/slurm/*")])
 TRAIN = ROOT / "egs/slurm/train.sbatch"
-# The run: writes what it has come to, once it is told to stop or at once.
+# The run: writes what it has come to, once it is to stop or at once.
 RUN = """
 import os, pathlib, signal, sys, time
 status, (what, step, code) = pathlib.Path(os.environ["COULOIR_STATUS"]), sys.argv[1].split(":")

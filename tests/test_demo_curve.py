@@ -1,4 +1,4 @@
-"""What a run of the demo is told of its error rate, by the number of batches that its machine reached."""
+"""What a run of the demo says of its error rate, by the number of batches that its machine reached."""
 
 import json
 import math

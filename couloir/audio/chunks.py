@@ -36,7 +36,7 @@ class Layout:
     Attributes:
         start, there: where its coded samples begin, and how many bytes of them there are.
         promised: how many the header says; None where it does not know.
-        header: makes the file's beginning for so many bytes of samples; None where it is right as it is.
+        header: makes the file's beginning for that many bytes of samples; None where it is right as it is.
         joined: where another file of its kind begins behind it; 0: none does. is_mpeg: MP3 within a WAV.
     """
 
@@ -145,7 +145,7 @@ def _samples_of_riff(
 
 
 def _riff_header(size: int, order: str, parts: dict[bytes, bytes]) -> bytes:
-    """The chunks that a decoder needs, before so many bytes of samples; beyond 4 GB as RF64."""
+    """The chunks that a decoder needs, before that many bytes of samples; beyond 4 GB as RF64."""
     chunks = {tag: part for tag, part in parts.items() if tag != b"ds64"}
     body = b"".join(
         tag + struct.pack(order + "I", len(part)) + part + b"\0" * (len(part) % 2) for tag, part in chunks.items()

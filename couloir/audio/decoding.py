@@ -58,7 +58,7 @@ class Part:
     is_known: bool = True
 
     def expected(self, found: int, rate: int) -> float:
-        """How many samples there should be where so many are."""
+        """How many samples there should be where that many are."""
         return found * self.promised + self.lacking_s * rate
 
 

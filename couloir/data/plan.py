@@ -65,7 +65,7 @@ def epoch_plan(
         durations: (utterances,) s; shards: (utterances,) the shard each lies in.
         rng: source of the order; None keeps the given order within each bucket and window.
         num_buckets: length classes of equal total duration; a batch holds neighbours among them.
-        window: so many shards, drawn by lot, are mixed with each other before the next ones are read.
+        window: how many shards, drawn by lot, are mixed with each other before the next ones are read.
         world_size: ranks; the largest batches are halved until their number is a multiple of it, or, with
             ``drop_last``, or if there are fewer utterances left than ranks, some drawn by lot are dropped.
     """

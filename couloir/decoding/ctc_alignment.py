@@ -96,7 +96,7 @@ def _placed(path: np.ndarray, emitted: np.ndarray, tokens: Sequence[int], score:
 def with_extents(
     log_probs: Tensor, lens: Tensor, hypotheses: list[Hypothesis], owner: Sequence[int] | None = None
 ) -> list[Hypothesis]:
-    """Give tokens of which a best path told the starts the frames that repeat them: ends, and confidences over all.
+    """Give tokens whose starts a best path has the frames that repeat them: ends, and confidences over all.
 
     Between two starts the best path repeats the first token for as long as that is likelier, in sum, than blank.
 

@@ -43,7 +43,7 @@ def bars(rows: Sequence[tuple[str, float, float, float, str]], unit: str, label:
 
     Args:
         rows: (name, value, low, high, tooltip); a value that is not finite has its name but no bar.
-        unit: what stands after a value; label: what the plot shows, for those who hear it.
+        unit: what stands after a value; label: what the plot shows, for screen readers.
     """
     left, right, top, step, width = 210.0, 70.0, 8.0, 24.0, 900.0
     finite = [v for _, value, _, high, _ in rows for v in (value, high) if math.isfinite(v)]

@@ -52,7 +52,7 @@ class OnnxConfig(PrecisionConfig):
 
     dynamic_axes: bool = option(True, "any batch size and length; False: one recording of the traced length")
     max_len: int = option(
-        -1, "recordings of exactly so many feature frames, shorter ones padded; -1: of any", unit="10 ms frames"
+        -1, "recordings of exactly that many feature frames, shorter ones padded; -1: of any", unit="10 ms frames"
     )
     keep_x_lens: int = option(-1, "0: no input for the lengths, every recording fills its row; other numbers keep it")
 
@@ -90,11 +90,11 @@ class StreamingOnnxConfig(PrecisionConfig):
     """Streaming ONNX. Precisions and file names; --chunk-size and --left-context-frames need one number each."""
 
     dynamic_batch: bool = option(True, "any number of streams; False: one")
-    use_whisper_features: bool = option(False, "refused: the models here hear Kaldi's filterbank", hidden=True)
+    use_whisper_features: bool = option(False, "refused: the models here take Kaldi's filterbank", hidden=True)
 
     def __post_init__(self) -> None:
         if self.use_whisper_features:
-            raise must_be("--use-whisper-features", "False", "True", "the models here hear Kaldi's filterbank")
+            raise must_be("--use-whisper-features", "False", "True", "the models here take Kaldi's filterbank")
 
 
 @dataclasses.dataclass(frozen=True)

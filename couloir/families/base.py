@@ -242,7 +242,7 @@ class ModelFamily(Protocol):
         """What trains the model, with its learning rate schedule, by the section ``optim``."""
 
     def output_frames(self, config: Any, num_samples: int) -> int:
-        """Frames of the encoder's output for so many samples; below 1 where they are too few for its front end."""
+        """Frames of the encoder's output for that many samples; below 1 where they are too few for its front end."""
 
     def reason_to_skip(self, config: Any, tokens: list[int], num_samples: int) -> str | None:
         """Why an utterance cannot be trained on; None where it can."""

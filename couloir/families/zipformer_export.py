@@ -22,7 +22,7 @@ from couloir.models.zipformer.model import AsrModel
 from couloir.models.zipformer.streaming import ZipformerStreaming
 
 AUTHOR: dict[str, str | int] = {"version": 1, "model_author": "k2-fsa"}
-# sherpa-onnx makes the first embed_states of a stream itself, and with so many channels.
+# sherpa-onnx makes the first embed_states of a stream itself, and with this many channels.
 SHERPA_CHANNELS = 128
 # sherpa-onnx's time stamps assume 25 output frames per second.
 SHERPA_FACTOR = 2

@@ -60,7 +60,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--blank-penalty", type=float, default=0.0, help="taken from blank's score: above 0, fewer phones are missed"
     )
     parser.add_argument(
-        "--passes", type=int, default=1, help="mean of so many passes of a CTC model: slower, and fewer errors"
+        "--passes", type=int, default=1, help="mean of that many passes of a CTC model: slower, and fewer errors"
     )
     parser.add_argument(
         "--max-sym-per-frame",

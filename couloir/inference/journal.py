@@ -32,7 +32,7 @@ POSSIBLY, READ_ONLY = "possibly changed since it was written, and is kept", "mad
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _LONGEST_NAME = 200  # what a lock puts behind has room, too
 _SPELT = ("model", "inventory")
-"""Names of what results were made with; what these are is told by the other values."""
+"""Names of what results were made with; the other values say what these are."""
 _CHECK = "crc"
 _OF_RESULTS = {"name", "wrote"}
 """One of these is in every line but the first."""
@@ -166,7 +166,7 @@ class Journal:
         return place in self.done and self._heard[place] == state
 
     def add(self, place: str, transcript: Transcript, state: State, grid: str | None = None) -> None:
-        """Keep a result, the state of the file that it was heard in, and where its TextGrid is to lie."""
+        """Keep a result, the state of the file that it was found in, and where its TextGrid is to lie."""
         self.done[place], self._heard[place] = transcript, state
         self._write(to_json(transcript) | {"heard": state, "place": place, "grid": grid})
 

@@ -24,7 +24,7 @@ def textgrid_places(
     """Where each recording's TextGrid lies inside their folder: no two at one place.
 
     Recordings below ``root`` keep their folders. Of the others, those of one name keep as many of their folders as it
-    takes to tell them apart. What is still alike (a.wav beside a.flac) is told apart by its whole name, or a number.
+    takes to distinguish them. What is still alike (a.wav beside a.flac) gets its whole name, or a number.
 
     Args:
         names: the recordings' paths. root: see above. known: places that recordings have from earlier runs, and keep.

@@ -47,7 +47,7 @@ class Recognizer:
         backend: the model. restriction: phones that may be emitted; None for all (see `inventory.restriction_to`).
         blank_penalty: taken from the score of blank in every frame: above 0, fewer symbols are missed and more are made
             up. What is best for a model is found on a development set.
-        passes: a CTC model's log-probabilities are the mean over so many passes, each later by one output frame than
+        passes: a CTC model's log-probabilities are the mean over that many passes, each later by one output frame than
             the one before: as many times the work, and fewer errors, since the model groups other frames each time.
         max_sym_per_frame: symbols that a transducer may emit in a frame. 1 is the search of icefall and of ZIPA's
             published numbers; 3 is that of the example client that comes with ZIPA's ONNX files.

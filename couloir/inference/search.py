@@ -69,7 +69,7 @@ def transducer_greedy(
     Args:
         frames: encoder output (S_i, J) of each. predict: histories (N, context_size) -> (N, J).
         join: encoded (N, J), predicted (N, J) -> logits (N, V). bias: (V,), added to them (see `token_bias`).
-        max_sym_per_frame: 1 is icefall's search. With more, tokens are taken from a frame until blank wins or so many
+        max_sym_per_frame: 1 is icefall's search. With more, tokens are taken from a frame until blank wins or that many
             were, and the first history is blanks alone: the search of the client that comes with ZIPA's ONNX files.
     """
     found = [Hypothesis() for _ in frames]

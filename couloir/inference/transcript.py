@@ -15,7 +15,7 @@ from couloir.inference.vocabulary import Vocabulary
 FRONT_END_DELAY_S = USUAL.first
 """Where the first output frame begins, if a model says nothing else: it sees feature frames 0 to 8, whose middle is
 45 ms, and stands for 20 ms. At 25 frames/s it is the mean of two such frames and begins at the same time."""
-# A CTC model emits a phone after it has heard some of it, in a frame or two, and blanks around. What the frames say
+# A CTC model emits a phone after it has seen some of it, in a frame or two, and blanks around. What the frames say
 # about the phone's extent was measured on the development split of festvox-ru (gold boundaries, 1,500 phones).
 LONGEST_BRIDGE_S = 0.2
 """Neighbours that are no further apart touch: 99.7 % of those that do are, and 5 % of those with silence between."""
@@ -137,7 +137,7 @@ def timed_tokens(
 
 
 def timed_words(tokens: Sequence[Token], words: Sequence[str], lengths: Sequence[int]) -> list[Token]:
-    """Words that a graph found, of so many tokens each; one without any stands between its neighbours."""
+    """Words that a graph found, of that many tokens each; one without any stands between its neighbours."""
     timed, at = list[Token](), 0
     for word, length in zip(words, lengths):
         group = tokens[at : at + length]

@@ -58,7 +58,7 @@ def feasible(targets: Targets, frame_lens: Tensor, target_lens: Tensor | None = 
 
 
 def reason_too_short(tokens: Sequence[int], frames: int) -> str | None:
-    """Why a text is too long for an output of so many frames; None where it fits.
+    """Why a text is too long for an output of that many frames; None where it fits.
 
     CTC needs a blank between equal neighbours; icefall's rule wants two frames to spare.
     """

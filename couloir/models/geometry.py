@@ -29,7 +29,7 @@ class FrameGeometry:
 
     Attributes:
         embedding_factor: feature frames from one frame of the embedding to the next.
-        embedding_margin: by so many feature frames its convolutions reach further: E = (T - margin) // factor.
+        embedding_margin: feature frames by which its convolutions reach further: E = (T - margin) // factor.
         output_factor: frames of the embedding for each output frame, the last of which may stand for fewer.
         window_step: in feature frames; a window of a long recording begins at a multiple of these, so that every part
             of the model groups the same frames as in the uncut recording.

@@ -107,11 +107,11 @@ def write_times(folder: Path, names: dict[str, str], timed: dict[str, list[Trans
             out.write(table("ctm", sorted(transcripts, key=lambda one: one.name)))
 
 
-def _results(run: LoadedRun, batch: Batch, heard: list[str], name: str) -> list[Result]:
+def _results(run: LoadedRun, batch: Batch, texts: list[str], name: str) -> list[Result]:
     seconds = (batch.audio_lens / SAMPLE_RATE).tolist()
     return [
         Result(id, run.tokenizer.prepare(text), hyp, language, name, duration)
-        for id, text, hyp, language, duration in zip(batch.ids, batch.texts, heard, batch.languages, seconds)
+        for id, text, hyp, language, duration in zip(batch.ids, batch.texts, texts, batch.languages, seconds)
     ]
 
 

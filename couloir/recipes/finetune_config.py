@@ -10,7 +10,7 @@ from couloir.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tuning: the weights that a new run starts from. What is not to be trained is told by --freeze-modules."""
+    """Fine-tuning: the weights that a new run starts from. --freeze-modules says what is not trained."""
 
     do_finetune: bool = option(True, "start from --finetune-ckpt; False trains from scratch")
     finetune_ckpt: str = option("", "checkpoint to start from: this project's, icefall's or ZIPA's")

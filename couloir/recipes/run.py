@@ -168,7 +168,7 @@ class LoadedRun:
         return with_unbound_of(self.config, self.saved or spec.config(), spec)
 
     def data(self, max_duration: float | None = None) -> DataModule:
-        """The run's data, in batches of so many seconds, which need not be those of training.
+        """The run's data, in batches of that many seconds, which need not be those of training.
 
         Raises:
             UserError: its configuration names them, nobody else, and they are not within what it may name.

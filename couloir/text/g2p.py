@@ -31,7 +31,7 @@ _SEED = 1
 
 
 class TimedPhone(NamedTuple):
-    """An IPA segment and where it is heard: start and duration in s."""
+    """An IPA segment and when it is spoken: start and duration in s."""
 
     symbol: str
     start: float

@@ -12,7 +12,7 @@ INITIAL_SCALE = 1.0
 # Below the first the run is looked into; below the second it has diverged.
 SMALL_SCALE = 1e-2
 COLLAPSED_SCALE = 1e-5
-# (steps, scale): every so many steps of an epoch a scale below is doubled.
+# (steps, scale): every that many steps of an epoch a scale below is doubled.
 GROWTH = ((25, 2.0), (100, 8.0), (400, 32.0))
 
 

@@ -1,7 +1,7 @@
 """Where the processes of a run find each other: a store behind a socket that is bound once and held from then on.
 
 A port that was found free and let go may be another run's a moment later; here rank 0, or the launcher for it, listens
-before anybody is told, and takes another port where one is in use.
+before any process is given it, and takes another port where one is in use.
 """
 
 from __future__ import annotations
@@ -138,5 +138,5 @@ def processes_here(env: Mapping[str, str] = os.environ) -> int:
 
 
 def from_srun(env: Mapping[str, str] = os.environ) -> bool:
-    """Whether srun has started this process as one of several, and nobody else has told it its rank."""
+    """Whether srun has started this process as one of several, and nobody else has set its rank."""
     return "RANK" not in env and int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env

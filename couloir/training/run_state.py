@@ -140,7 +140,7 @@ class Checkpointer:
         }
 
     def _place(self) -> dict[str, Any]:
-        """Where in the data the run is. Within an epoch that is a place in a plan, which is told with it."""
+        """Where in the data the run is. Within an epoch that is a place in a plan, which is saved with it."""
         state = self.state
         place = {"epoch": state.epoch, "batch": state.batch, "world_size": self.group.world_size}
         return {**place, "plan": dict(self.plan_of(state.epoch))} if state.batch else place
@@ -218,8 +218,8 @@ class Checkpointer:
         if before["plan"] == now["plan"]:
             return ""
         changed = [name for name, value in now.items() if name != "plan" and before.get(name) != value]
-        told = (f"{name} {now[name]} in place of {before.get(name)}" if name[0] == "-" else name for name in changed)
-        return ", ".join(told) or "the program's way to make them"
+        found = (f"{name} {now[name]} in place of {before.get(name)}" if name[0] == "-" else name for name in changed)
+        return ", ".join(found) or "the program's way to make them"
 
     def _restore_ranks(self, content: Mapping[str, Any]) -> None:
         ranks = content.get("ranks") or []

@@ -401,7 +401,7 @@ class Trainer:
         self._complete()
 
     def _go_back(self) -> None:
-        """Return to the newest checkpoint, with the learning rate that `Recovery` has settled on."""
+        """Return to the newest checkpoint, with the learning rate that `Recovery` has chosen."""
         verdict = self.recovery.state_dict()
         elapsed = self.state.elapsed_s
         path = self.group.from_main(last_good(self.exp_dir) if self.group.is_main else None)

@@ -16,7 +16,7 @@ SOUND = tone(0.5)
 
 
 def id3(size: int) -> bytes:
-    """A tag with a picture of so many bytes, in which frames of MPEG audio seem to begin."""
+    """A tag with a picture of that many bytes, in which frames of MPEG audio seem to begin."""
     body = b"APIC" + struct.pack(">IH", size, 0) + (b"\xff\xfb\x90\x64" + bytes(60)) * (size // 64)
     return b"ID3\3\0\0" + bytes(len(body) >> shift & 127 for shift in (21, 14, 7, 0)) + body
 

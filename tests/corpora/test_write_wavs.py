@@ -1,4 +1,4 @@
-"""Utterances of a Shar folder as files: whoever made the folder chose the ids, and none leads anywhere else."""
+"""Utterances of a Shar folder as files: who made the folder chose the ids, and none leads anywhere else."""
 
 import gzip
 import io

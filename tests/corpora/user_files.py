@@ -103,7 +103,7 @@ def put(path, content=""):
 
 
 def hum(path, seconds):
-    """A recording of so many seconds, at 8 kHz."""
+    """A recording of that many seconds, at 8 kHz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.zeros(round(8000 * seconds), np.float32), 8000)
     return path

@@ -146,7 +146,7 @@ def test_too_many_unusable_utterances_stop_the_run(tmp_path):
 
 
 def test_what_the_loss_cannot_use_counts_too(tmp_path, caplog):
-    """It is added to a batch by whoever takes it, and is judged like what the loader has left out."""
+    """It is added to a batch by what takes it, and is judged like what the loader has left out."""
     good = [(f"good{i}", "a", 0.5, "flac", encoded(noise(8000, i))) for i in range(20)]
     bad = [(f"bad{i}", "a", 0.5, "flac", b"no audio") for i in range(3)]
     raw_shard(tmp_path / "s", good + bad)

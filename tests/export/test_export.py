@@ -86,7 +86,7 @@ def test_files_are_run_at_every_size_that_they_take():
 
 
 def test_streams_are_run_over_several_chunks():
-    """However large the chunk is, and with states that begin anew in each stream."""
+    """However large the chunk is, and with states that begin again in each stream."""
     sizes = []
 
     def run(part, *states):
@@ -287,7 +287,7 @@ def test_an_untested_torch_is_named(caplog, monkeypatch, version, named):
 
 @pytest.mark.slow
 def test_unusual_features_go_with_the_file(folder, waves, caplog):
-    """They are named when they are exported, and read again; sherpa-onnx opens the file, and hears something else."""
+    """They are named when they are exported, and read again; sherpa-onnx opens the file, and finds something else."""
     sherpa = pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
     model, fbank = make_model("ctc"), FbankConfig(frame_shift_ms=12.5, low_freq=60.0)
     export(model, "ctc", FP32, folder, waves, fbank=fbank)
@@ -322,7 +322,7 @@ def test_metadata_of_features_that_nobody_writes():
 
 
 def test_one_export_at_a_time_goes_into_a_folder(tmp_path):
-    """The second is told who has it before it writes; what a killed one left is removed, what a person made is not."""
+    """The second names who has it before it writes; what a killed one left is removed, what a person made is not."""
     (tmp_path / "a.bin").write_bytes(b"old")
     (tmp_path / ".export-mine").mkdir()
     (tmp_path / ".couloir-export-dead").mkdir()

@@ -1,4 +1,4 @@
-"""What every family of models keeps: it trains, resumes, loads by every door, decodes, exports, and is told apart.
+"""What every family of models keeps: it trains, resumes, loads by every door, decodes, exports, and is no other.
 
 One row per recipe and at least one recipe per family: a family that has none here fails.
 """

@@ -59,7 +59,7 @@ def test_a_run_goes_on_with_the_same_model_alone(exported, models, speech, tmp_p
     assert "1 were done before" in call("batch_inference.py", *base).err
     then = (exported / "model.onnx").stat()
     (exported / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
-    os.utime(exported / "model.onnx", ns=(then.st_atime_ns, then.st_mtime_ns + 1))  # exported anew, of the same size
+    os.utime(exported / "model.onnx", ns=(then.st_atime_ns, then.st_mtime_ns + 1))  # exported again, of the same size
     one_line("batch_inference.py", base, begun, "file model.onnx of", "another of that size", remedy)
     for path in (tmp_path / ".ipa.jsonl.journal", out):
         path.unlink()
@@ -134,7 +134,7 @@ def test_places_of_textgrids_are_unique_and_inside():
 
 
 class Screen(io.StringIO):
-    """A terminal of so many columns (0: it does not know), with all that was ever written to it."""
+    """A terminal of that many columns (0: it does not know), with all that was ever written to it."""
 
     def __init__(self, columns):
         super().__init__()

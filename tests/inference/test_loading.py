@@ -1,4 +1,4 @@
-"""The one door to trained models: every file is read once, whoever asks, and one place finds a tokenizer."""
+"""The one door to trained models: every file is read once, for every caller, and one place finds a tokenizer."""
 
 import argparse
 import collections

@@ -84,7 +84,7 @@ def test_batch_goes_on_after_bad_files_and_after_a_stop(models, speech, tmp_path
         str(audio / "b.flac"), str(audio / "deep" / "c.FLAC")
     ]  # fmt: skip
 
-    # Killed while a line was being written; then two more files come, and the bad ones are mended.
+    # Killed while a line was being written; then two more files come, and the bad ones are repaired.
     journal = out.with_name(".ipa.jsonl.journal")
     header, *results = [line for line in journal.read_text("utf-8").splitlines() if '"digest"' not in line]
     journal.write_text("\n".join([header, *results])[:-40], "utf-8")

@@ -154,7 +154,7 @@ def test_joining_equal_windows_gives_the_uncut_frames():
 def test_a_seam_avoids_where_two_windows_disagree():
     left, right = np.zeros((100, 3)), np.zeros((100, 3))
     left[:, 0] = right[:, 0] = 5.0
-    left[70] = [0.0, 9.0, 0.0]  # a symbol that the right window hears two frames later
+    left[70] = [0.0, 9.0, 0.0]  # a symbol that the right window finds two frames later
     right[22] = [0.0, 9.0, 0.0]
     joined = join([left, right], [0, 50], 0.02, False)
     assert len(joined) == 150
@@ -178,7 +178,7 @@ def _frames(backend, long, windows):
 
 @pytest.mark.parametrize("kind, factor", LONG_CASES)
 def test_joined_windows_are_the_uncut_recording_where_context_is_local(models, waves, kind, factor):
-    """Without attention a frame hears 1 to 2 s around itself, which the windows' overlap (5 s) gives to every frame."""
+    """Without attention a frame sees 1 to 2 s around itself, which the windows' overlap (5 s) gives to every frame."""
     backend = Recognizer.from_pretrained(models(kind, factor) / "run").backend
     for name, weights in backend.model.named_parameters():
         if name.endswith(("out_proj.weight", "out_proj.bias")) and "att" in name:
@@ -195,7 +195,7 @@ def test_joined_windows_are_the_uncut_recording_where_context_is_local(models, w
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, factor", [("ctc", 1), ("transducer", 1)])
 def test_a_long_recording_is_joined_without_a_seam(models, waves, kind, factor):
-    """With attention a frame hears all of its window, and changes a little with the window's length."""
+    """With attention a frame sees all of its window, and changes a little with the window's length."""
     backend = Recognizer.from_pretrained(models(kind, factor) / "run").backend
     long, windows = _long(waves)
     uncut, joined = _frames(backend, long, windows)

@@ -47,7 +47,7 @@ def test_all_small_sizes(regular, padded):
         py = torch.rand(1, rows + 1, columns, generator=generator, dtype=torch.float64)
         boundary = torch.tensor([[0, 0, symbols, frames]]) if padded else None
         found = get_rnnt_prune_ranges(px, py, boundary, s_range)[0]
-        # As k2 raises it, whose division goes towards 0: with so many rows per frame the last one is reached.
+        # As k2 raises it, whose division goes towards 0: with that many rows per frame the last one is reached.
         least = int((symbols - 1) / frames) + 2 if regular else 1
         width = min(max(s_range, least), rows + 1)
         assert found.shape == (columns, width), (s_range, symbols, frames)

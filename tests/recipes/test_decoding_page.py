@@ -34,7 +34,7 @@ def home(tmp_path_factory):
     prepare(folder / "data/mine")
     for name in ("shar", "lang"):
         shutil.move(folder / "data/mine/data" / name, folder / "data/mine" / name)
-    # random_run takes its data from data/: it is only told where that is.
+    # random_run takes its data from data/: it is only given where that is.
     (folder / "data/shar").symlink_to(folder / "data/mine/shar")
     (folder / "data/lang").symlink_to(folder / "data/mine/lang")
     (folder / "exp").mkdir()

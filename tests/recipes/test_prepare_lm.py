@@ -135,7 +135,7 @@ def test_an_interrupted_build_leaves_no_mixture(folder, tmp_path, monkeypatch):
 
 
 def test_one_process_at_a_time_makes_a_folder_or_a_language_model(folder, tmp_path, monkeypatch):
-    """The second is told who has it, and what is there stays."""
+    """The second names who has it, and what is there stays."""
     monkeypatch.setattr(run_dir, "SHORT_WAIT_S", 0.0)
     text, tokens = folder / "text", str(folder / "tokens.txt")
     shutil.copytree(folder / "made", tmp_path / "made")

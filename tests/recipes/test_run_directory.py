@@ -31,7 +31,7 @@ def prepared(tmp_path_factory):
     """Data; tokenizers, of which one is the original with a file more, and one differs in a phone; a run of each."""
     folder = prepare(tmp_path_factory.mktemp("directory"))
     shutil.copytree(folder / "data/lang", folder / "data/more")
-    (folder / "data/more/extra.txt").write_text("left here by whoever copies too early")
+    (folder / "data/more/extra.txt").write_text("left here by one who copies too early")
     train_tokenizer([one.text.replace("ə", "œ") for one in utterances()], folder / "data/other")
     random_run(folder, "exp", "zipformer_crctc", "")
     random_run(folder, "transducer")

@@ -1,4 +1,4 @@
-"""Phones, words and characters: how transcripts are written, counted and told apart by their vocabularies."""
+"""Phones, words and characters: how transcripts are written, counted and distinguished by their vocabularies."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class FakeData:
 
 
 class Recorder(FakeData):
-    """Notes which utterances were trained on, and kills the process where it is told to."""
+    """Notes which utterances were trained on, and kills the process where it is to."""
 
     def __init__(self, config, path):
         super().__init__(config.num_utterances, num_workers=2, empty=config.empty)

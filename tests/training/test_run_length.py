@@ -78,7 +78,7 @@ def test_a_negative_number_is_refused():
 
 
 def drive(watch, batches_per_second, seconds, start=(0, 0.0)):
-    """What a run at a steady pace is told, second by second."""
+    """What a run at a steady pace reports, second by second."""
     step, elapsed = start
     said = []
     for _ in range(int(seconds)):

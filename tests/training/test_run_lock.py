@@ -1,4 +1,4 @@
-"""One training at a time in a run directory, and a dead one does not keep it; what a batch script is told of a run."""
+"""One training at a time in a run directory, and a dead one does not keep it; what a batch script learns of a run."""
 
 import json
 import os

@@ -13,7 +13,7 @@ VALUES = "['now', 'max', 'text'].map((name) => document.querySelector('#timeline
 
 
 def said_of(page, selector):
-    """Role, name and how changes are told, as a screen reader gets them."""
+    """Role, name and how changes are announced, as a screen reader gets them."""
     found = page.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")["result"]
     (node,) = page.call("Accessibility.getPartialAXTree", objectId=found["objectId"], fetchRelatives=False)["nodes"]
     told = {entry["name"]: entry["value"].get("value") for entry in node["properties"]}

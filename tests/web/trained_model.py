@@ -1,8 +1,8 @@
 """A model that was trained on speech in a file that can be kept: the demo's, with six bits for a weight.
 
-    python tests/web/trained_model.py demo/exp/festvox-ru      # writes trained-model.npz anew, beside this program
+    python tests/web/trained_model.py demo/exp/festvox-ru      # writes trained-model.npz again, beside this program
 
-It stands in for the demo's run where there is none. The model is rounded, and heard to write what the demo's writes;
+It stands in for the demo's run where there is none. The model is rounded, and checked to write what the demo's writes;
 what tests compare is made of the rounded one on both sides.
 """
 
@@ -23,7 +23,7 @@ from couloir.inference.recognizer import Recognizer
 
 PACKED = Path(__file__).resolve().with_name("trained-model.npz")
 LARGEST = 31
-"""Weights are whole multiples, up to so many, of their row's unit."""
+"""Weights are whole multiples, up to that many, of their row's unit."""
 FEW = 1000
 """Tensors of fewer weights are kept as they are."""
 

@@ -30,5 +30,5 @@ export const REACH_AFTER_S = 0.1;
 /** Geometry of icefall's models, in feature frames: what a file that says nothing of it has. */
 export const USUAL_GEOMETRY = { embedding_factor: 2, embedding_margin: 7, window_step: 16 };
 export const MAX_GEOMETRY_FRAMES = 1000;
-/** A run on silence that has so many frames after the embedding shows the distance of the output frames. */
+/** A run on silence that has that many frames after the embedding shows the distance of the output frames. */
 export const PROBE_EMBEDDED = 25;

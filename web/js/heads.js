@@ -7,7 +7,7 @@ const MP3_HALVINGS = [2, NaN, 1, 0];
 /**
  * Of FLAC, MP3, Ogg Vorbis and Opus; null for anything else.
  * @param {ArrayBuffer} buffer
- * @returns {{rate: number, seconds?: number} | null} in Hz; how long the whole is, where that is told
+ * @returns {{rate: number, seconds?: number} | null} in Hz; how long the whole is, where that is stated
  */
 export function headOf(buffer) {
   const bytes = new Uint8Array(buffer);

@@ -59,7 +59,7 @@ async function busy(job) {
     complain(error);
   }
   setBusy(false);
-  // What is disabled loses the focus, and whoever has no mouse their place.
+  // What is disabled loses the focus, and who has no mouse, their place.
   if (document.activeElement === document.body) focused?.focus();
 }
 
@@ -128,7 +128,7 @@ async function transcribe(name, samples) {
   const { tokens, duration, confidence, between } = transcript;
   const count = phonesOf(tokens).length;
   const found = `${count} phone${count === 1 ? "" : "s"} found in ${duration.toFixed(2)} s, mean confidence ${confidence.toFixed(2)}.`;
-  show(tokens, tokens.length ? found : `No phones were heard in ${duration.toFixed(2)} s.`, between);
+  show(tokens, tokens.length ? found : `No phones were found in ${duration.toFixed(2)} s.`, between);
   enableResult(true);
   say("");
 }
@@ -260,7 +260,7 @@ function seek(time) {
   if (again) playOrPause();
 }
 
-/** To those who hear the page: where the cursor is, and on which phone. Not while it plays, into the sound. */
+/** For screen readers: where the cursor is, and on which phone. Not while it plays, into the sound. */
 function tellCursor() {
   const { cursor, marked, sound } = timeline;
   const values = { valuemax: sound.duration.toFixed(3), valuenow: cursor.toFixed(3) };

@@ -44,7 +44,7 @@ export class Recorder {
     this.onSound(this.length / this.rate, chunk.reduce((peak, x) => Math.max(peak, Math.abs(x)), 0));
   }
 
-  /** End, and give what was heard, (N,) at SAMPLE_RATE. */
+  /** End, and give what was recorded, (N,) at SAMPLE_RATE. */
   async stop() {
     try {
       await this.#rest();

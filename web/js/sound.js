@@ -13,7 +13,7 @@ const WINDOW = 160;
 const PRE_EMPHASIS = 0.97;
 const RANGE_DB = 55;
 const CONTRAST = 1.2;
-/** The spectrogram is drawn and kept in pieces of so many columns, so that scrolling computes only what is new. */
+/** The spectrogram is drawn and kept in pieces of that many columns, so that scrolling computes only what is new. */
 export const TILE_PX = 128;
 const MOST_TILES = 100;
 const BLOCK = 256;

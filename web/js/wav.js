@@ -6,9 +6,9 @@ import { MISSING_ALLOWED_S } from "./constants.js";
 const PCM = 1;
 const IEEE_FLOAT = 3;
 const EXTENSIBLE = 0xfffe;
-/** Programs that write into a pipe declare 2 or 4 GB, give or take so many bytes. */
+/** Programs that write into a pipe declare 2 or 4 GB, give or take that many bytes. */
 const STREAMED_WITHIN = 2 ** 16;
-/** So many bytes behind the declared ones, which are no chunk, are more samples. */
+/** That many bytes behind the declared ones, which are no chunk, are more samples. */
 const LEAST_HIDDEN = 4096;
 
 const int24 = (view, at) => (view.getInt8(at + 2) << 16) | view.getUint16(at, true);

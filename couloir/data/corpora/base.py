@@ -13,7 +13,7 @@ from couloir.data.corpora.debian import fetch_package, unpack, unpacked_folder
 
 
 class Phone(NamedTuple):
-    """A phone and where it is heard: IPA symbol, start in s, duration in s."""
+    """A phone and when it is spoken: IPA symbol, start in s, duration in s."""
 
     symbol: str
     start: float

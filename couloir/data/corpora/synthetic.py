@@ -1,4 +1,4 @@
-"""Synthetic speech: espeak-ng reads sampled sentences in many voices, and says when each phone is heard.
+"""Synthetic speech: espeak-ng reads sampled sentences in many voices, and says when each phone is spoken.
 
 It is made in pieces of at most ten minutes, each by a process of its own, so a run that is stopped loses one piece.
 The same hours and languages always give the same speech.

@@ -48,11 +48,11 @@ def validate(data_dir: Path, nj: int) -> Findings:
             problems += broken
     for split, items in cuts.items():
         for cut in items:
-            heard = lengths.get(cut["id"])
-            if heard is None:
+            length = lengths.get(cut["id"])
+            if length is None:
                 problems.append(f"{split}: {cut['id']} has no audio in its shard")
-            elif abs(heard - cut["duration"]) > 1 / SAMPLE_RATE:
-                problems.append(f"{split}: {cut['id']} must last {cut['duration']} s, but lasts {heard} s")
+            elif abs(length - cut["duration"]) > 1 / SAMPLE_RATE:
+                problems.append(f"{split}: {cut['id']} must last {cut['duration']} s, but lasts {length} s")
     between = _between_splits(cuts)
     return Findings([*problems, *between.problems], [*between.warnings, *([] if unit.is_ipa else _with_digits(cuts))])
 

@@ -32,8 +32,8 @@ class Graph:
         moves: (G+1,), move_next, move_score (E,), move_aux (E, M'): for each state all states that it reaches
             without a token, itself included at score 0; a move takes no frame. None: every state reaches itself only.
         label 0 on an arc, as in k2: it takes a frame and pays blank's log-probability.
-        pieces: the tokens that labels number, by id; empty where that was not told.
-        words_digest: `digest_of` the words that output labels number; empty where that was not told.
+        pieces: the tokens that labels number, by id; empty where that is not known.
+        words_digest: `digest_of` the words that output labels number; empty where that is not known.
     """
 
     splits: Tensor

@@ -26,7 +26,7 @@ ROUNDING = 1e-2  # of float32 scores in the thousands
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What the search keeps: rows within ``beam`` of the best, at most so many states and histories.
+    """What the search keeps: rows within ``beam`` of the best, at most that many states and histories.
 
     ``allow_partial``: where no path reaches the graph's end, take the best that is there (k2's default is to return
     nothing, which happens even on the trivial graph when blank is unlikely in the last frame).

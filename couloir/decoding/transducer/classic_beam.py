@@ -27,7 +27,7 @@ TAKEN_PER_BEAM = 250
 """Prefixes that one frame takes at most, times the beam. A trained model needs a few; one whose blank is hardly ever
 likely, as an untrained one's, would take millions. icefall sets no bound and hardly ends there."""
 ASKED_TOGETHER = 32
-"""Of the prefixes that are likely to be taken next, so many have the model asked for them at once."""
+"""Of the prefixes that are likely to be taken next, this many are computed by the model at once."""
 History = tuple[int, ...]
 
 

@@ -34,7 +34,7 @@ def greedy_search(
         model: its decoder and joiner are used. encoder_out: (B, S, D). lens: (B,) valid frames.
         max_sym_per_frame: tokens per frame at most.
         scoring: blank penalty and temperature.
-        max_symbols: where a frame may give several tokens, an utterance ends after so many, 1000 in icefall; None for
+        max_symbols: where a frame may give several tokens, an utterance ends after that many, 1000 in icefall; None for
             no limit.
         first_history: see `FrameScorer.start`.
 

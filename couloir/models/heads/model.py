@@ -38,7 +38,7 @@ class SpeechModel(nn.Module):
     def add_heads(
         self, heads: HeadsConfig, width: int, balanced: bool = True, simple_scale: float | None = 0.25
     ) -> None:
-        """The heads on an encoder's output of so many channels, registered in the order of icefall's state dict.
+        """The heads on an encoder's output of that many channels, registered in the order of icefall's state dict.
 
         Args:
             heads: which, and their sizes. width: D. balanced: whether balancers act on the predictor in training.

@@ -15,7 +15,7 @@ DROPOUT = 0.15
 def relative_encoding(frames: int, left_context: int, pos_dim: int, device: torch.device) -> Tensor:
     """Encodings of the offsets -(frames + left_context - 1) .. frames - 1, (left_context + 2 frames - 1, pos_dim).
 
-    Offsets are compressed logarithmically and then by an arc tangent, so that near offsets are told apart finely and
+    Offsets are compressed logarithmically and then by an arc tangent, so that near offsets are resolved finely and
     far ones coarsely (icefall's). The last channel is a constant 1.
     """
     offsets = torch.arange(-(frames + left_context - 1), frames, device=device, dtype=torch.float32)
