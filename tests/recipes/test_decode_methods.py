@@ -214,7 +214,7 @@ def test_a_recogniser_says_of_each_utterance_what_the_program_says(
     words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in flags.items() if name != "result")
     shutil.rmtree(decoding_folder / "exp" / method, ignore_errors=True)
     decode(decoding_folder, program, method, words)
-    (recogs,) = (decoding_folder / "exp" / method).glob(f"recogs-*{result or ''}*.txt")
+    (recogs,) = (decoding_folder / "exp" / method).glob(f"recogs-*{result}*.txt" if result else "recogs-*.txt")
     lines = [line.split(":\thyp=") for line in recogs.read_text(encoding="utf-8").splitlines() if ":\thyp=" in line]
     monkeypatch.chdir(decoding_folder)
     averaging = AveragingConfig(iter=1, avg=1)
