@@ -16,7 +16,8 @@ from couloir.errors import UserError
 from couloir.locks import SILENCE_S, Owner, holder, locked
 
 HOLD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from pathlib import Path
 from couloir.locks import locked
 with locked(Path(sys.argv[1]), "the place"):
