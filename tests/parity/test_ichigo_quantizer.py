@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from ichigo_golden import arrays, features, golden_quantizer, golden_whisper, values, wave
 
+from couloir.models.whisper.greedy import GreedyOptions, decode_greedily, language_probs
+from couloir.models.whisper.special import special_tokens
+
 # What a float32 implementation should meet; ours is 2e-6 from them.
 ATOL, DECODED_ATOL = 1.0e-5, 2.0e-5
 
@@ -52,6 +55,22 @@ def test_tokens_and_features_of_them(encoded):
     assert decoded.std().item() == pytest.approx(1.007268, abs=2e-6)
     np.testing.assert_allclose(decoded[0, 99, :4], [-1.333713, -0.486308, 0.335782, 0.457702], atol=DECODED_ATOL)
     np.testing.assert_allclose(decoded[0, 100, :4], [-1.851522, 0.164244, 0.633301, 1.073817], atol=DECODED_ATOL)
+
+
+def test_greedy_text_of_tokens(whisper, encoded):
+    """Under OpenAI's rules, with times; and the likeliest language of the decoded features."""
+    out, lens = encoded
+    model = golden_quantizer()
+    with torch.no_grad():
+        decoded = model.dequantize(model.quantize(out)[:, : int(model.token_lens(lens))])
+    special = special_tokens(51865)
+    (found,) = decode_greedily(whisper.decoder, decoded, special, GreedyOptions(language=50259, max_tokens=12))
+    assert found.tokens == [50382] + [24882] * 11
+    assert found.average == pytest.approx(-1.49459, abs=1e-4)
+    assert found.no_speech == pytest.approx(1.163e-3, abs=1e-6)
+    probs = language_probs(whisper.decoder, decoded, special)[0]
+    assert (int(probs.argmax()) + special.first_language) == 50337
+    np.testing.assert_allclose(probs.topk(3).values, [0.21226, 0.17235, 0.16359], atol=1e-4)
 
 
 SPECIAL = [50258, 50278, 50359, 50363]

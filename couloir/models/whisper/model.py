@@ -8,6 +8,7 @@ context, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,15 +111,18 @@ class TextDecoder(nn.Module):
         return TextState(memory, past)
 
     @torch.no_grad()
-    def step(self, tokens: Tensor, state: TextState) -> Tensor:
+    def step(self, tokens: Tensor, state: TextState, places: Sequence[int] | None = None) -> Tensor:
         """The next tokens (B, K), after those that ``state`` has seen -> logits (B, K, V). Advances the state.
+
+        Args:
+            tokens: ids. state: of what came before. places: those among the K whose logits are wanted; None: all.
 
         Raises:
             ValueError: there would be more tokens than the context has.
         """
         hidden = self._hidden(tokens, state.memory, state.past, state.length)
         state.length += tokens.shape[1]
-        return self.logits(hidden)
+        return self.logits(hidden if places is None else hidden[:, list(places)])
 
     def forward(self, tokens: Tensor, encoded: Tensor) -> Tensor:
         """Tokens (B, K) from the first one on, encoder output (B, S, D) -> logits (B, K, V). Raises as `step`."""
