@@ -153,6 +153,16 @@ def test_positions_are_sines_of_how_far_back_the_source_is():
             np.testing.assert_allclose(values.numpy(), expected, atol=1e-5)
 
 
+def test_a_table_of_positions_made_in_inference_or_in_half_precision_serves_training():
+    encoding, linear = RelPositionalEncoding(4), torch.nn.Linear(4, 2)
+    with torch.inference_mode():
+        half = encoding.eval()(torch.zeros(7, 1, 4, dtype=torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    full = encoding.eval()(torch.zeros(7, 1, 4))
+    torch.testing.assert_close(full, RelPositionalEncoding(4).eval()(torch.zeros(7, 1, 4)), atol=0, rtol=0)
+    linear(encoding.train()(torch.zeros(7, 1, 4))).sum().backward()
+
+
 @torch.no_grad()
 def test_pooling_is_the_mean_of_the_frames_so_far():
     module, x = PoolingModule(6), torch.randn(9, 2, 6)

@@ -1,29 +1,24 @@
 """Sinusoidal encoding of relative positions.
 
-Source: Dai et al. 2019 (Transformer-XL, arXiv:1901.02860), section 3.3; the waves are those of Vaswani et al. 2017
-(arXiv:1706.03762), section 3.5.
+Source: Dai et al. 2019 (Transformer-XL, arXiv:1901.02860), section 3.3.
 
 Shapes: T frames, B batch, D model dimension, L cached frames before the T.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.sinusoids import interleaved_sinusoids
+
 DROPOUT = 0.1
-BASE = 10000.0
 
 
-def sinusoids(first: int, last: int, channels: int) -> Tensor:
+def encodings(first: int, last: int, channels: int) -> Tensor:
     """Encodings (first - last + 1, channels) of sources that lie ``first``, ``first`` - 1, ... ``last`` frames back."""
-    back = torch.arange(first, last - 1, -1, dtype=torch.float32)[:, None]
-    rates = torch.exp(torch.arange(0, channels, 2, dtype=torch.float32) * (-math.log(BASE) / channels))
-    phases = back * rates
-    return torch.stack([phases.sin(), phases.cos()], dim=-1).flatten(1)
+    return interleaved_sinusoids(torch.arange(first, last - 1, -1, dtype=torch.float32), channels)
 
 
 class RelPositionalEncoding(nn.Module):
@@ -40,15 +35,16 @@ class RelPositionalEncoding(nn.Module):
 
     def _rows(self, first: int, last: int, like: Tensor) -> Tensor:
         if torch.jit.is_tracing():
-            return sinusoids(first, last, self.channels).to(like.device, like.dtype)
-        middle = self._table.shape[0] // 2
-        if middle < first or self._table.shape[0] == 0:
-            # By powers of two, so that a batch slightly longer than all before makes no new one.
+            return encodings(first, last, self.channels).to(like.device, like.dtype)
+        table = self._table  # read once: another thread may put a longer one there
+        middle = table.shape[0] // 2
+        if table.shape[0] == 0 or middle < first or table.device != like.device:
+            # By powers of two, so that a batch slightly longer than all before makes no new one. Never a tensor of
+            # inference mode, which training could not use later.
             middle = 1 << first.bit_length()
-            self._table = sinusoids(middle, -middle, self.channels)
-        if self._table.device != like.device or self._table.dtype != like.dtype:
-            self._table = self._table.to(like.device, like.dtype)
-        return self._table[middle - first : middle - last + 1]
+            with torch.inference_mode(False):
+                self._table = table = encodings(middle, -middle, self.channels).to(like.device)
+        return table[middle - first : middle - last + 1].to(like.dtype)
 
     def forward(self, x: Tensor, left_context: int = 0) -> Tensor:
         """The encoding (left_context + 2 T - 1, D) for ``x`` (T, B, D): the source farthest to the left first."""
