@@ -171,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if words[:1] == ["prepare"]:
         prepare(words[1:])
     if words and words[0] in PROGRAMS:
-        return run_program(words[0], words[1:])
+        run_program(words[0], words[1:])
+        return 0
     log_to_screen(logging.WARNING)
     flags = make_parser().parse_args(words)
     return flags.run(flags)
