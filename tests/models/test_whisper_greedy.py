@@ -1,5 +1,7 @@
 """Greedy decoding: against a plain one that computes everything again for every token, one item at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,6 +112,17 @@ def test_as_plainly(change):
     assert len(lengths) > 1 or change.get("max_tokens")
 
 
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_a_model_of_english_alone_gets_no_language_and_no_task(timestamps):
+    special, options = replace(SPECIAL, multilingual=False), replace(FREE, timestamps=timestamps)
+    decoder, encoded = decoder_of(0)
+    seen = []
+    decoder.token_embedding.register_forward_hook(lambda _, ids, __: seen.append(ids[0].tolist()))
+    found = decode_greedily(decoder, encoded, special, options)
+    assert seen[0] == [[SPECIAL.start] + ([] if timestamps else [SPECIAL.no_timestamps])] * 5
+    assert {item.language for item in found} == {SPECIAL.first_language}
+
+
 def test_order_changes_nothing():
     decoder, encoded = decoder_of(9)
     found = decode_greedily(decoder, encoded, SPECIAL, FREE)
@@ -137,6 +150,7 @@ def test_published_ids(size, ids):
     found = [s.end, s.start, s.first_language, s.translate, s.transcribe, s.start_of_lm, s.start_of_previous]
     assert [*found, s.no_speech, s.no_timestamps, s.first_timestamp] == ids
     assert s.first_timestamp + 1500 == size - 1
+    assert s.multilingual is (size != 51864)
 
 
 def test_a_vocabulary_that_is_none():

@@ -21,7 +21,8 @@ class GreedyOptions:
     """How to decode.
 
     Attributes:
-        language: id of the language's token; None: the likeliest for each item. translate: into English.
+        language: id of the language's token; None: the likeliest for each item. A model of English alone is given
+            neither it nor the task. translate: into English.
         timestamps: have tokens of times in the text. prompt: ids of the text before; of long ones the end is used.
         max_tokens: at which a text ends. suppressed: ids that no text has, besides the special ones; by default
             those of the multilingual vocabularies.
@@ -68,10 +69,7 @@ def decode_greedily(
 ) -> list[Decoded]:
     """Encoder output (B, S, D), or what stands in its place -> texts of the B items."""
     options = options or GreedyOptions()
-    if options.language is None:
-        languages = language_probs(decoder, encoded, special).argmax(dim=-1) + special.first_language
-    else:
-        languages = torch.full((len(encoded),), options.language, device=encoded.device)
+    languages = _languages(decoder, encoded, special, options.language)
     context = decoder.positional_embedding.shape[0]
     prefix, start = _prefix(languages, special, options, context)
     rules, state = _Rules(special, options, encoded.device), decoder.start(encoded)
@@ -97,15 +95,25 @@ def decode_greedily(
     ]
 
 
+def _languages(decoder: TextDecoder, encoded: Tensor, special: SpecialTokens, said: int | None) -> Tensor:
+    """Ids (B,): that which was said, English of a model that knows no other, or the likeliest ones."""
+    if said is None and special.multilingual:
+        return language_probs(decoder, encoded, special).argmax(dim=-1) + special.first_language
+    return torch.full((len(encoded),), special.first_language if said is None else said, device=encoded.device)
+
+
 def _prefix(languages: Tensor, special: SpecialTokens, options: GreedyOptions, context: int) -> tuple[Tensor, int]:
     """The tokens (B, K) before a text, and the place of the start among them."""
     before = [special.start_of_previous, *options.prompt[-(context // 2 - 1) :]] if options.prompt else []
     task = special.translate if options.translate else special.transcribe
-    row = [*before, special.start, special.first_language, task]
+    row = [*before, special.start]
+    if special.multilingual:
+        row += [special.first_language, task]
     if not options.timestamps:
         row.append(special.no_timestamps)
     prefix = torch.tensor(row, device=languages.device).repeat(len(languages), 1)
-    prefix[:, len(before) + 1] = languages
+    if special.multilingual:
+        prefix[:, len(before) + 1] = languages
     return prefix, len(before)
 
 

@@ -29,12 +29,14 @@ class SpecialTokens:
     """Where the special tokens lie: end, start, languages, tasks, then timestamps up to the vocabulary's end.
 
     Attributes:
-        end: of a text; ids below it are text. languages: their number. vocab_size: all tokens.
+        end: of a text; ids below it are text. languages: their number. vocab_size: all tokens. multilingual: the start
+            is followed by a language and a task.
     """
 
     end: int
     languages: int
     vocab_size: int
+    multilingual: bool = True
 
     @property
     def start(self) -> int:
@@ -84,8 +86,9 @@ class SpecialTokens:
 
 def special_tokens(vocab_size: int) -> SpecialTokens:
     """Those of a published vocabulary. Raises `UserError` for a size that none can have."""
-    end = 50256 if vocab_size == ENGLISH_VOCABULARY else 50257
+    multilingual = vocab_size != ENGLISH_VOCABULARY
+    end = 50257 if multilingual else 50256
     languages = vocab_size - TIMESTAMPS - 6 - (end + 2)
     if languages < 99:
         raise must_be("a Whisper's vocabulary", f"of at least {ENGLISH_VOCABULARY} tokens", vocab_size)
-    return SpecialTokens(end, languages, vocab_size)
+    return SpecialTokens(end, languages, vocab_size, multilingual)
