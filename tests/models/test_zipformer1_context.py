@@ -257,6 +257,13 @@ def test_skips_come_from_the_stack_that_the_rule_names():
     assert [other.skip_source(i) for i in range(6)] == [None, None, None, 1, 0, 0]
 
 
+def test_what_a_model_says_of_its_frames_and_context():
+    model = small_model()
+    assert model.context() == (8, 16) and small_model(num_left_chunks=-1).context() == (8, -1)
+    geometry = model.geometry()
+    assert (geometry.factor, geometry.shortest, geometry.window_step) == (4, 9, 16)
+
+
 def test_another_context_for_the_same_weights():
     config = Zipformer1Config().with_context(64, 2)
     assert (config.decode_chunk_size, config.left_context) == (32, 64)

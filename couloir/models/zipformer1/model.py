@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from couloir.errors import must_be
+from couloir.models.geometry import FrameGeometry
 from couloir.models.heads.config import HeadsConfig
 from couloir.models.heads.model import Padding, SpeechModel
 from couloir.models.zipformer1.config import Zipformer1Config
@@ -41,6 +42,14 @@ class Zipformer1Model(SpeechModel):
         exact = padding == "exact" if padding is not None else not self.training
         encoded: tuple[Tensor, Tensor] = self.encoder(feats, feat_lens, exact)
         return encoded
+
+    def geometry(self) -> FrameGeometry:
+        """As of `SpeechModel`."""
+        return self.zipformer_config.geometry
+
+    def context(self) -> tuple[int, int] | None:
+        """As of `SpeechModel`."""
+        return self.zipformer_config.decode_chunk_size, self.zipformer_config.left_context
 
     def streaming_forward(
         self, feats: Tensor, states: list[Tensor], hide_unfilled: bool = False
