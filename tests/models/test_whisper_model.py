@@ -38,41 +38,44 @@ def batch():
     return feats, torch.tensor(LENS)
 
 
-@pytest.mark.parametrize("whole_window", [True, False])
-def test_batch_padding_and_order_change_nothing(whole_window, model):
+@pytest.mark.parametrize(("whole_window", "margin"), [(True, 0), (False, 0), (False, 6), (False, 50)])
+def test_batch_padding_and_order_change_nothing(whole_window, margin, model):
     feats, lens = batch()
     with torch.no_grad():
-        out, out_lens = model.encode(feats, lens, whole_window)
+        out, out_lens = model.encode(feats, lens, whole_window, margin)
         assert out_lens.tolist() == [31, 40, 1, 17]
+        assert out.shape == (4, 40, 32)
         order = [2, 0, 3, 1]
-        other, _ = model.encode(feats[order], lens[order], whole_window)
+        other, _ = model.encode(feats[order], lens[order], whole_window, margin)
         torch.testing.assert_close(other, out[order], atol=2e-5, rtol=1e-5)
         for i, length in enumerate(LENS):
-            alone, own = model.encode(feats[i : i + 1, :length], lens[i : i + 1], whole_window)
+            alone, own = model.encode(feats[i : i + 1, :length], lens[i : i + 1], whole_window, margin)
             assert own.tolist() == [(length + 1) // 2]
-            torch.testing.assert_close(alone[0, : own[0]], out[i, : own[0]], atol=2e-5, rtol=1e-5)
+            frames = 40 if whole_window else min(int(own[0]) + margin, 40)
+            assert alone.shape[1] == frames
+            torch.testing.assert_close(alone[0], out[i, :frames], atol=2e-5, rtol=1e-5)
 
 
 def test_whole_windows_differ_from_short_ones_but_for_full_recordings(model):
     feats, lens = batch()
     with torch.no_grad():
-        whole, short = model.encode(feats, lens)[0], model.encode(feats, lens, whole_window=False)[0]
+        whole, short = model.encode(feats, lens)[0], model.encode(feats, lens, whole_window=False, margin=0)[0]
     assert (whole[0, :31] - short[0, :31]).abs().max() > 1e-3
     torch.testing.assert_close(whole[1, :39], short[1, :39], atol=0.2, rtol=0)
 
 
 def test_short_recordings_by_a_plain_computation(model):
-    """One recording, its frames and two of padding through the layers as they are."""
+    """One recording, its frames and a margin of three through the layers as they are."""
     feats, _ = batch()
     with torch.no_grad():
-        padded = torch.full((1, 64, 8), FEATURE_PADDING)
+        padded = torch.full((1, 70, 8), FEATURE_PADDING)
         padded[:, :33] = feats[3:, :33]
         encoder = model.encoder
         x = torch.nn.functional.gelu(encoder.conv1(padded.mT))
-        x = torch.nn.functional.gelu(encoder.conv2(x)).mT[:, :17] + encoder.positional_embedding[:17]
+        x = torch.nn.functional.gelu(encoder.conv2(x)).mT[:, :20] + encoder.positional_embedding[:20]
         for block in encoder.blocks:
             x = block(x)
-        found, _ = model.encode(feats[3:], torch.tensor([33]), whole_window=False)
+        found, _ = model.encode(feats[3:], torch.tensor([33]), whole_window=False, margin=3)
     torch.testing.assert_close(found, encoder.ln_post(x), atol=2e-5, rtol=1e-5)
 
 

@@ -21,6 +21,8 @@ from couloir.models.whisper.layers import Block, Pair
 
 FEATURE_PADDING = -1.5
 """What stands in feature frames behind a recording."""
+SHORT_MARGIN = 50
+"""Encoder frames of padding, 1 s, behind a recording whose window is not filled up: without any, texts repeat."""
 
 
 class AudioEncoder(nn.Module):
@@ -157,16 +159,20 @@ class Whisper(nn.Module):
         self.decoder = TextDecoder(config)
         self.config = config
 
-    def encode(self, feats: Tensor, feat_lens: Tensor, whole_window: bool = True) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, feats: Tensor, feat_lens: Tensor, whole_window: bool = True, margin: int = SHORT_MARGIN
+    ) -> tuple[Tensor, Tensor]:
         """Log-mel features of at most 30 s, filled up to the window, as the model was trained.
 
         Args:
-            feats: (B, T, F), `FEATURE_PADDING` behind each end. feat_lens: (B,). whole_window: False computes the
-                frames that there are and no others: quicker for short recordings, and not the same numbers. Either
-                way an item does not depend on the others.
+            feats: (B, T, F), `FEATURE_PADDING` behind each end. feat_lens: (B,). whole_window: False computes an item's
+                frames and ``margin`` of padding, and no others: quicker for short recordings, and not the same numbers.
+                Either way an item does not depend on the others.
+            margin: encoder frames.
 
         Returns:
-            (B, S, D), S a window's frames or those of the longest item; and (B,) frames of each item.
+            (B, S, D), S a window's frames, or those of the longest item and its margin; and (B,) frames of each item,
+            without a margin.
 
         Raises:
             ValueError: there are more frames than a window has.
@@ -177,10 +183,11 @@ class Whisper(nn.Module):
         lens = (feat_lens + 1) // 2
         if whole_window:
             return self.encoder(F.pad(feats, (0, 0, 0, window - frames), value=FEATURE_PADDING)), lens
+        shown = (lens + margin).clamp(1, self.config.audio_context)
         # The convolutions of an item's last frame reach this far; the longest item shall not end there by zeros.
-        reach = 2 * max(int(lens.max()), 1) + 1
+        reach = 2 * int(shown.max()) + 1
         feats = F.pad(feats, (0, 0, 0, max(reach - frames, 0)), value=FEATURE_PADDING)
-        return self.encoder(feats, lens.clamp(min=1))[:, : int(lens.max())], lens
+        return self.encoder(feats, shown), lens
 
     def forward(self, feats: Tensor, feat_lens: Tensor, tokens: Tensor) -> Tensor:
         """Features (B, T, F), (B,) and tokens (B, K) -> logits (B, K, V), with whole windows."""
