@@ -43,10 +43,10 @@ def ctc_greedy_search(log_probs: Tensor, lens: Tensor, blank: int = 0) -> list[H
     counts = starts.sum(1).tolist()
     scores = values.double().masked_fill(~valid, 0.0).sum(1).tolist()
     tokens, confidences = ids[starts].tolist(), strongest.gather(1, run)[starts].exp().tolist()
-    at = starts.nonzero()[:, 1]
+    first = starts.nonzero()[:, 1]
     length = torch.zeros_like(ids).scatter_add_(1, run, valid.long())
-    after = (at + length.gather(1, run)[starts]).tolist()
-    at, bounds = at.tolist(), np.cumsum([0, *counts])
+    after = (first + length.gather(1, run)[starts]).tolist()
+    at, bounds = first.tolist(), np.cumsum([0, *counts])
     return [
         Hypothesis(tokens[a:b], at[a:b], after[a:b], confidences[a:b], score)
         for a, b, score in zip(bounds, bounds[1:], scores)

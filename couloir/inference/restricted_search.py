@@ -197,7 +197,10 @@ class _Hypotheses:
             if token != BLANK:
                 path.append((int(token), frame, frame + 1, float(confidence)))
             state = int(source)
-        return Hypothesis(*(list(values) for values in zip(*path[::-1]))) if path else Hypothesis()
+        if not path:
+            return Hypothesis()
+        tokens, starts, ends, confidences = (list(values) for values in zip(*path[::-1]))
+        return Hypothesis(tokens, starts, ends, confidences)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
