@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --parts pruned,train-medium --minutes 3
     python benchmarks/gpu.py --dry-run              # the same commands at tiny sizes on a CPU
 
-Each part is a program of its own, which may fail or run out of time without harm to the others; what it printed is
+Each part is a separate program, which may fail or run out of time without harm to the others; what it printed is
 kept in DIR/NAME.txt (--out DIR), its table in DIR/NAME.json, and after each part all of it in DIR/gpu-DATE.json, the
 file that `results_page.py` shows from benchmarks/results/. A part begins only while time is left.
 

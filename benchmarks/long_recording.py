@@ -4,7 +4,7 @@
 
 Utterances follow each other in one file: those of the test set first, then dev's, then training's, for an hour needs
 them; PER is comparable along a row, not down a column. Tokens belong to the utterance within which they lie. Each
-measurement has a process of its own, which reads the file. Uncut, memory grows with the square of the length.
+measurement has its own process, which reads the file. Uncut, memory grows with the square of the length.
 
 Windows give other text than the uncut recording, for the model sees less around each frame. If the seams did it, the
 edits would lie near them: they are counted within 2 s of a seam, beside what chance would put there.

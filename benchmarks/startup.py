@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --exp-dir demo/exp/festvox-ru [--rounds 7] [--write]
 
-Every time is a process of its own, from its start to its end; the median of several counts, and they take turns. The
+Every time is a separate process, from its start to its end; the median of several counts, and they take turns. The
 model is exported from the run for the occasion, the 10 s of speech are of tests/data.
 """
 

@@ -43,7 +43,7 @@ def echoed(command: str | list[str], **options: Any) -> list[str]:
 
 
 def measure(command: str, keep: Path | None) -> dict[str, Any]:
-    """Run one command in a clone of its own, in this process's only child."""
+    """Run one command in its own clone, in this process's only child."""
     with contextlib.ExitStack() as stack:
         if keep is None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory())

@@ -278,7 +278,7 @@ def _slurm() -> tuple[str, str]:
 
 
 def _space() -> str:
-    """What has process numbers of its own: a boot of a machine, and in it a container."""
+    """What has its own process numbers: a boot of a machine, and in it a container."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

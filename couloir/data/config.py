@@ -23,7 +23,7 @@ class DataConfig:
         "", "Folders of that data, by commas: every epoch has all of it once; its dev and test sets are not used."
     )
     max_duration: float = option(
-        200.0, "Most audio in a batch, padding counted; a longer utterance is a batch of its own.", unit="s"
+        200.0, "Most audio in a batch, padding counted; a longer utterance is a separate batch.", unit="s"
     )
     max_utterances: int = option(0, "Most utterances in a batch; 0 sets no bound.", unit="utterances", rare=True)
     bucketing_sampler: bool = option(True, "Put utterances of similar length into a batch.", rare=True)

@@ -127,7 +127,7 @@ class DataModule:
         return sorted(set(self._splits) - {"train", DEV, *self._dev_sets})
 
     def dev_sets(self) -> list[str]:
-        """Names of the development folders, where there are several or the one has a name of its own."""
+        """Names of the development folders, where there are several or the one has its own name."""
         return self._dev_sets
 
     def test_loader(self, name: str, judge: bool = True) -> BatchLoader:

@@ -53,7 +53,7 @@ class AudioReader:
         return utterance, samples
 
     def _read_file(self, utterance: Utterance, start: float, channel: int) -> np.ndarray:
-        """A cut of a recording that is a file of its own; only the cut's part is decoded where that can be."""
+        """A cut of a recording that is a separate file; only the cut's part is decoded where that can be."""
         samples = load_span(utterance.path, start, utterance.duration, channel)
         if samples is not None:
             return samples

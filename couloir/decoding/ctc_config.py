@@ -85,7 +85,7 @@ class CtcSearchConfig(NeuralLmConfig):
         return "attention-decoder" in self.decoding_method
 
     def result_key(self) -> str:
-        """icefall's name of a result; rescoring has names of its own."""
+        """icefall's name of a result; rescoring has its own names."""
         method = self.decoding_method
         known = {
             "1best": "no-rescore",

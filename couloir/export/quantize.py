@@ -14,7 +14,7 @@ from onnx import numpy_helper
 SMALLEST_WEIGHT = 64
 # The features inside a graph: mel energies span more than 8 bits or half precision can tell apart.
 FEATURES_SCOPE = "/fbank/"
-# Where the output channels are in the weight of each operator; each channel has a scale of its own.
+# Where the output channels are in the weight of each operator; each channel has its own scale.
 CHANNEL_AXIS = {"MatMul": -1, "Conv": 0, "Gather": 0}
 PRECISION = "precision"
 """The entry of a file's metadata that says how its weights are stored and used."""
@@ -39,7 +39,7 @@ def write_int8(source: Path, target: Path) -> None:
     """Quantise weights to int8.
 
     Of a graph that takes features those of matrix products (and embeddings), as icefall does: they are computed in
-    integers with activations rounded at run time. They have seven bits, and each column a scale of its own. Of weights
+    integers with activations rounded at run time. They have seven bits, and each column its own scale. Of weights
     of eight bits, as icefall's files have them, two products with activations do not fit the 16 bits in which x86-64
     processors without VNNI add them, and the file gives other numbers there. The scales make up for the lost bit.
 

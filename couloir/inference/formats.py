@@ -126,7 +126,7 @@ def _ctm(transcript: Transcript, name: str) -> str:
 
 
 def one_file(kind: str, transcript: Transcript) -> str:
-    """A transcript as the text of a file of its own, in one of `ONE_EACH`."""
+    """A transcript as the text of its own file, in one of `ONE_EACH`."""
     return srt(transcript) if kind == "srt" else textgrid(tiers_of(transcript), transcript.duration)
 
 

@@ -1,4 +1,4 @@
-"""Where TextGrids lie inside their folder: each recording at a place of its own that stays, whatever else is added."""
+"""Where TextGrids lie inside their folder: each recording at its own place that stays, whatever else is added."""
 
 from __future__ import annotations
 

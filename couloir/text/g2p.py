@@ -180,7 +180,7 @@ def phonemize(texts: Mapping[str, Sequence[str]], nj: int = 1) -> dict[str, list
 
 
 def _in_process(language: str, texts: Sequence[str]) -> list[str]:
-    """Pronounce in a process of its own. A text on which it dies gets "", and the next process goes on after it."""
+    """Pronounce in a separate process. A text on which it dies gets "", and the next process goes on after it."""
     command = [sys.executable, "-m", "couloir.text.g2p", language, *voices_of(language)]
     spoken: list[str] = []
     for _ in range(_MOST_DEATHS):

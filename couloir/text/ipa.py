@@ -64,7 +64,7 @@ def normalize(text: str) -> str:
 def segment(text: str) -> list[str]:
     """Phones of an IPA text: a letter with its diacritics and length marks, or several letters under ties.
 
-    The text is brought to the normal form first. Spaces are dropped; an unknown character is a segment of its own;
+    The text is brought to the normal form first. Spaces are dropped; an unknown character is a separate segment;
     ``"".join(segment(x)) == normalize(x).replace(" ", "")``.
     """
     return _SEGMENT.findall(normalize(text))

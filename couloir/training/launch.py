@@ -61,7 +61,7 @@ def launch(worker: Callable[[T], None], argument: T, config: TrainerConfig) -> N
 
 def _prepare(config: TrainerConfig, local_world_size: int) -> None:
     threads = config.num_threads or int(os.environ.get("OMP_NUM_THREADS", 0))
-    # A task of SLURM's has cores of its own.
+    # A task of SLURM's has its own cores.
     if threads := threads or (int(os.environ.get("SLURM_CPUS_PER_TASK", 0)) if from_srun() else 0):
         torch.set_num_threads(threads)
     else:

@@ -83,7 +83,7 @@ class MetricsLog:
             self._wandb.finish()
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        # TensorBoard writes in a thread of its own, whose error the next `write` gets.
+        # TensorBoard writes in its own thread, whose error the next `write` gets.
         if not isinstance(failure.exc_value, OSError):
             self._excepthook(failure)
 

@@ -23,7 +23,7 @@ class AmazonQueen(DebianCorpus):
     members = r"/queen\.1c$"
 
     def fetch(self, download_dir: Path) -> None:
-        """As of the base class; then each recording as a file of its own."""
+        """As of the base class; then each recording as a separate file."""
         super().fetch(download_dir)
         clips = self.folder(download_dir) / _CLIPS
         if clips.is_dir():

@@ -1,6 +1,6 @@
 """Synthetic speech: espeak-ng reads sampled sentences in many voices, and says when each phone is spoken.
 
-It is made in pieces of at most ten minutes, each by a process of its own, so a run that is stopped loses one piece.
+It is made in pieces of at most ten minutes, each by a separate process, so a run that is stopped loses one piece.
 The same hours and languages always give the same speech.
 """
 
@@ -80,7 +80,7 @@ class Synthetic(Corpus):
 
 
 def _speak_in_process(piece: tuple[Path, str, int, int]) -> None:
-    """Make a piece in a process of its own: espeak has one global state, and some voices abort it."""
+    """Make a piece in a separate process: espeak has one global state, and some voices abort it."""
     folder, *words = piece
     command = [sys.executable, "-m", "couloir.data.corpora.synthetic", str(folder), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -114,7 +114,7 @@ def _speak_sentence(espeak: Espeak, language: str, index: int, text: str, path: 
     import soundfile
 
     speaker = SPEAKERS[index % len(SPEAKERS)]
-    how = random.Random(f"{language} {speaker}")  # each voice has a rate and a pitch of its own
+    how = random.Random(f"{language} {speaker}")  # each voice has its own rate and pitch
     espeak.set_voice(f"{VOICES.get(language, language)}+{speaker}", how.randrange(110, 171), how.randrange(30, 71))
     samples, phones = espeak.synthesize(text)
     soundfile.write(f"{path}.flac", samples, espeak.sample_rate)

@@ -54,7 +54,7 @@ class TransducerSearchConfig(NeuralLmConfig):
     lm_type: str = option(
         "rnn", "kind of the LM; ngram: the one of --tokens-ngram, without a neural LM", choices=(*LM_KINDS, "ngram")
     )
-    lm_scale: float = option(0.3, "scale of the LM in shallow fusion and LODR; rescoring tries scales of its own")
+    lm_scale: float = option(0.3, "scale of the LM in shallow fusion and LODR; rescoring tries its own scales")
     tokens_ngram: int = option(2, "order of the n-gram over tokens, {n}gram.fst.txt or {n}gram.arpa in --lang-dir")
     backoff_id: int = option(500, "label of back-off arcs in {n}gram.fst.txt")
 

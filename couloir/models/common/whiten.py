@@ -25,7 +25,7 @@ def whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     multiple of the identity, else larger.
 
     Args:
-        x: activations (..., C), float32. num_groups: groups of channels, each with a covariance of its own.
+        x: activations (..., C), float32. num_groups: groups of channels, each with its own covariance.
 
     Returns:
         The metric, a scalar, and its gradient with the shape of ``x``.

@@ -76,7 +76,7 @@ class ParaformerConfig:
         "is kept.",
         rare=True,
     )
-    predictor_bias: int = option(1, "1: the sentence's end is a token of its own; 0: it is none.", unit="tokens")
+    predictor_bias: int = option(1, "1: the sentence's end is a separate token; 0: it is none.", unit="tokens")
     use_ctc: bool = option(False, "Have a CTC head on the encoder.")
     share_embedding: bool = option(False, "The sampler takes the output layer's rows for tokens.", rare=True)
     dropout: float = option(0.1, "Dropout behind every module and within the feed-forward ones.", rare=True)

@@ -83,7 +83,7 @@ class MultiheadAttentionWeights(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Applies given attention weights to values of its own.
+    """Applies given attention weights to its own values.
 
     Args:
         channels: width. num_heads, value_head_dim: heads and their width.

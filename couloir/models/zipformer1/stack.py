@@ -1,4 +1,4 @@
-"""Stacks of layers, each at a frame rate of its own.
+"""Stacks of layers, each at its own frame rate.
 
 Source: Yao et al. 2024, arXiv:2310.11230, "Downsampled encoder structure".
 
