@@ -2,7 +2,7 @@
 # From nothing to a phone recogniser: set up, fetch real speech, prepare it, train a small Zipformer, average its
 # checkpoints, decode speech that was held out, and transcribe a recording to IPA.
 #   ./demo.sh            at most 20 minutes on two CPU cores (a GPU is used when there is one)
-#   ./demo.sh --quick    about 5 minutes with set-up: the same steps, 430 batches, a weaker model
+#   ./demo.sh --quick    5 to 7 minutes with set-up: the same steps, 430 batches, a weaker model
 #   ./demo.sh --all      an hour and a half: a transducer, one with a CTC head, and CTC with an attention decoder too;
 #                        then a table of every decoding method
 # MINUTES=60 ./demo.sh trains each model for as long as that instead of 15.5 minutes.
