@@ -78,6 +78,8 @@ class Recordings:
         if samples is None:
             first = round(start * SAMPLE_RATE)
             samples = load_audio(path, channel=0)[first : first + round(duration * SAMPLE_RATE)]
+        if not len(samples):
+            raise AudioError(f"{path} is shorter than it was when the training began")
         return samples
 
     def whole(self, rng: np.random.Generator) -> np.ndarray:

@@ -153,6 +153,20 @@ def test_a_noise_that_went_missing_costs_utterances_by_name_and_not_the_run(nois
     assert 0 < len(found) < 30 and all("a.wav" in message for message in found)
 
 
+def test_a_noise_that_became_shorter_is_named_and_nothing_waits_for_it(tmp_path):
+    # Read whole, as a span of an mp3 cannot be: the stretch that was drawn is no longer there.
+    soundfile.write(tmp_path / "a.mp3", sine(500, 30), 16000)
+    bank = Recordings(tmp_path, "noise", "--noise-dir")
+    soundfile.write(tmp_path / "a.mp3", sine(500, 0.2), 16000)
+    rng, found = np.random.default_rng(0), list[str]()
+    for _ in range(20):
+        try:
+            assert len(bank.piece(rng))
+        except AudioError as error:
+            found.append(str(error))
+    assert len(found) > 15 and all("a.mp3 is shorter than it was" in message for message in found)
+
+
 def test_what_is_asked_for_wrongly_is_one_line(tmp_path, noise_dir, caplog):
     (noise_dir / "noise/broken.wav").write_bytes(b"RIFF....WAVE")
     mixer(noise_dir)

@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.penalty import penalise_large
 from couloir.models.common.sinusoids import interleaved_sinusoids
 from couloir.models.heads.config import HeadsConfig
 
@@ -21,20 +21,6 @@ SOS_EOS = 1
 IGNORED = -1
 RESCORED_VALUES = 1 << 24  # of the encoder's output that are repeated at once for hypotheses
 PENALTY_PROB, PENALTY_LIMIT, PENALTY = 0.1, 50.0, 1.0e-4
-
-
-class _Penalise(torch.autograd.Function):
-    """Identity whose gradient gets a constant pull on values beyond the limit."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward((x > PENALTY_LIMIT).to(torch.int8) - (x < -PENALTY_LIMIT).to(torch.int8))
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (excess,) = ctx.saved_tensors
-        return torch.add(grads[0], excess.to(grads[0].dtype), alpha=PENALTY)
 
 
 class CrossAttention(nn.Module):
@@ -60,7 +46,7 @@ class CrossAttention(nn.Module):
         query, key, value = (self._split(y) for y in (self.linear_q(x), self.linear_k(memory), self.linear_v(memory)))
         scores = torch.matmul(query, key.transpose(2, 3)) * query.shape[-1] ** -0.5
         if self.training and random.random() < PENALTY_PROB:
-            scores = _Penalise.apply(scores)
+            scores = penalise_large(scores, PENALTY_LIMIT, PENALTY)
         weights = scores.float().masked_fill(hidden, -math.inf).softmax(dim=-1)
         weights = F.dropout(weights.to(value.dtype), DROPOUT, self.training)
         return self.out_proj(torch.matmul(weights, value).transpose(1, 2).flatten(2))

@@ -9,29 +9,16 @@ Shapes: T frames, B batch, D model dimension, k the down-sampling factor, G = ce
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from couloir.models.common.penalty import penalise_large
+
 SCORE_LIMIT, SCORE_PENALTY = 10.0, 1.0e-4
 CLAMP_PROB = 0.25
 WEIGHT_RANGE = (0.0, 0.75)
-
-
-class _PenaliseLarge(torch.autograd.Function):
-    """Identity whose gradient pulls values beyond the limit back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward((x > SCORE_LIMIT).to(torch.int8) - (x < -SCORE_LIMIT).to(torch.int8))
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (side,) = ctx.saved_tensors
-        return torch.add(grads[0], side.to(grads[0].dtype), alpha=SCORE_PENALTY)
 
 
 def grouped(x: Tensor, factor: int, lens: Tensor | None) -> Tensor:
@@ -71,7 +58,7 @@ class AttentionDownsample(nn.Module):
         groups = grouped(x, self.factor, lens)
         scores = torch.matmul(groups, self.query.to(x.dtype))
         if self.training and scores.requires_grad:
-            scores = _PenaliseLarge.apply(scores)
+            scores = penalise_large(scores, SCORE_LIMIT, SCORE_PENALTY)
         weights = scores.softmax(dim=1).to(x.dtype)
         merged = (groups * weights.unsqueeze(-1)).sum(dim=1)
         if self.extra_proj is None:
