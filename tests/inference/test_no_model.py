@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
-import zipfile
 
-import numpy as np
 import pytest
-import soundfile
+from not_models import wav_bytes, zip_bytes
 
 from couloir import web
 from couloir.errors import UserError
@@ -18,25 +15,12 @@ from couloir.inference.onnx_session import load_session
 NOISE = random.Random(0).randbytes(3000)
 
 
-def _wav():
-    out = io.BytesIO()
-    soundfile.write(out, np.zeros(800, np.float32), 16000, format="WAV")
-    return out.getvalue()
-
-
-def _zip():
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("notes/hello.txt", "hello")
-    return out.getvalue()
-
-
 CONTENTS = {
-    "recording": _wav(),
+    "recording": wav_bytes(),
     "yaml": b"a: 1\n",
     "noise": NOISE,
     "empty": b"",
-    "zip": _zip(),
+    "zip": zip_bytes(),
     "text": "мама мыла\n".encode(),
     "png": b"\x89PNG\r\n\x1a\n" + NOISE,
     "page": b"<!doctype html><html>404</html>",
@@ -47,7 +31,7 @@ NAMES = ["x.pt", "x.onnx", "x.safetensors", "x", "x.yaml", "x.wav", "x.zip", "x.
 
 @pytest.fixture
 def audio(tmp_path):
-    (tmp_path / "audio.wav").write_bytes(_wav())
+    (tmp_path / "audio.wav").write_bytes(wav_bytes())
     return tmp_path / "audio.wav"
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import random
-import zipfile
 
-import numpy as np
 import pytest
-import soundfile
 import torch
+from not_models import wav_bytes, zip_bytes
 from programs import run_program
 
 NOISE = random.Random(0).randbytes(3000)
@@ -27,24 +24,11 @@ PROGRAMS = {
 }
 
 
-def _recording():
-    out = io.BytesIO()
-    soundfile.write(out, np.zeros(800, np.float32), 16000, format="WAV")
-    return out.getvalue()
-
-
-def _zip():
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("notes/hello.txt", "hello")
-    return out.getvalue()
-
-
 def _make(folder):
     """Files, and folders of files, that are no model. Gives their names, and those of some that are not there."""
     contents = {
-        "x.wav": _recording(), "wav.pt": _recording(), "x.yaml": b"a: 1\n", "yaml.pt": b"a: 1\n", "noise.pt": NOISE,
-        "noise": NOISE, "noise.safetensors": NOISE, "empty.pt": b"", "zip.pt": _zip(), "noise.onnx": NOISE,
+        "x.wav": wav_bytes(), "wav.pt": wav_bytes(), "x.yaml": b"a: 1\n", "yaml.pt": b"a: 1\n", "noise.pt": NOISE,
+        "noise": NOISE, "noise.safetensors": NOISE, "empty.pt": b"", "zip.pt": zip_bytes(), "noise.onnx": NOISE,
         "page.html": b"<!doctype html>", "text.txt": "мама".encode(),
     }  # fmt: skip
     for name, content in contents.items():
